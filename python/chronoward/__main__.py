@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from chronoward.cli import main
+
+main()

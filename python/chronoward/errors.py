@@ -1,0 +1,31 @@
+"""What can go wrong, one class a kind of remedy.
+
+Messages name a file, a row and a column, never a subject's id or a value: logs travel further than
+the data may.
+"""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """The data are not what the format promises: schema, range or time (mend the source)."""
+
+
+class ConfigError(ValueError):
+    """An option, a preset or a configuration file is wrong (mend the call)."""
+
+
+class FormatError(ValueError):
+    """A file of ours is corrupt, of another version, or belongs to something else."""
+
+
+class LimitError(RuntimeError):
+    """A stated limit would be passed; said before memory is taken."""
+
+
+class NumericError(ArithmeticError):
+    """NaN or infinity where a number is needed, or an empty set of choices."""
+
+
+class StateError(RuntimeError):
+    """Another job, a changed input, or a resume that does not fit."""

@@ -1,0 +1,3 @@
+"""tokenizer."""
+
+from __future__ import annotations
