@@ -11,8 +11,8 @@ namespace chronoward {
 /// An exception of any range is rethrown on the caller's thread (the first by range order).
 template <typename Fn>
 void parallel_for(std::size_t n, int n_threads, const Fn& fn) {
-  const std::size_t n_ranges =
-      std::min<std::size_t>(static_cast<std::size_t>(std::max(1, n_threads)), std::max<std::size_t>(n, 1));
+  const std::size_t n_ranges = std::min<std::size_t>(
+      static_cast<std::size_t>(std::max(1, n_threads)), std::max<std::size_t>(n, 1));
   if (n_ranges == 1) {
     fn(std::size_t{0}, n, std::size_t{0});
     return;

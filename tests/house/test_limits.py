@@ -1,0 +1,68 @@
+"""Files and functions stay small enough to read in one sitting (soft limits, named exceptions)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+
+# path -> why it is longer; path::function -> why it is longer or takes more
+EXCEPTIONS: dict[str, str] = {}
+
+
+def _tracked(repository: Path, *patterns: str) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "-C", str(repository), "ls-files", *patterns],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [repository / line for line in listing.stdout.splitlines()]
+
+
+def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    docstring = ast.get_docstring(node, clean=False)
+    own = (docstring.count("\n") + 1) if docstring else 0
+    return (node.end_lineno or node.lineno) - node.body[0].lineno + 1 - own
+
+
+def test_files_stay_under_the_limit(repository: Path) -> None:
+    faults = []
+    for path in _tracked(repository, "*.py", "*.cpp", "*.hpp"):
+        name = str(path.relative_to(repository))
+        lines = path.read_text().count("\n")
+        if lines > MAX_FILE_LINES and name not in EXCEPTIONS:
+            faults.append(f"{name}: {lines} lines")
+    assert not faults, "\n".join(faults)
+
+
+def test_functions_stay_under_the_limit(repository: Path) -> None:
+    faults = []
+    for path in _tracked(repository, "python/**.py", "kernels/**.py", "benchmarks/**.py"):
+        name = str(path.relative_to(repository))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            key = f"{name}::{node.name}"
+            if key in EXCEPTIONS:
+                continue
+            if _body_lines(node) > MAX_FUNCTION_LINES:
+                faults.append(f"{key}: {_body_lines(node)} lines")
+            arguments = node.args
+            count = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
+            verb = "/cli/" in name  # a verb's parameters are its options
+            if count > MAX_PARAMETERS + 1 and not verb:
+                faults.append(f"{key}: {count} parameters")
+    assert not faults, "\n".join(faults)
+
+
+def test_exceptions_are_still_needed(repository: Path) -> None:
+    for key in EXCEPTIONS:
+        assert (repository / key.split("::")[0]).is_file(), key
