@@ -26,6 +26,7 @@ using TimesUs = Array<std::int64_t>;         // (n_events,) microseconds since 1
 using SubjectOffsets = Array<std::int64_t>;  // (n_subjects + 1,)
 using Floats = Array<float>;
 using Bytes = Array<std::uint8_t>;
+using PhiloxWords = Array<std::uint32_t>;  // (n, 4)
 
 template <typename T>
 std::span<const T> view(const Array<T>& array, const char* name) {

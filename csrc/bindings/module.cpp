@@ -1,6 +1,7 @@
 // Table of contents of chronoward._core: errors, then one bind_<area>() a concept.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind.hpp"
 #include "core/errors.hpp"
 #include "core/version.hpp"
 
@@ -35,4 +36,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("__version__") = CHRONOWARD_VERSION;
   m.attr("RULES_VERSION") = chronoward::rules_version();
   register_errors();
+  bind_philox(m);
 }

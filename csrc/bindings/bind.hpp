@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+// One bind_<area>() a concept; module.cpp calls them in this order.
+namespace chronoward::bindings {
+
+void bind_philox(pybind11::module_& m);
+
+}  // namespace chronoward::bindings
