@@ -1,0 +1,161 @@
+"""Index rules: when the question is asked. Every rule yields (subject, prediction time) rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from chronoward.cohort.batch import DAYS_PER_YEAR, NEVER, US_PER_DAY, EventArrays, earliest
+from chronoward.errors import ConfigError, DataError
+from chronoward.philox import hash64, philox4x32, splitmix64
+from chronoward.schema import Role
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Kind = Literal["discharge", "random_visit", "age", "first", "file"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexRule:
+    """One index rule.
+
+    Attributes:
+        kind: `discharge` (end of every inpatient visit), `random_visit` (end of one visit a
+            subject, by seed), `age` (birthday), `first` (first record of an outcome's codes),
+            `file` (Parquet with subject_id and prediction_time).
+        age_years: for `age`.
+        outcome: for `first`, the name or path of the definition.
+        path: for `file`.
+    """
+
+    kind: Kind
+    age_years: float = 0.0
+    outcome: str = ""
+    path: str = ""
+
+
+def parse_index(text: str) -> IndexRule:
+    """Reads `discharge`, `random_visit`, `age=65`, `first=heart_failure` or `file=cohort.parquet`.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    kind, _, argument = text.partition("=")
+    if kind in ("discharge", "random_visit") and not argument:
+        return IndexRule(kind=kind)  # type: ignore[arg-type]
+    if kind == "age" and argument.replace(".", "", 1).isdigit():
+        return IndexRule(kind="age", age_years=float(argument))
+    if kind == "first" and argument:
+        return IndexRule(kind="first", outcome=argument)
+    if kind == "file" and argument:
+        return IndexRule(kind="file", path=argument)
+    message = (
+        f"index rule {text!r} is none of discharge, random_visit, age=YEARS, first=OUTCOME, "
+        "file=PARQUET"
+    )
+    raise ConfigError(message)
+
+
+@dataclass(frozen=True, eq=False)
+class IndexRows:
+    """Candidate rows of one batch: `subject` (int64, in the batch) and `time_us` (int64)."""
+
+    subject: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+
+
+def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """subject_id and prediction_time (us) of a label file, sorted.
+
+    Raises:
+        DataError: columns missing, nulls, or a row twice.
+        OSError: the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    for name in ("subject_id", "prediction_time"):
+        if name not in table.column_names:
+            message = f"{path}: column {name} is missing"
+            raise DataError(message)
+        if table[name].null_count:
+            message = f"{path}: column {name} has {table[name].null_count} nulls"
+            raise DataError(message)
+    ids = np.asarray(table["subject_id"].cast(pa.int64()).to_numpy())
+    times = np.asarray(
+        table["prediction_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+    )
+    order = np.lexsort((times, ids))
+    ids, times = ids[order], times[order]
+    twice = np.flatnonzero((ids[1:] == ids[:-1]) & (times[1:] == times[:-1]))
+    if len(twice):
+        row = int(order[twice[0] + 1])
+        message = f"{path}: row {row} repeats a (subject_id, prediction_time)"
+        raise DataError(message)
+    return ids, times
+
+
+def candidates(
+    rule: IndexRule,
+    arrays: EventArrays,
+    *,
+    seed: int,
+    inpatient_codes: NDArray[np.bool_],
+    first_codes: NDArray[np.bool_] | None,
+    file_rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+) -> IndexRows:
+    """Rows of one batch by an index rule.
+
+    Args:
+        rule: the rule.
+        arrays: the batch.
+        seed: for `random_visit`; the choice depends on (seed, subject_id) only.
+        inpatient_codes: bool (n_codes,), for `discharge`.
+        first_codes: bool (n_codes,), for `first`.
+        file_rows: what `read_index_file` gave, for `file`.
+    """
+    if rule.kind == "discharge":
+        event = (arrays.role == Role.VISIT) & inpatient_codes[arrays.code]
+        return IndexRows(arrays.subject[event], arrays.end_us[event])
+    if rule.kind == "random_visit":
+        return _random_visit(arrays, seed)
+    if rule.kind == "age":
+        birth = earliest(arrays, Role.BIRTH)
+        known = np.flatnonzero(birth != NEVER)
+        age_us = int(rule.age_years * DAYS_PER_YEAR * US_PER_DAY)
+        return IndexRows(known, birth[known] + age_us)
+    if rule.kind == "first":
+        assert first_codes is not None
+        found = np.full(arrays.n_subjects, NEVER)
+        event = first_codes[arrays.code] & (arrays.time_us != NEVER)
+        np.minimum.at(found, arrays.subject[event], arrays.available_us[event])
+        known = np.flatnonzero(found != NEVER)
+        return IndexRows(known, found[known])
+    assert file_rows is not None
+    ids, times = file_rows
+    begin = np.searchsorted(ids, arrays.subject_ids, side="left")
+    end = np.searchsorted(ids, arrays.subject_ids, side="right")
+    subject = np.repeat(np.arange(arrays.n_subjects), end - begin)
+    rows = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)] or [[]])
+    return IndexRows(subject, times[rows.astype(np.int64)])
+
+
+def _random_visit(arrays: EventArrays, seed: int) -> IndexRows:
+    event = np.flatnonzero(arrays.role == Role.VISIT)
+    owner = arrays.subject[event]
+    count = np.bincount(owner, minlength=arrays.n_subjects)
+    first = np.r_[0, np.cumsum(count)]
+    known = np.flatnonzero(count)
+    hashed = splitmix64(arrays.subject_ids[known])
+    counters = np.zeros((len(known), 4), np.uint32)
+    counters[:, 0] = (hashed & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    counters[:, 1] = (hashed >> np.uint64(32)).astype(np.uint32)
+    word = philox4x32(hash64(seed, "random_visit"), counters)[:, 0].astype(np.uint64)
+    chosen = (word * count[known].astype(np.uint64)) >> np.uint64(32)
+    return IndexRows(known, arrays.end_us[event[first[known] + chosen.astype(np.int64)]])
