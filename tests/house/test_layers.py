@@ -15,6 +15,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("_core", "errors", "files", "schema"),
     ("kernels",),
     ("philox", "outcomes"),
+    ("splits",),
     ("data",),
     ("cohort",),
     ("tokenizer",),
