@@ -1,0 +1,17 @@
+"""The token store on disk; its layout is described in `chronoward.store.layout`."""
+
+from __future__ import annotations
+
+from chronoward.store.layout import MAX_SHARD_TOKENS
+from chronoward.store.reader import Shard, StoreSplit, Timeline, TokenStore
+from chronoward.store.writer import StoreWriter, Timelines
+
+__all__ = [
+    "MAX_SHARD_TOKENS",
+    "Shard",
+    "StoreSplit",
+    "StoreWriter",
+    "Timeline",
+    "Timelines",
+    "TokenStore",
+]

@@ -1,0 +1,290 @@
+"""Reading a token store: checked, mapped, never copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from chronoward import files
+from chronoward.errors import FormatError
+from chronoward.schema import SPLITS
+from chronoward.store.layout import (
+    FORMAT,
+    MANIFEST,
+    PERIOD_COLUMNS,
+    SHARD_NAME,
+    TOKEN_COLUMNS,
+    TOKENIZER,
+    VERSION,
+    checksum,
+    shard_schema,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """One subject's tokens; the arrays are read-only views of the mapped file."""
+
+    subject_id: int
+    origin_us: int
+    token_id: NDArray[np.int32]
+    time_min: NDArray[np.int32]
+    event_min: NDArray[np.int32]
+    n_prior: NDArray[np.uint8]
+    obs_start_min: NDArray[np.int32]
+    obs_end_min: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One mapped file: whole subjects, arrays as in `TokenBatch`, all of them views."""
+
+    path: Path
+    subject_id: NDArray[np.int64]  # (n,)
+    origin_us: NDArray[np.int64]  # (n,)
+    offsets: NDArray[np.int64]  # (n + 1,) into the token arrays
+    token_id: NDArray[np.int32]
+    time_min: NDArray[np.int32]
+    event_min: NDArray[np.int32]
+    n_prior: NDArray[np.uint8]
+    obs_offsets: NDArray[np.int64]  # (n + 1,) into the period arrays
+    obs_start_min: NDArray[np.int32]
+    obs_end_min: NDArray[np.int32]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "no such token store", str(folder))
+        message = f"{folder} has no {MANIFEST}: not a token store, or one that was not finished"
+        raise FormatError(message)
+    manifest = files.read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        message = f"{path} does not describe a token store"
+        raise FormatError(message)
+    if manifest.get("version") != VERSION:
+        message = (
+            f"{path} has format version {manifest.get('version')}, this release reads {VERSION}; "
+            "write the store again with `chronoward tokenize`"
+        )
+        raise FormatError(message)
+    if manifest.get("checksum") != checksum(manifest):
+        message = f"{path} does not match its own checksum: it was edited or is corrupt"
+        raise FormatError(message)
+    return manifest
+
+
+def _check_offsets(name: str, path: Path, column: pa.ListArray, n_values: int) -> NDArray[np.int64]:
+    offsets = np.asarray(column.offsets, dtype=np.int64)
+    if offsets[0] != 0 or offsets[-1] != n_values or (np.diff(offsets) < 0).any():
+        message = f"{path}: the list offsets of column {name} are corrupt"
+        raise FormatError(message)
+    return offsets
+
+
+def _open_shard(path: Path, entry: Mapping[str, Any], tokenizer_hash: str) -> Shard:
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            schema, n_batches = reader.schema, reader.num_record_batches
+            batch = reader.get_batch(0)
+            batch.validate()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            # Arrow says OSError for a broken stream too; the file itself is open by now.
+            message = f"{path} is not a readable Arrow file: {error}"
+            raise FormatError(message) from None
+    if not schema.equals(shard_schema(tokenizer_hash), check_metadata=True):
+        message = f"{path}: another schema, format version or tokenizer than the store's"
+        raise FormatError(message)
+    if n_batches != 1:
+        message = f"{path} has {n_batches} record batches, expected 1"
+        raise FormatError(message)
+    views: dict[str, NDArray[Any]] = {}
+    offsets: dict[str, NDArray[Any]] = {}
+    for names, key in ((TOKEN_COLUMNS, "offsets"), (PERIOD_COLUMNS, "obs_offsets")):
+        for name in names:
+            column = batch.column(name)
+            values = column.values
+            if column.null_count or values.null_count:
+                message = f"{path}: column {name} has nulls"
+                raise FormatError(message)
+            views[name] = values.to_numpy(zero_copy_only=True)
+            found = _check_offsets(name, path, column, len(values))
+            if not np.array_equal(offsets.setdefault(key, found), found):
+                message = f"{path}: column {name} has other list lengths than its neighbors"
+                raise FormatError(message)
+    n = batch.num_rows
+    if n != entry["n_subjects"] or len(views["token_id"]) != entry["n_tokens"]:
+        message = f"{path} does not hold the subjects and tokens that {MANIFEST} states"
+        raise FormatError(message)
+    origin = batch.column("origin").view(pa.int64()).to_numpy(zero_copy_only=True)
+    subject_id = batch.column("subject_id").to_numpy(zero_copy_only=True)
+    return Shard(path=path, subject_id=subject_id, origin_us=origin, **offsets, **views)
+
+
+class StoreSplit:
+    """The timelines of one split, numbered 0..n−1 in ascending order of subject.
+
+    Attributes:
+        name: "train", "tuning" or "held_out".
+        shards: the mapped files.
+        first_row: int64 (n_shards + 1,), number of the first timeline of each shard.
+        subject_id: int64 (n,), ascending.
+        origin_us: int64 (n,), microseconds since 1970.
+        offsets: int64 (n + 1,), of tokens, over all shards.
+    """
+
+    def __init__(self, name: str, shards: tuple[Shard, ...]) -> None:
+        self.name = name
+        self.shards = shards
+        empty = np.zeros(0, np.int64)
+        self.first_row = np.zeros(len(shards) + 1, np.int64)
+        np.cumsum([len(shard.subject_id) for shard in shards], out=self.first_row[1:])
+        self.subject_id = np.concatenate([empty, *(shard.subject_id for shard in shards)])
+        self.origin_us = np.concatenate([empty, *(shard.origin_us for shard in shards)])
+        lengths = [np.diff(shard.offsets) for shard in shards]
+        self.offsets = np.zeros(len(self.subject_id) + 1, np.int64)
+        np.cumsum(np.concatenate([empty, *lengths]), out=self.offsets[1:])
+
+    def __len__(self) -> int:
+        return len(self.subject_id)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each timeline, int64 (n,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the whole split."""
+        return int(self.offsets[-1])
+
+    def timeline(self, index: int) -> Timeline:
+        """One timeline as zero-copy views.
+
+        Raises:
+            IndexError: no such timeline.
+        """
+        if not 0 <= index < len(self):
+            message = f"timeline {index} of a split with {len(self)}"
+            raise IndexError(message)
+        number = int(np.searchsorted(self.first_row, index, side="right")) - 1
+        shard, row = self.shards[number], index - int(self.first_row[number])
+        begin, end = int(shard.offsets[row]), int(shard.offsets[row + 1])
+        first, last = int(shard.obs_offsets[row]), int(shard.obs_offsets[row + 1])
+        return Timeline(
+            subject_id=int(shard.subject_id[row]),
+            origin_us=int(shard.origin_us[row]),
+            **{name: getattr(shard, name)[begin:end] for name in TOKEN_COLUMNS},
+            **{name: getattr(shard, name)[first:last] for name in PERIOD_COLUMNS},
+        )
+
+    def find(self, subject_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of each subject's timeline, −1 where the split does not hold the subject."""
+        places = np.searchsorted(self.subject_id, subject_id)
+        places[places == len(self)] = 0
+        found = len(self) > 0 and self.subject_id[places] == subject_id
+        return np.where(found, places, -1)
+
+    def index_of(self, subject_id: int) -> int:
+        """Number of one subject's timeline.
+
+        Raises:
+            KeyError: the split does not hold the subject.
+        """
+        index = int(self.find(np.array([subject_id], np.int64))[0])
+        if index < 0:
+            message = f"the subject is not in split {self.name}"
+            raise KeyError(message)
+        return index
+
+
+class TokenStore:
+    """A token store on disk; open one with `TokenStore.open`.
+
+    Attributes:
+        path: its folder.
+        manifest: the content of `store.json`.
+        tokenizer_hash: SHA-256 of `tokenizer.json`, hex.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.tokenizer_hash: str = manifest["tokenizer"]
+        self._splits: dict[str, StoreSplit] = {}
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: Literal["size", "full"] = "size") -> TokenStore:
+        """Opens a store after checking it.
+
+        Args:
+            path: the folder that `tokenize` wrote.
+            verify: "size" compares the shards' sizes; "full" also their SHA-256.
+
+        Raises:
+            FormatError: not a finished store, another version, a truncated or changed shard, or
+                a tokenizer that belongs to another store.
+            OSError: the folder or a file of it cannot be read.
+        """
+        folder = Path(path)
+        store = cls(folder, _read_manifest(folder))
+        if files.sha256_file(store.tokenizer_path) != store.tokenizer_hash:
+            message = f"{store.tokenizer_path} is not the tokenizer that encoded this store"
+            raise FormatError(message)
+        for entry in store._entries():
+            shard = folder / entry["file"]
+            size = shard.stat().st_size
+            if size != entry["n_bytes"]:
+                message = f"{shard} has {size} bytes, {MANIFEST} states {entry['n_bytes']}"
+                raise FormatError(message)
+            if verify == "full" and files.sha256_file(shard) != entry["sha256"]:
+                message = f"{shard} does not match its SHA-256: it was changed or is corrupt"
+                raise FormatError(message)
+        return store
+
+    def _entries(self) -> list[dict[str, Any]]:
+        entries = [e for name in SPLITS for e in self.manifest["splits"][name]["shards"]]
+        for entry in entries:
+            if not SHARD_NAME.fullmatch(entry["file"]):  # no path out of the folder
+                message = f"{self.path / MANIFEST} names a shard outside the store's layout"
+                raise FormatError(message)
+        return entries
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer lies."""
+        return self.path / TOKENIZER
+
+    @property
+    def calendar(self) -> str:
+        """ "real", or "shifted" when dates were moved to protect the subjects."""
+        return str(self.manifest["calendar"])
+
+    def split(self, name: str) -> StoreSplit:
+        """The timelines of a split (mapped on first use).
+
+        Raises:
+            ValueError: no such split.
+            FormatError: a shard is corrupt or belongs to another store.
+        """
+        if name not in SPLITS:
+            message = f"split must be one of {', '.join(SPLITS)}, got {name!r}"
+            raise ValueError(message)
+        if name not in self._splits:
+            shards = [
+                _open_shard(self.path / entry["file"], entry, self.tokenizer_hash)
+                for entry in self.manifest["splits"][name]["shards"]
+            ]
+            self._splits[name] = StoreSplit(name, tuple(shards))
+        return self._splits[name]

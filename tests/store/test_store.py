@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import resource
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.store.timelines import TOKENIZER_JSON, Batch, make_batch
+
+from chronoward import files
+from chronoward.errors import DataError, FormatError, LimitError
+from chronoward.store import StoreWriter, TokenStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RULES = {
+    "calendar": "real",
+    "observation": "observation_period",
+    "split_rule": "hash",
+    "counts": {"unknown_codes": 0},
+}
+
+
+def write(out: Path, batches: list[tuple[Batch, np.ndarray]], max_tokens: int = 1 << 24) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    writer = StoreWriter(out, tokenizer_json=TOKENIZER_JSON, max_tokens=max_tokens)
+    for batch, split in batches:
+        writer.add(batch, split)
+    writer.finish(**RULES)
+    return out
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def batch() -> Batch:
+    subjects = np.arange(-20, 20, dtype=np.int64) * 7
+    return make_batch(subjects, np.arange(40, dtype=np.int64) + 3)
+
+
+@pytest.fixture
+def split() -> np.ndarray:
+    return (np.arange(40) % 10 // 8 + np.arange(40) % 10 // 9).astype(np.uint8)
+
+
+@pytest.fixture
+def store(tmp_path: Path, batch: Batch, split: np.ndarray) -> Path:
+    return write(tmp_path / "store", [(batch, split)], max_tokens=200)
+
+
+def test_timelines_come_back_as_they_went_in(store: Path, batch: Batch, split: np.ndarray) -> None:
+    opened = TokenStore.open(store, verify="full")
+    for index, name in enumerate(("train", "tuning", "held_out")):
+        part = opened.split(name)
+        rows = np.flatnonzero(split == index)
+        assert np.array_equal(part.subject_id, batch.subject_id[rows])
+        assert np.array_equal(part.lengths, np.diff(batch.offsets)[rows])
+        for number, row in enumerate(rows):
+            timeline = part.timeline(number)
+            begin, end = batch.offsets[row], batch.offsets[row + 1]
+            assert timeline.subject_id == batch.subject_id[row]
+            assert timeline.origin_us == batch.origin_us[row]
+            for column in ("token_id", "time_min", "event_min", "n_prior"):
+                expected = getattr(batch, column)[begin:end]
+                assert np.array_equal(getattr(timeline, column), expected)
+                assert getattr(timeline, column).dtype == expected.dtype
+            assert timeline.obs_end_min.tolist() == [4000, 2**30]
+
+
+def test_shards_hold_at_most_the_stated_tokens(store: Path) -> None:
+    shards = TokenStore.open(store).manifest["splits"]["train"]["shards"]
+    assert len(shards) > 2
+    assert all(0 < shard["n_tokens"] <= 200 for shard in shards)
+
+
+def test_timelines_are_views_of_the_mapped_file(store: Path) -> None:
+    part = TokenStore.open(store).split("train")
+    timeline = part.timeline(3)
+    assert not timeline.token_id.flags.writeable
+    assert np.shares_memory(timeline.token_id, part.shards[0].token_id)
+
+
+def test_subjects_are_found_by_id(store: Path) -> None:
+    part = TokenStore.open(store).split("train")
+    assert [part.index_of(int(s)) for s in part.subject_id] == list(range(len(part)))
+    assert part.find(np.array([1, 10**12, -(10**12)])).tolist() == [-1, -1, -1]
+    with pytest.raises(KeyError, match="not in split"):
+        part.index_of(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 40), max_size=6), max_tokens=st.integers(60, 300))
+def test_the_bytes_do_not_depend_on_the_batches(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], max_tokens: int
+) -> None:
+    folder = tmp_path_factory.mktemp("stores")
+    subjects, lengths = np.arange(40, dtype=np.int64), np.arange(40, dtype=np.int64) + 3
+    split = (subjects % 3).astype(np.uint8)
+    whole = write(folder / "a", [(make_batch(subjects, lengths), split)], max_tokens)
+    edges = sorted({0, 40, *cuts})
+    parts = [
+        (make_batch(subjects[a:b], lengths[a:b]), split[a:b]) for a, b in itertools.pairwise(edges)
+    ]
+    assert content(whole) == content(write(folder / "b", parts, max_tokens))
+
+
+def test_an_empty_split_has_no_shards_and_an_empty_store_opens(tmp_path: Path) -> None:
+    store = TokenStore.open(write(tmp_path / "s", []), verify="full")
+    assert len(store.split("train")) == 0
+    assert store.split("train").n_tokens == 0
+    assert store.split("train").find(np.array([3])).tolist() == [-1]
+
+
+def test_subjects_out_of_order_are_refused(tmp_path: Path) -> None:
+    batch = make_batch(np.array([5, 4]), np.array([3, 3]))
+    with pytest.raises(DataError, match="ascending"):
+        write(tmp_path / "s", [(batch, np.zeros(2, np.uint8))])
+    batch = make_batch(np.array([4]), np.array([3]))
+    with pytest.raises(DataError, match="ascending"):
+        write(tmp_path / "t", [(batch, np.zeros(1, np.uint8))] * 2)
+    assert not (tmp_path / "s" / "store.json").exists()
+
+
+def test_a_timeline_larger_than_a_shard_is_refused(tmp_path: Path) -> None:
+    batch = make_batch(np.array([1]), np.array([30]))
+    with pytest.raises(LimitError, match="30 tokens"):
+        write(tmp_path / "s", [(batch, np.zeros(1, np.uint8))], max_tokens=20)
+
+
+def test_a_split_index_out_of_range_is_refused(tmp_path: Path) -> None:
+    batch = make_batch(np.array([1]), np.array([3]))
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        write(tmp_path / "s", [(batch, np.full(1, 3, np.uint8))])
+
+
+def test_a_flipped_bit_anywhere_in_a_shard_is_a_format_error(store: Path) -> None:
+    path = store / "tuning" / "0.arrow"
+    original = path.read_bytes()
+    for position in range(0, len(original), 97):
+        broken = bytearray(original)
+        broken[position] ^= 1 << position % 8
+        path.write_bytes(broken)
+        with pytest.raises(FormatError, match=r"0\.arrow does not match its SHA-256"):
+            TokenStore.open(store, verify="full")
+
+
+def test_a_flipped_bit_that_only_sizes_were_checked_for_cannot_crash(store: Path) -> None:
+    # In a process of its own: a read outside the map would kill it.
+    code = """
+import sys
+from pathlib import Path
+from chronoward.errors import FormatError
+from chronoward.store import TokenStore
+store = Path(sys.argv[1])
+path = store / "tuning" / "0.arrow"
+original = path.read_bytes()
+for position in range(0, len(original), 13):
+    broken = bytearray(original)
+    broken[position] ^= 1 << position % 8
+    path.write_bytes(broken)
+    try:
+        part = TokenStore.open(store).split("tuning")
+        total = sum(int(part.timeline(i).token_id.sum()) for i in range(len(part)))
+    except FormatError:
+        pass
+"""
+    subprocess.run([sys.executable, "-c", code, str(store)], check=True)
+
+
+def test_a_truncated_shard_is_a_format_error_before_it_is_mapped(store: Path) -> None:
+    path = store / "train" / "0.arrow"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(FormatError, match=r"bytes, store\.json states"):
+        TokenStore.open(store)
+
+
+def test_a_missing_shard_is_an_os_error_with_its_path(store: Path) -> None:
+    (store / "train" / "0.arrow").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train/0\.arrow"):
+        TokenStore.open(store)
+
+
+def test_a_shard_of_another_store_is_a_format_error(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    writer = StoreWriter(other, tokenizer_json=b'{"made": "by hand."}\n', max_tokens=200)
+    subjects = np.arange(-20, 20, dtype=np.int64) * 7
+    split = (np.arange(40) % 10 // 8 + np.arange(40) % 10 // 9).astype(np.uint8)
+    writer.add(make_batch(subjects, np.arange(40, dtype=np.int64) + 3), split)
+    writer.finish(**RULES)
+    (store / "train" / "0.arrow").write_bytes((other / "train" / "0.arrow").read_bytes())
+    with pytest.raises(FormatError, match="another schema, format version or tokenizer"):
+        TokenStore.open(store).split("train")
+
+
+def test_the_tokenizer_of_another_store_is_a_format_error(store: Path) -> None:
+    (store / "tokenizer.json").write_bytes(b'{"made": "elsewhere"}\n')
+    with pytest.raises(FormatError, match="not the tokenizer that encoded this store"):
+        TokenStore.open(store)
+
+
+def rewrite(store: Path, **changes: object) -> None:
+    manifest = json.loads((store / "store.json").read_text()) | changes
+    files.write_json(store / "store.json", manifest)
+
+
+def test_another_format_version_is_a_format_error(store: Path) -> None:
+    rewrite(store, version=2)
+    with pytest.raises(FormatError, match="format version 2"):
+        TokenStore.open(store)
+
+
+def test_an_edited_manifest_is_a_format_error(store: Path) -> None:
+    rewrite(store, calendar="shifted")
+    with pytest.raises(FormatError, match="checksum"):
+        TokenStore.open(store)
+
+
+def test_a_manifest_that_points_outside_is_a_format_error(store: Path) -> None:
+    from chronoward.store.layout import checksum
+
+    manifest = json.loads((store / "store.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["file"] = "../../etc/0.arrow"
+    rewrite(store, splits=manifest["splits"], checksum=checksum(manifest))
+    with pytest.raises(FormatError, match="outside the store's layout"):
+        TokenStore.open(store)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "something else"}'])
+def test_a_file_that_is_no_manifest_is_a_format_error(store: Path, text: str) -> None:
+    (store / "store.json").write_text(text)
+    with pytest.raises(FormatError, match=r"store\.json"):
+        TokenStore.open(store)
+
+
+def test_a_folder_without_manifest_is_a_format_error(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"has no store\.json"):
+        TokenStore.open(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        TokenStore.open(tmp_path / "absent")
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing_half_written(
+    tmp_path: Path, batch: Batch, split: np.ndarray
+) -> None:
+    out = tmp_path / "s"
+    out.mkdir()
+    writer = StoreWriter(out, tokenizer_json=TOKENIZER_JSON)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        writer.add(batch, split)
+        with pytest.raises(OSError, match="rror"):
+            writer.finish(**RULES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(content(out)) == ["tokenizer.json"]
+
+
+def test_reading_a_store_needs_neither_torch_nor_duckdb(store: Path) -> None:
+    code = (
+        "import sys; from chronoward.store import TokenStore;"
+        "TokenStore.open(sys.argv[1]).split('train');"
+        "assert not {'torch', 'duckdb'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store)], check=True)
