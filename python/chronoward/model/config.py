@@ -1,0 +1,134 @@
+"""Shape of a model. Few dials: a preset by name, a vocabulary size, and what is derived."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from chronoward.errors import ConfigError, FormatError
+
+ROTARY = ("index", "time", "half", "none")
+TIME_BIAS = ("log", "linear", "none")
+
+# name -> d_model, n_layers, n_heads, n_kv_heads, d_ff
+PRESETS: dict[str, tuple[int, int, int, int, int]] = {
+    "tiny": (128, 4, 4, 2, 352),  # about 1 M parameters: the demo on a CPU
+    "small": (320, 8, 10, 5, 864),  # about 10 M
+    "base": (768, 12, 12, 4, 2816),  # about 120 M with 30,000 tokens
+    "large": (1024, 24, 16, 4, 3456),  # about 350 M
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a decoder is made of.
+
+    Raises:
+        ConfigError: sizes that do not fit each other, or an unknown choice.
+    """
+
+    vocab_size: int
+    """Number of tokens."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    n_layers: int = 4
+    """Number of blocks."""
+    n_heads: int = 4
+    """Query heads a block."""
+    n_kv_heads: int = 2
+    """Key and value heads a block; divides n_heads."""
+    d_ff: int = 352
+    """Width of the gated feed-forward layer."""
+    rotary: str = "half"
+    """What the rotary angles count: index, time, half of each, or none."""
+    time_bias: str = "linear"
+    """How attention falls off with elapsed time: log, linear or none."""
+    qk_norm: bool = True
+    """Normalize queries and keys of each head."""
+    tied: bool = True
+    """The output matrix is the embedding."""
+    rotary_base: float = 10_000.0
+    """Longest wavelength of index angles, in tokens over 2 pi."""
+    wavelength_hours: tuple[float, float] = (1.0, 876_600.0)
+    """Shortest and longest wavelength of time angles: one hour to 100 years."""
+    bias_days: tuple[float, float] = (1.0, 3652.5)
+    """Smallest and largest initial scale of the time bias over a block's heads."""
+    norm_eps: float = 1e-6
+    """Added to mean squares before the root."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff"):
+            if getattr(self, name) < 1:
+                message = f"{name} must be positive, got {getattr(self, name)}"
+                raise ConfigError(message)
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 4:
+            message = (
+                f"d_model {self.d_model} over {self.n_heads} heads must give a multiple of 4 a head"
+            )
+            raise ConfigError(message)
+        if self.n_heads % self.n_kv_heads:
+            message = f"n_kv_heads {self.n_kv_heads} must divide n_heads {self.n_heads}"
+            raise ConfigError(message)
+        if self.rotary not in ROTARY or self.time_bias not in TIME_BIAS:
+            message = f"rotary is one of {ROTARY} and time_bias one of {TIME_BIAS}"
+            raise ConfigError(message)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_heads
+
+    @classmethod
+    def preset(cls, name: str, vocab_size: int, **changes: Any) -> ModelConfig:
+        """A named size, with any field changed.
+
+        Raises:
+            ConfigError: no preset of that name.
+        """
+        if name not in PRESETS:
+            message = f"preset must be one of {', '.join(PRESETS)}, got {name!r}"
+            raise ConfigError(message)
+        d_model, n_layers, n_heads, n_kv_heads, d_ff = PRESETS[name]
+        config = cls(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            d_ff=d_ff,
+        )
+        return replace(config, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], source: str) -> ModelConfig:
+        """The config that `to_json` wrote.
+
+        Args:
+            value: the JSON object.
+            source: file named in errors.
+
+        Raises:
+            FormatError: unknown or missing fields.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(value) != known:
+            odd = sorted(set(value) ^ known)
+            message = f"{source}: model config has unknown or missing fields {odd}"
+            raise FormatError(message)
+        arguments: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return cls(**arguments)
+
+    def n_parameters(self) -> int:
+        """Number of parameters, without building the model."""
+        d, f, kv = self.d_model, self.d_ff, self.n_kv_heads * self.d_head
+        norms = 2 * d + (2 * self.d_head if self.qk_norm else 0)
+        bias = {"log": 2, "linear": 1, "none": 0}[self.time_bias] * self.n_heads
+        block = d * (d + 2 * kv) + d * d + 3 * d * f + norms + bias
+        heads = self.vocab_size * d * (1 if self.tied else 2)
+        return heads + self.n_layers * block + d

@@ -1,0 +1,188 @@
+"""The decoder: what differs from a textbook one is that attention knows the time between tokens.
+
+Inputs are packed rows: T tokens of several timelines one after the other, `cu_seqlens` their
+bounds. There is no batch dimension; several rows are one longer row. Embeddings are normalized on
+entry, so that the residual stream starts at scale one whatever the embedding's own scale.
+The model does not know what a token means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chronoward.kernels.varlen_attention import varlen_attention
+from chronoward.model.blocks import Block, RMSNorm, rotary_frequencies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chronoward.model.config import ModelConfig
+
+
+def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """Index inside the segment and minutes since its first token, for each token of a packed row.
+
+    Args:
+        time_min: int32 (T,).
+        cu_seqlens: int32 (n + 1,).
+
+    Returns:
+        int64 (T,) and int64 (T,).
+    """
+    position = torch.arange(time_min.shape[0], device=time_min.device, dtype=torch.int32)
+    segment = torch.searchsorted(cu_seqlens, position, right=True) - 1
+    start = cu_seqlens[segment.clamp(min=0)].long().clamp(max=max(time_min.shape[0] - 1, 0))
+    return position.long() - start, time_min.long() - time_min[start].long()
+
+
+class Model(nn.Module):
+    """A decoder over packed token timelines.
+
+    Attributes:
+        config: its shape.
+        attention_backend: backend of `varlen_attention`; None lets it choose by device.
+    """
+
+    index_frequency: Tensor
+    time_frequency: Tensor
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_backend: str | None = None
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding_norm_eps = config.norm_eps
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.output = (
+            None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        )
+        index, time = rotary_frequencies(config)
+        self.register_buffer("index_frequency", index, persistent=False)
+        self.register_buffer("time_frequency", time, persistent=False)
+        self._initialize(seed)
+
+    @torch.no_grad()
+    def _initialize(self, seed: int) -> None:
+        """Matrices: normal, std 1/√fan_in, residual outputs a further 1/√(2 layers) smaller;
+        embedding and output 0.02; norms 1; time bias as `TimeBias` says."""
+        generator = torch.Generator().manual_seed(seed)
+        shrink = (2 * self.config.n_layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            std = parameter.shape[1] ** -0.5
+            if name.endswith(("attention_output.weight", "down.weight")):
+                std *= shrink
+            elif name in ("embedding.weight", "output.weight"):
+                std = 0.02
+            parameter.normal_(0.0, std, generator=generator)
+
+    def embed(self, token_id: Tensor) -> Tensor:
+        """Start of the residual stream.  # int (T,) -> (T, d_model)"""
+        rows: Tensor = self.embedding(token_id)
+        unit: Tensor = functional.normalize(rows, dim=-1, eps=self.embedding_norm_eps)
+        return unit * self.config.d_model**0.5
+
+    def rotary(self, index: Tensor, elapsed_min: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of the rotary angles.
+
+        Args:
+            index: int64 (T,), place of each token in its segment.
+            elapsed_min: int64 (T,), minutes since the segment's first token.
+
+        Returns:
+            Two fp32 (T, D / 2), or None without rotary. Angles are taken in fp64: 120 years of
+            minutes at a wavelength of one hour leave fp32 no digits.
+        """
+        if self.config.rotary == "none":
+            return None
+        angle = torch.cat(
+            [
+                index.double()[:, None] * self.index_frequency,
+                elapsed_min.double()[:, None] * self.time_frequency,
+            ],
+            dim=1,
+        )
+        return angle.cos().float(), angle.sin().float()
+
+    def forward(
+        self,
+        token_id: Tensor,
+        time_min: Tensor,
+        cu_seqlens: Tensor,
+        kv_end: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden state of each token after the final norm.
+
+        Args:
+            token_id: int32 or int64 (T,).
+            time_min: int32 (T,), clock of each token in minutes.
+            cu_seqlens: int32 (n + 1,), bounds of the timelines in the row.
+            kv_end: int32 (T,), end of the keys each query sees; None is causal.
+
+        Returns:
+            (T, d_model).
+        """
+        angles = self.rotary(*places_in_segments(time_min, cu_seqlens))
+        x = self.embed(token_id)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            q, k, v = block.qkv(x, angles)
+            a, tau = block.bias()
+            attended = varlen_attention(
+                q,
+                k,
+                v,
+                time_min,
+                cu_seqlens,
+                kv_end=kv_end,
+                bias=self.config.time_bias,
+                a=a,
+                tau=tau,
+                backend=self.attention_backend,
+            )
+            x = block.finish(x, attended)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Matrix of the output layer.  # (V, d_model)"""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token.  # (T, d_model) -> (T, V)"""
+        return functional.linear(hidden, self.output_weight)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        token_id: Tensor,
+        time_min: Tensor,
+        choose: Callable[[Tensor], tuple[int, int] | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Continues one timeline by a full forward pass a token: slow, the engine's oracle.
+
+        Args:
+            token_id: int (n,), the prefix.
+            time_min: int32 (n,).
+            choose: takes the logits (V,) of the next token and returns it with its clock, or None
+                to stop.
+
+        Returns:
+            Prefix and continuation: token ids int64 and times int32.
+        """
+        tokens, times = token_id.long(), time_min.to(torch.int32)
+        while True:
+            bounds = torch.tensor([0, tokens.shape[0]], dtype=torch.int32, device=tokens.device)
+            hidden = self(tokens, times, bounds)
+            chosen = choose(self.logits(hidden[-1:])[0])
+            if chosen is None:
+                return tokens, times
+            tokens = torch.cat([tokens, tokens.new_tensor([chosen[0]])])
+            times = torch.cat([times, times.new_tensor([chosen[1]])])
