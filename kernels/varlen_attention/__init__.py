@@ -7,10 +7,9 @@ in this folder's README.
 from __future__ import annotations
 
 import torch
+from chronoward.kernels.varlen_attention import cpu
+from chronoward.kernels.varlen_attention.reference import varlen_attention_reference
 from torch import Tensor
-
-from . import cpu
-from .reference import varlen_attention_reference
 
 __all__ = ["BACKENDS", "BIASES", "choose_backend", "varlen_attention"]
 
@@ -30,7 +29,8 @@ def _varlen_attention_cpu(
     tau: Tensor,
     bias: str,
 ) -> tuple[Tensor, Tensor]:
-    return cpu.forward(q, k, v, time_min, cu_seqlens, kv_end, a, tau, bias)
+    layout = cpu.Layout(time_min, cu_seqlens, kv_end)
+    return cpu.forward(q, k, v, layout, cpu.TimeBias(bias, a, tau))
 
 
 @torch.library.custom_op(
@@ -50,7 +50,9 @@ def _varlen_attention_cpu_backward(
     tau: Tensor,
     bias: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return cpu.backward(d_out, q, k, v, out, log_sum, time_min, cu_seqlens, kv_end, a, tau, bias)
+    layout = cpu.Layout(time_min, cu_seqlens, kv_end)
+    bias_ = cpu.TimeBias(bias, a, tau)
+    return cpu.backward(d_out, q, k, v, (out, log_sum), layout, bias_)
 
 
 @_varlen_attention_cpu.register_fake

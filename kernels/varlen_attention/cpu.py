@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,26 @@ MAX_QUERIES = 256  # longer segments are cut into query blocks: causal tiles was
 TILE_SCORES = 1 << 19  # scores a tile and head: what stays in the second-level cache
 LENGTH_SLACK = 0.8  # segments down to this share of a tile's longest join it
 NEGATIVE_INFINITY = float("-inf")
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a packed row lie, in time and among segments."""
+
+    time_min: Tensor  # int32 (T,)
+    cu_seqlens: Tensor  # int32 (n + 1,)
+    kv_end: Tensor | None  # int32 (T,)
+
+
+class TimeBias(NamedTuple):
+    """The time bias and its parameters."""
+
+    kind: str
+    a: Tensor  # (H,)
+    tau: Tensor  # (H,)
+
+    def to(self, dtype: torch.dtype) -> TimeBias:
+        """The same in another dtype."""
+        return TimeBias(self.kind, self.a.to(dtype), self.tau.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +161,7 @@ def _elapsed(time_min: Tensor, tile: Tile, dtype: torch.dtype) -> Tensor:
     return difference.abs_().to(dtype)[:, None]
 
 
-def _scores(
-    q: Tensor, k: Tensor, tile: Tile, elapsed: Tensor | None, bias: str, a: Tensor, tau: Tensor
-) -> Tensor:
+def _scores(q: Tensor, k: Tensor, tile: Tile, elapsed: Tensor | None, bias: TimeBias) -> Tensor:
     """Scaled scores with bias and mask.  # (B, H, Lq, Lk)"""
     n_segments, n_query = tile.query.shape
     scale = q.shape[-1] ** -0.5
@@ -151,10 +169,10 @@ def _scores(
         scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
         scores = scores.view(n_segments, -1, n_query, k.shape[1])
     else:
-        if bias == "linear":
-            shift = elapsed * (-a / tau)[:, None, None]
+        if bias.kind == "linear":
+            shift = elapsed * (-bias.a / bias.tau)[:, None, None]
         else:
-            shift = (elapsed / tau[:, None, None]).log1p_().mul_(-a[:, None, None])
+            shift = (elapsed / bias.tau[:, None, None]).log1p_().mul_(-bias.a[:, None, None])
         flat = shift.view(k.shape[0], -1, k.shape[1])
         scores = torch.baddbmm(flat, q, k.transpose(1, 2), alpha=scale).view_as(shift)
     if tile.hidden is not None:
@@ -177,29 +195,21 @@ def _compute_dtype(q: Tensor) -> torch.dtype:
 
 
 def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    time_min: Tensor,
-    cu_seqlens: Tensor,
-    kv_end: Tensor | None,
-    a: Tensor,
-    tau: Tensor,
-    bias: str,
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, bias: TimeBias
 ) -> tuple[Tensor, Tensor]:
     """Output (T, H, D) in q's dtype and log-sum-exp of the scores (T, H); arguments as in
     `reference.varlen_attention_reference`, `kv_end` None for causal."""
     n_kv, group, dtype = k.shape[1], q.shape[1] // k.shape[1], _compute_dtype(q)
-    a, tau = a.to(dtype), tau.to(dtype)
+    bias = bias.to(dtype)
     out = torch.zeros(q.shape, dtype=dtype)
     log_sum = torch.zeros(q.shape[:2], dtype=dtype)
-    for tile in plan(cu_seqlens, kv_end):
+    for tile in plan(layout.cu_seqlens, layout.kv_end):
         n_segments, n_query = tile.query.shape
         q_t = _split_heads(q, tile.query, n_kv, dtype)
         k_t = _split_heads(k, tile.key, n_kv, dtype)
         v_t = _split_heads(v, tile.key, n_kv, dtype)
-        elapsed = None if bias == "none" else _elapsed(time_min, tile, dtype)
-        scores = _scores(q_t, k_t, tile, elapsed, bias, a, tau)
+        elapsed = None if bias.kind == "none" else _elapsed(layout.time_min, tile, dtype)
+        scores = _scores(q_t, k_t, tile, elapsed, bias)
         peak = scores.amax(dim=-1, keepdim=True)
         weights = scores.sub_(peak).exp_()
         total = weights.sum(dim=-1, keepdim=True)
@@ -211,12 +221,11 @@ def forward(
     return out.to(q.dtype), log_sum
 
 
-def _bias_gradients(
-    d_scores: Tensor, elapsed: Tensor, bias: str, a: Tensor, tau: Tensor
-) -> tuple[Tensor, Tensor]:
+def _bias_gradients(d_scores: Tensor, elapsed: Tensor, bias: TimeBias) -> tuple[Tensor, Tensor]:
     """Sums of dS * ds/da and dS * ds/dtau over one tile, fp64.  # (H,), (H,)"""
     flat = d_scores.flatten(2)  # (B, H, Lq * Lk)
-    if bias == "linear":
+    a, tau = bias.a, bias.tau
+    if bias.kind == "linear":
         moment = torch.bmm(flat, elapsed.flatten(2).transpose(1, 2)).squeeze(-1).double().sum(0)
         return -moment / tau.double(), moment * a.double() / tau.double() ** 2
     x = elapsed / tau[:, None, None]
@@ -230,28 +239,23 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    time_min: Tensor,
-    cu_seqlens: Tensor,
-    kv_end: Tensor | None,
-    a: Tensor,
-    tau: Tensor,
-    bias: str,
+    saved: tuple[Tensor, Tensor],
+    layout: Layout,
+    bias: TimeBias,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, a and tau."""
+    """Gradients of q, k, v, a and tau; `saved` is what `forward` returned."""
+    out, log_sum = saved
     n_kv, group, dtype = k.shape[1], q.shape[1] // k.shape[1], _compute_dtype(q)
     scale = q.shape[-1] ** -0.5
-    a_c, tau_c = a.to(dtype), tau.to(dtype)
+    dtypes = bias.a.dtype, bias.tau.dtype
+    bias = bias.to(dtype)
     d_q = torch.zeros(q.shape, dtype=dtype)
     d_k, d_v = torch.zeros(k.shape, dtype=dtype), torch.zeros(v.shape, dtype=dtype)
-    d_a, d_tau = (
-        torch.zeros(a.shape, dtype=torch.float64),
-        torch.zeros(a.shape, dtype=torch.float64),
-    )
+    d_a = torch.zeros(bias.a.shape, dtype=torch.float64)
+    d_tau = torch.zeros(bias.tau.shape, dtype=torch.float64)
     d_out = d_out.to(dtype)
     delta = (d_out * out.to(dtype)).sum(-1)  # (T, H)
-    for tile in plan(cu_seqlens, kv_end):
+    for tile in plan(layout.cu_seqlens, layout.kv_end):
         n_segments, n_query = tile.query.shape
         q_t = _split_heads(q, tile.query, n_kv, dtype)
         k_t = _split_heads(k, tile.key, n_kv, dtype)
@@ -263,8 +267,8 @@ def backward(
             real = tile.query_is_real[:, None, None, :].expand(-1, n_kv, group, -1)
             real_t = real.reshape(n_segments * n_kv, -1, 1).to(dtype)
             g_t, delta_t = g_t * real_t, delta_t * real_t
-        elapsed = None if bias == "none" else _elapsed(time_min, tile, dtype)
-        scores = _scores(q_t, k_t, tile, elapsed, bias, a_c, tau_c)
+        elapsed = None if bias.kind == "none" else _elapsed(layout.time_min, tile, dtype)
+        scores = _scores(q_t, k_t, tile, elapsed, bias)
         weights = scores.view(k_t.shape[0], -1, k_t.shape[1]).sub_(lse_t).exp_()
         d_v_t = torch.bmm(weights.transpose(1, 2), g_t)
         d_scores = torch.bmm(g_t, v_t.transpose(1, 2)).sub_(delta_t).mul_(weights)
@@ -272,10 +276,10 @@ def backward(
         d_k_t = torch.bmm(d_scores.transpose(1, 2), q_t).mul_(scale)
         if elapsed is not None:
             per_head = d_scores.view(n_segments, n_kv * group, n_query, -1)
-            tile_a, tile_tau = _bias_gradients(per_head, elapsed, bias, a_c, tau_c)
+            tile_a, tile_tau = _bias_gradients(per_head, elapsed, bias)
             d_a += tile_a
             d_tau += tile_tau
         _put(d_q, tile.query, tile.query_is_real, _merge_heads(d_q_t, n_segments, n_kv, group))
         _put(d_k, tile.key, tile.key_is_real, _merge_heads(d_k_t, n_segments, n_kv, 1))
         _put(d_v, tile.key, tile.key_is_real, _merge_heads(d_v_t, n_segments, n_kv, 1))
-    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), d_a.to(a.dtype), d_tau.to(tau.dtype)
+    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), d_a.to(dtypes[0]), d_tau.to(dtypes[1])

@@ -8,6 +8,7 @@ The model does not know what a token means.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,7 +87,7 @@ class Model(nn.Module):
         """Start of the residual stream.  # int (T,) -> (T, d_model)"""
         rows: Tensor = self.embedding(token_id)
         unit: Tensor = functional.normalize(rows, dim=-1, eps=self.embedding_norm_eps)
-        return unit * self.config.d_model**0.5
+        return unit * math.sqrt(self.config.d_model)
 
     def rotary(self, index: Tensor, elapsed_min: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos and sin of the rotary angles.
