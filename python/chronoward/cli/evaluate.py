@@ -1,0 +1,35 @@
+"""`chronoward evaluate …`: judge predictions, synthetic subjects or an OMOP folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Judge predictions, synthetic subjects or an OMOP folder; each fills metrics.json in --out."""
+
+
+@app.command("predictions")
+def predictions(
+    score_dir: Path = typer.Argument(..., metavar="DIR", help="Folder of `chronoward score`."),
+    cohort: Path = typer.Option(..., "--cohort", help="Folder of `chronoward cohort`."),
+    out: Path = typer.Option(..., "--out", help="Evaluation folder; sections are added to it."),
+    truth: Path | None = typer.Option(None, "--truth", help="truth.parquet of a simulation."),
+    n_replicates: int = typer.Option(400, "--n-replicates", help="Bootstrap draws of subjects."),
+    seed: int = typer.Option(0, "--seed", help="Key of the bootstrap."),
+) -> None:
+    """Discrimination, calibration and use of risks, beside the trivial baselines."""
+    from chronoward.evaluation.predictions import EvaluationConfig, evaluate_predictions
+    from chronoward.evaluation.run import write_predictions
+
+    config = EvaluationConfig(n_replicates=n_replicates, seed=seed)
+    section = evaluate_predictions(score_dir, cohort, truth, config=config)
+    metrics = write_predictions(out, section, cohort)
+    for task in section["tasks"]:
+        typer.echo(f"{task['outcome']}, {task['horizon_days']} days: {task['verdict']['headline']}")
+    typer.echo(f"wrote {metrics}")

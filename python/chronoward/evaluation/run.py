@@ -1,0 +1,78 @@
+"""What the `evaluate` subcommands write: section files, the cohort's flow, MEDS-DEV records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chronoward import __version__
+from chronoward.evaluation.predictions import meds_dev_results
+from chronoward.evaluation.sections import plain, write_section
+from chronoward.evaluation.suppression import count, suppress_steps
+from chronoward.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FLOW_REASONS = (
+    ("outside_observation", "prediction time inside an observation period"),
+    ("washout", "observed long enough before"),
+    ("not_alive", "alive"),
+)
+
+
+def write_predictions(out: Path, section: dict[str, Any], cohort_dir: Path) -> Path:
+    """Writes predictions.json, cohort.json, meds_dev_result.json and metrics.json.
+
+    Args:
+        out: the evaluation folder.
+        section: what `evaluate_predictions` returned.
+        cohort_dir: where flow.json lies.
+
+    Returns:
+        Path of metrics.json.
+    """
+    write_section(out, "predictions", section)
+    write_section(out, "cohort", cohort_section(cohort_dir, section["cohort"]))
+    records = meds_dev_results(section, dataset=cohort_dir.name, model="chronoward")
+    write_json(out / "meds_dev_result.json", plain(records))
+    provenance = {"chronoward_version": __version__, "score": section["run"]}
+    return write_section(out, "provenance", {**_kept(out), **provenance})
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    """Provenance that other subcommands wrote into the folder."""
+    path = out / "provenance.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def cohort_section(cohort_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The cohort's definition and its flow, without small cells.
+
+    Args:
+        cohort_dir: where flow.json lies.
+        about: cohort.json.
+    """
+    path = cohort_dir / "flow.json"
+    flow = read_json(path) if path.exists() else {}
+    steps = _steps(flow) if "candidates" in flow else []
+    outcomes = {
+        name: {
+            key: {k: count(v) for k, v in value.items()}
+            if isinstance(value, dict)
+            else count(value)
+            for key, value in entry.items()
+        }
+        for name, entry in flow.get("outcomes", {}).items()
+    }
+    return {"definition": about, "flow": steps, "outcomes": outcomes}
+
+
+def _steps(flow: dict[str, Any]) -> list[dict[str, Any]]:
+    left = int(flow["candidates"])
+    labels, counts = ["candidate prediction times"], [left]
+    for key, label in FLOW_REASONS:
+        left -= int(flow.get(key, 0))
+        labels.append(label)
+        counts.append(left)
+    shown = suppress_steps(counts)
+    return [{"label": text, "n_rows": n} for text, n in zip(labels, shown, strict=True)]

@@ -1,0 +1,134 @@
+"""The first page in words: what was asked, whether the model beats what is trivial, when not to use
+it. Every sentence follows from numbers in the same task; none is added by the page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chronoward.evaluation.prediction_metrics import FEW, VERDICT_EVENTS
+
+NAMES = {
+    "prevalence": "the same risk for everybody",
+    "age_sex": "age and sex",
+    "had_it_before": "“had it before”",
+    "bag_of_codes": "a bag of codes (logistic regression)",
+}
+RATIO_RANGE = (0.8, 1.25)
+MOST_UNDETERMINED = 0.01
+
+
+def verdict(task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Verdict of one task.
+
+    Args:
+        task: the task's metrics.
+        about: cohort.json.
+
+    Returns:
+        headline, level ("good" | "mixed" | "bad" | "none"), beats (by baseline), not_when (list).
+    """
+    group = task["groups"][task["primary_group"]]
+    if task["status"] == FEW:
+        return {
+            "level": "none",
+            "headline": f"Insufficient follow-up: {task['reason']}.",
+            "beats": {},
+            "not_when": ["Do not use these risks: they could not be checked on these data."],
+        }
+    beats = {name: _beats(gain) for name, gain in group["differences"].items()}
+    rivals = {name: how for name, how in beats.items() if name != "prevalence"}
+    level, headline = _headline(rivals, group)
+    return {
+        "level": level,
+        "headline": headline,
+        "beats": beats,
+        "not_when": _not_when(task, group, about),
+        "calibrated": _calibrated(group),
+    }
+
+
+def _beats(gain: dict[str, Any]) -> str:
+    if gain["lower"] is None or gain["upper"] is None:
+        return "unknown"
+    if gain["lower"] > 0:
+        return "yes"
+    return "no" if gain["upper"] < 0 else "not shown"
+
+
+def _headline(rivals: dict[str, str], group: dict[str, Any]) -> tuple[str, str]:
+    area = group["model"]["auroc"]
+    start = f"AUROC {_interval(area)}."
+    if not rivals:
+        return "mixed", f"{start} No baseline could be fitted: the cohort has no train rows."
+    won = [NAMES[name] for name, how in rivals.items() if how == "yes"]
+    lost = [NAMES[name] for name, how in rivals.items() if how != "yes"]
+    if not lost:
+        return "good", f"{start} Ranks better than {_list(won)}."
+    if won:
+        return (
+            "mixed",
+            f"{start} Ranks better than {_list(won)}, but not shown to beat {_list(lost)}.",
+        )
+    return "bad", f"{start} Not shown to rank better than {_list(lost)}."
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    if estimate["lower"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} (95 % {estimate['lower']:.3f} to {estimate['upper']:.3f})"
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _calibrated(group: dict[str, Any]) -> str:
+    """ "yes", "no" or "not judged" (too few events): O/E against 0.8 to 1.25."""
+    events = group["counts"]["n_events"]
+    ratio = group["model"]["observed_expected"]["value"]
+    if isinstance(events, str) or events < VERDICT_EVENTS or ratio is None:
+        return "not judged"
+    return "yes" if RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1] else "no"
+
+
+def _not_when(task: dict[str, Any], group: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    notes = ["As a medical device, or for the care of one person: it was never tested for that."]
+    if task["status"] == "unstable":
+        notes.append(f"Where a firm number is needed: {task['reason']}.")
+    ratio = group["model"]["observed_expected"]["value"]
+    calibrated = _calibrated(group)
+    if calibrated == "no":
+        side = "too low" if ratio > 1 else "too high"
+        notes.append(
+            f"Where the risk itself matters, not only the order: predictions are {side} "
+            f"(observed / expected {ratio:.2f})."
+        )
+    if calibrated == "not judged":
+        notes.append(
+            f"Where the risk itself matters: fewer than {VERDICT_EVENTS} events, so calibration "
+            "is not judged."
+        )
+    silent = [
+        row["label"]
+        for rows in (task["subgroups"].get(kind, []) for kind in ("sex", "age"))
+        for row in rows
+        if row["status"] == FEW
+    ]
+    if silent:
+        notes.append(f"In groups with too few events to check: {', '.join(silent)}.")
+    recurrent = task["groups"]["recurrent"]
+    if task["primary_group"] == "incident" and recurrent["status"] == FEW:
+        notes.append("In people who already had the outcome: too few of them to check.")
+    undetermined = task["monte_carlo"]["mean_undetermined"]
+    if undetermined is not None and undetermined > MOST_UNDETERMINED:
+        notes.append(
+            f"As single numbers: {undetermined:.1%} of rollouts ended undetermined, so each risk "
+            "is an interval."
+        )
+    if about.get("death_ascertainment") != "linked":
+        notes.append(
+            "To compare with registers: deaths outside the record may be missing "
+            f"(death ascertainment: {about.get('death_ascertainment')})."
+        )
+    return notes
