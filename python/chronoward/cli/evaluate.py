@@ -33,3 +33,27 @@ def predictions(
     for task in section["tasks"]:
         typer.echo(f"{task['outcome']}, {task['horizon_days']} days: {task['verdict']['headline']}")
     typer.echo(f"wrote {metrics}")
+
+
+@app.command("omop")
+def omop(
+    source: Path = typer.Argument(..., metavar="DIR", help="OMOP folder or DuckDB file."),
+    out: Path = typer.Option(..., "--out", help="Evaluation folder; sections are added to it."),
+    threads: int = typer.Option(1, "--threads", help="Threads; results do not depend on them."),
+    memory_limit: str = typer.Option("2GB", "--memory-limit", help="Larger tables spill to disk."),
+) -> None:
+    """Conformance and sense of an OMOP CDM 5.4 database, by SQL on its files."""
+    from chronoward.evaluation.omop import evaluate_omop
+    from chronoward.evaluation.sections import write_section
+
+    section = evaluate_omop(source, memory_limit=memory_limit, threads=threads)
+    metrics = write_section(out, "omop", section)
+    typer.echo(
+        f"{section['n_checks']:,} checks: {section['hard_violations']:,} hard violations, "
+        f"{section['soft_violations']:,} soft"
+    )
+    for row in section["failed"]:
+        place = ".".join(part for part in (row["table"], row["column"]) if part)
+        at = "" if row["example_row"] is None else f", first in row {row['example_row']:,}"
+        typer.echo(f"{row['severity']}  {row['name']}  {place}: {row['violations']:,}{at}")
+    typer.echo(f"wrote {metrics}")
