@@ -36,5 +36,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("__version__") = CHRONOWARD_VERSION;
   m.attr("RULES_VERSION") = chronoward::rules_version();
   register_errors();
+  bind_pack(m);
   bind_philox(m);
 }

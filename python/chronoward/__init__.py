@@ -13,7 +13,9 @@ from typing import Any
 __version__ = _version("chronoward")
 
 # public name -> module that defines it
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "pack": "chronoward.packing",
+}
 
 __all__ = ["__version__"]
 
