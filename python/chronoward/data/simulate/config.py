@@ -1,0 +1,333 @@
+"""Every rate and half-life of the clinic, as frozen dataclasses that a YAML or JSON file can set.
+
+Rates are a year, half-lives in weeks, the rest is a probability or a ratio unless a docstring says
+otherwise. `draw_config` draws another clinic that keeps the properties; nothing in the code below
+this file knows a number that it could change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from chronoward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Censoring = Literal["none", "light", "heavy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationConfig:
+    """Who comes to the clinic."""
+
+    age_mean_years: float = 62.0
+    age_sd_years: float = 13.0
+    female_share: float = 0.53
+    black_share: float = 0.18
+    asian_share: float = 0.07
+    site_b_share: float = 0.4
+    smoker_share: float = 0.27
+    frailty_shares: tuple[float, float, float] = (0.55, 0.32, 0.13)
+    metabolic_share: float = 0.38
+    """Share with the cardiometabolic trait: a cause of heart failure, and of diabetes."""
+    frequent_share: float = 0.4
+    """Share who see their doctor often, whatever their health."""
+    dialysis_share: float = 0.022
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitConfig:
+    """The routine visit: the one whose panel tells about every latent state."""
+
+    rate: float = 0.75
+    frequent_ratio: float = 3.2
+    frailty_ratios: tuple[float, float, float] = (0.8, 1.15, 1.6)
+    repeat_probability: float = 0.6
+    """A chronic code is recorded again with this probability at each routine visit."""
+    background_codes: float = 1.6
+    """Mean number of codes a routine visit that mean nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeathConfig:
+    """Death from other causes (diseases add theirs)."""
+
+    rate: float = 0.0135
+    age_slope: float = 0.85
+    """Log ratio a decade, around 65."""
+    frailty_ratios: tuple[float, float, float] = (0.55, 1.1, 2.6)
+    male_ratio: float = 1.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AirwayConfig:
+    """The spontaneous outcome: flares in short windows that no code announces."""
+
+    severe_share: float = 0.33
+    worsening_rate: float = 0.02
+    window_rate: float = 0.34
+    window_severe_ratio: float = 1.6
+    window_half_life: float = 24.0
+    visit_ratio: float = 4.0
+    """Routine visits in a window, relative to outside."""
+    flare_rate_quiet: float = 0.02
+    flare_rate_window: float = 0.5
+    severe_ratio: float = 4.0
+    smoker_ratio: float = 1.6
+    age_slope: float = 0.16
+    eosinophil_separation: float = 2.4
+    """Distance of the two stages' mean values, in standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeartConfig:
+    """The announced outcome: precursors in a short symptomatic stage, then the diagnosis."""
+
+    onset_rate: float = 0.022
+    age_slope: float = 0.42
+    male_ratio: float = 1.3
+    metabolic_ratio: float = 2.6
+    black_ratio: float = 1.35
+    prevalent_share: float = 0.07
+    """Preclinical disease at entry, at 65 without the metabolic trait."""
+    symptom_rate: float = 0.42
+    symptom_half_life: float = 20.0
+    false_symptom_rate: float = 0.02
+    repeat_symptom_rate: float = 0.5
+    diagnosis_rate: float = 1.9
+    site_b_diagnosis_ratio: float = 0.75
+    drug_effect: float = 0.55
+    """Ratio by which the drug multiplies onset of symptoms and diagnosis: the causal effect."""
+    drug_start_rate: float = 0.02
+    drug_metabolic_ratio: float = 3.5
+    drug_preclinical_rate: float = 0.3
+    drug_stop_rate: float = 0.2
+    refill_rate: float = 2.6
+    symptom_death_rate: float = 0.12
+    stable_death_rate: float = 0.07
+    acute_death_rate: float = 0.35
+    clinic_rate: float = 2.2
+    acute_clinic_rate: float = 7.0
+    acute_rate: float = 0.4
+    acute_half_life: float = 9.0
+    stiff_share_female: float = 0.65
+    stiff_share_male: float = 0.35
+    """The planted subtype: preserved ejection fraction."""
+    stiff_acute_ratio: float = 0.6
+    bnp_separation: float = 1.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class DementiaConfig:
+    """Slow, age-driven, and in competition with death."""
+
+    impairment_rate: float = 0.013
+    age_slope: float = 0.8
+    conversion_rate: float = 0.22
+    frail_ratio: float = 1.5
+    prevalent_share: float = 0.02
+    diagnosis_rate: float = 0.6
+    death_rate: float = 0.16
+    clinic_rate: float = 1.5
+    cognition_separation: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class KneeConfig:
+    """Osteoarthritis of the knee, then replacement."""
+
+    onset_rate: float = 0.03
+    age_slope: float = 0.25
+    female_ratio: float = 1.5
+    early_share: float = 0.12
+    diagnosis_rate: float = 0.28
+    clinic_rate: float = 0.8
+    replacement_rate: float = 0.09
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancerConfig:
+    """Lung cancer: latent growth by stage, then treatment lines and survival by stage."""
+
+    onset_rate: float = 0.005
+    age_slope: float = 0.35
+    smoker_ratio: float = 4.0
+    spread_rate: float = 0.5
+    metastasis_rate: float = 0.8
+    diagnosis_rates: tuple[float, float, float] = (0.25, 0.7, 2.2)
+    treatment_half_lives: tuple[float, float, float] = (8.0, 14.0, 16.0)
+    treatment_rate: float = 15.0
+    relapse_rates: tuple[float, float] = (0.12, 0.4)
+    """From remission after local and after regional disease."""
+    relapse_half_life: float = 70.0
+    """The relapse window: who stays well as long leaves it with probability one half."""
+    progression_rate: float = 1.1
+    death_rates: tuple[float, float, float] = (0.02, 0.15, 0.55)
+    """During treatment of local, regional and metastatic disease."""
+    late_death_rates: tuple[float, float] = (0.7, 1.6)
+    """On the second line, and without treatment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiabetesConfig:
+    """Type 2 diabetes: caused by the metabolic trait, no cause of heart failure here."""
+
+    onset_rate: float = 0.012
+    metabolic_ratio: float = 3.0
+    prevalent_share: float = 0.05
+    diagnosis_rate: float = 0.5
+    treatment_rate: float = 1.2
+    lapse_rate: float = 0.25
+    refill_rate: float = 2.6
+    clinic_rate: float = 1.0
+    hba1c_separation: float = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndependentConfig:
+    """The control: a constant rate, with a visit of its own, for everyone."""
+
+    rate: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class CensoringConfig:
+    """What ends the record, but not the life; patients are the same at every level."""
+
+    level: Censoring = "light"
+    dropout_rate: float = 0.035
+    after_stay_ratio: float = 3.0
+    """Dropout in the half year after a stay: informative, through what is recorded."""
+    old_ratio: float = 1.4
+    heavy_ratio: float = 4.0
+    heavy_years: tuple[float, float] = (2.0, 7.0)
+    """Under heavy censoring the record ends at a uniform time after entry, at the latest."""
+    gap_share: float = 0.07
+    """Subjects who leave once and come back: two observation periods."""
+    gap_weeks: tuple[int, int] = (20, 60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalendarConfig:
+    """Dates (ISO). Subjects enter between the first two; the last is the extract."""
+
+    entry_from: str = "2010-01-04"
+    entry_to: str = "2016-01-04"
+    end: str = "2019-12-30"
+    coding_switch: str = "2015-10-01"
+    """Source codes change their vocabulary, as from ICD-9-CM to ICD-10-CM."""
+    drift: str = "2017-07-01"
+    """From here on more labs are taken, and some routine visits are remote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """How things are written down: codes, labs, faults."""
+
+    n_background_codes: int = 3400
+    zipf_exponent: float = 1.0
+    lab_probability: float = 0.45
+    drift_lab_ratio: float = 1.3
+    drift_remote_share: float = 0.25
+    trap_ratio: float = 1.0
+    """Multiplies how often each planted fault occurs; 0 plants none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """A whole clinic."""
+
+    population: PopulationConfig = field(default_factory=PopulationConfig)
+    visits: VisitConfig = field(default_factory=VisitConfig)
+    death: DeathConfig = field(default_factory=DeathConfig)
+    airway: AirwayConfig = field(default_factory=AirwayConfig)
+    heart: HeartConfig = field(default_factory=HeartConfig)
+    dementia: DementiaConfig = field(default_factory=DementiaConfig)
+    knee: KneeConfig = field(default_factory=KneeConfig)
+    cancer: CancerConfig = field(default_factory=CancerConfig)
+    diabetes: DiabetesConfig = field(default_factory=DiabetesConfig)
+    independent: IndependentConfig = field(default_factory=IndependentConfig)
+    censoring: CensoringConfig = field(default_factory=CensoringConfig)
+    calendar: CalendarConfig = field(default_factory=CalendarConfig)
+    records: RecordConfig = field(default_factory=RecordConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON can hold it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SimulationConfig:
+        """Defaults, changed where `values` says so.
+
+        Args:
+            values: nested mapping, section -> field -> value.
+
+        Raises:
+            ConfigError: an unknown section or field, or a value of another type or length.
+        """
+        sections: dict[str, Any] = {}
+        known = {item.name for item in dataclasses.fields(cls)}
+        for name, section in values.items():
+            if name not in known or not isinstance(section, dict):
+                message = f"simulation config: {name!r} is no section of it ({sorted(known)})"
+                raise ConfigError(message)
+            sections[name] = _section(name, getattr(cls(), name), section)
+        return cls(**sections)
+
+
+def _section(name: str, default: Any, values: dict[str, Any]) -> Any:
+    known = {item.name: getattr(default, item.name) for item in dataclasses.fields(default)}
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            message = f"simulation config: {name}.{key} is not a field of it ({sorted(known)})"
+            raise ConfigError(message)
+        changed[key] = _coerced(f"{name}.{key}", known[key], value)
+    return dataclasses.replace(default, **changed)
+
+
+def _coerced(name: str, default: Any, value: Any) -> Any:
+    """`value` in the default's type; numbers must be finite and not negative."""
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or len(value) != len(default):
+            message = f"simulation config: {name} needs {len(default)} numbers"
+            raise ConfigError(message)
+        return tuple(_coerced(name, a, b) for a, b in zip(default, value, strict=True))
+    if isinstance(default, str):
+        if name == "censoring.level" and value not in ("none", "light", "heavy"):
+            message = "simulation config: censoring.level is one of none, light, heavy"
+            raise ConfigError(message)
+        return str(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < float("inf"):
+        message = f"simulation config: {name} must be a finite number >= 0"
+        raise ConfigError(message)
+    if isinstance(default, int) and value != int(value):
+        message = f"simulation config: {name} must be a whole number"
+        raise ConfigError(message)
+    return type(default)(value)
+
+
+def load_config(path: Path) -> SimulationConfig:
+    """Reads a YAML (or JSON) file of sections and fields; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: not YAML, or unknown or impossible fields.
+        OSError: the file cannot be read.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = f"{path} is not valid YAML or JSON: {error}"
+        raise ConfigError(message) from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        message = f"{path}: expected sections with fields"
+        raise ConfigError(message)
+    return SimulationConfig.from_dict(values)

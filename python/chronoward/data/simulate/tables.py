@@ -1,0 +1,79 @@
+"""The clinic as OMOP CDM 5.4 tables: columns of NumPy arrays, written as CSV.
+
+A column that is not given is empty. Times are minutes since 1970, dates days; `NO_TIME` means none
+of either, `NONE` no integer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from chronoward.data.simulate.omop_fields import columns
+from chronoward.files import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Columns = dict[str, Any]
+
+_TYPES = {
+    "i": pa.int64(),
+    "f": pa.float64(),
+    "d": pa.date32(),
+    "t": pa.timestamp("s"),
+    "s": pa.string(),
+}
+NONE = -1
+NO_TIME = -(1 << 40)
+
+
+def strings(index: NDArray[np.int64], values: list[str]) -> pa.Array:
+    """`values[index]`, null where the index is negative."""
+    safe = pa.array(index, mask=index < 0)
+    return pa.array(values, pa.string()).take(safe)
+
+
+def _column(kind: str, value: Any, n: int) -> pa.Array:
+    if value is None:
+        return pa.nulls(n, _TYPES[kind])
+    if isinstance(value, pa.Array):
+        return value
+    if isinstance(value, int | float | str):
+        return pa.repeat(pa.scalar(value, _TYPES[kind]), n)
+    array = np.asarray(value)
+    if kind == "t":
+        return pa.array(array * 60, pa.int64(), mask=array == NO_TIME).cast(_TYPES[kind])
+    if kind == "d":
+        none = array == NO_TIME
+        return pa.array(np.where(none, 0, array).astype(np.int32), mask=none).cast(_TYPES[kind])
+    if kind == "f":
+        return pa.array(array, mask=np.isnan(array))
+    if kind == "i":
+        return pa.array(array, pa.int64(), mask=array == NONE)
+    return pa.array(array.tolist() if isinstance(array, np.ndarray) else array, pa.string())
+
+
+def build_table(name: str, n: int, given: Columns) -> pa.Table:
+    """A CDM table of `n` rows from the columns that are known.
+
+    Raises:
+        KeyError: a column that the table does not have (a fault of ours).
+    """
+    fields = columns(name)
+    unknown = set(given) - {field for field, _ in fields}
+    if unknown:
+        raise KeyError(name, sorted(unknown))
+    arrays = {field: _column(kind, given.get(field), n) for field, kind in fields}
+    return pa.table(arrays)
+
+
+def write_csv(folder: Path, name: str, table: pa.Table) -> None:
+    """Writes `<folder>/<name>.csv`, whole or not at all."""
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        pyarrow.csv.write_csv(table, temporary)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+from chronoward.data.simulate import simulate
+from chronoward.data.simulate.omop_fields import FIELDS, columns
+from chronoward.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("clinic") / "omop"
+    simulate(out, 200, seed=3)
+    return out
+
+
+def query(folder: Path, sql: str) -> int:
+    with duckdb.connect() as connection:
+        for table in FIELDS:
+            path = folder / f"{table}.csv"
+            connection.execute(f"create view {table} as select * from read_csv('{path}')")
+        return int(connection.execute(sql).fetchone()[0])  # type: ignore[index]
+
+
+def test_every_table_has_the_columns_of_the_specification(folder: Path) -> None:
+    for table in FIELDS:
+        text = (folder / f"{table}.csv").read_text()
+        header = text.partition("\n")[0].replace('"', "").split(",")
+        assert header == [name for name, _ in columns(table)], table
+
+
+def test_subjects_have_an_observation_period(folder: Path) -> None:
+    sql = "select count(*) from person where person_id not in (select person_id from {})"
+    assert query(folder, sql.format("observation_period")) == 0
+
+
+def test_visits_of_a_subject_do_not_overlap(folder: Path) -> None:
+    sql = """
+        select count(*) from (
+            select visit_start_datetime < lag(visit_end_datetime) over (
+                partition by person_id order by visit_start_datetime) as is_overlap
+            from visit_occurrence) where is_overlap"""
+    assert query(folder, sql) == 0
+
+
+def test_the_vocabulary_has_three_thousand_codes(folder: Path) -> None:
+    assert query(folder, "select count(*) from concept where concept_code like 'B%'") >= 3000
+
+
+def test_concept_ids_and_codes_are_unique(folder: Path) -> None:
+    sql = "select count(*) - count(distinct {}) from concept"
+    assert query(folder, sql.format("concept_id")) == 0
+    assert query(folder, sql.format("(vocabulary_id, concept_code)")) == 0
+
+
+def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    simulate(tmp_path / "again", 200, seed=3)
+    for path in folder.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_folder_with_content_is_refused(folder: Path) -> None:
+    with pytest.raises(StateError, match="not empty"):
+        simulate(folder, 10, seed=0)
+
+
+def test_no_subjects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="n_subjects"):
+        simulate(tmp_path / "none", 0, seed=0)
