@@ -192,7 +192,9 @@ class Loader:
         counts = np.diff(plan.rows.offsets)[numbers]
         row_offsets = np.zeros(n + 1, np.int64)
         np.cumsum(counts, out=row_offsets[1:])
-        chosen = np.concatenate([np.zeros(0, np.int64), *(plan.rows.row(int(r)) for r in numbers)])
+        chosen = np.concatenate(
+            [np.zeros(0, np.int64), *(plan.rows.row(r) for r in numbers.tolist())]
+        )
         token_id, time_min, n_prior, loss_mask, cu_seqlens = _core.fill_rows(
             self._shards,
             self._positions(chosen),
@@ -223,7 +225,8 @@ class Loader:
             "segment_lead": by_row(windows.n_lead[chosen], 0),
         }
         used = np.add.reduceat(windows.length[chosen] + windows.n_lead[chosen], row_offsets[:-1])
+        rows = zip(*(tensor.unbind(0) for tensor in tensors.values()), strict=True)
         return [
-            PackedRow(**{name: t[r] for name, t in tensors.items()}, n_tokens=int(used[r]))
-            for r in range(n)
+            PackedRow(**dict(zip(tensors, row, strict=True)), n_tokens=n_used)
+            for row, n_used in zip(rows, used.tolist(), strict=True)
         ]

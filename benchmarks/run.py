@@ -1,0 +1,46 @@
+"""python benchmarks/run.py [ID …] [--quick]: one JSON line a number, on standard output.
+
+Without ids it runs all that need no GPU. A measure whose correctness check fails prints no number:
+its error goes to standard error, the others still run, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+# One thread a library, said before they load: rates are per CPU-second.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.record import line  # noqa: E402
+from benchmarks.registry import MODULES, measure  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the measures and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"any of {', '.join(MODULES)}")
+    parser.add_argument("--quick", action="store_true", help="smaller inputs, seconds each")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.ids if name not in MODULES]
+    if unknown:
+        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MODULES)}")
+    failed = False
+    for name in options.ids or MODULES:
+        try:
+            for measurement in measure(name)(options.quick):
+                sys.stdout.write(line(measurement) + "\n")
+                sys.stdout.flush()
+        except Exception:
+            failed = True
+            sys.stderr.write(f"{name} failed:\n{traceback.format_exc()}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
