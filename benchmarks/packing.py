@@ -86,7 +86,9 @@ def _check(loader: Loader, timelines: _Timelines) -> None:
 
 
 def _store(folder: Path, timelines: _Timelines) -> TokenStore:
-    writer = StoreWriter(folder, tokenizer_json=b"{}")
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    writer = StoreWriter(folder, tokenizer_hash="none")
     writer.add(timelines, np.zeros(len(timelines.subject_id), np.uint8))
     writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
     return TokenStore.open(folder)
@@ -98,12 +100,10 @@ def measure(quick: bool) -> Iterator[Measurement]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small = _Timelines(2_000)
-        (folder / "small").mkdir()
         split = _store(folder / "small", small).split("train")
         _check(Loader(split, _Rules(), row_tokens=ROW_TOKENS, rows_per_step=8), small)
 
         timelines = _Timelines(20_000 if quick else 250_000)
-        (folder / "large").mkdir()
         split = _store(folder / "large", timelines).split("train")
         lengths, n_tokens = split.lengths, split.n_tokens
         with Stopwatch() as plan:

@@ -13,8 +13,9 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import matmul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -85,7 +86,7 @@ def _peak(make: Callable[[int], Any]) -> float:
     rate = 0.0
     for size in (128, 1024):
         matrix = make(size)
-        rate = max(rate, _best_rate(lambda m=matrix: m @ m, size))
+        rate = max(rate, _best_rate(partial(matmul, matrix, matrix), size))
         if rate < _SLOW_GFLOPS:
             break
     return round(rate, 1)
@@ -101,8 +102,8 @@ def gemm_peaks() -> dict[str, float | None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     peaks: dict[str, float | None] = {
-        name: _peak(lambda n, dtype=dtype: torch.ones(n, n, dtype=dtype))
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+        "fp32": _peak(lambda n: torch.ones(n, n, dtype=torch.float32)),
+        "bf16": _peak(lambda n: torch.ones(n, n, dtype=torch.bfloat16)),
     }
     torch.set_num_threads(threads)
     return peaks

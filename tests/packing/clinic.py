@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tests.store.timelines import TOKENIZER_JSON, Batch
+from tests.store.timelines import Batch, open_writer
 
 from chronoward import philox
-from chronoward.store import StoreWriter, TokenStore
+from chronoward.store import TokenStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,8 +127,7 @@ def make_batch(n: int, *, n_visits: int = 6, n_codes: int = 8) -> Batch:
 
 def make_store(folder: Path, n: int, *, max_tokens: int = 3000, n_codes: int = 8) -> TokenStore:
     """A store whose train split holds n subjects in several shards."""
-    folder.mkdir()
-    writer = StoreWriter(folder, tokenizer_json=TOKENIZER_JSON, max_tokens=max_tokens)
+    writer = open_writer(folder, max_tokens=max_tokens)
     writer.add(make_batch(n, n_codes=n_codes), np.zeros(n, np.uint8))
     writer.finish(calendar="real", observation="observation_period", split_rule="hash", counts={})
     return TokenStore.open(folder)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.store.timelines import TOKENIZER_JSON, Batch, make_batch
+from tests.store.timelines import Batch, make_batch, open_writer
 
 from chronoward import files
 from chronoward.errors import DataError, FormatError, LimitError
-from chronoward.store import StoreWriter, TokenStore
+from chronoward.store import TokenStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,7 @@ RULES = {
 
 
 def write(out: Path, batches: list[tuple[Batch, np.ndarray]], max_tokens: int = 1 << 24) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    writer = StoreWriter(out, tokenizer_json=TOKENIZER_JSON, max_tokens=max_tokens)
+    writer = open_writer(out, max_tokens=max_tokens)
     for batch, split in batches:
         writer.add(batch, split)
     writer.finish(**RULES)
@@ -197,8 +196,7 @@ def test_a_missing_shard_is_an_os_error_with_its_path(store: Path) -> None:
 
 def test_a_shard_of_another_store_is_a_format_error(store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    writer = StoreWriter(other, tokenizer_json=b'{"made": "by hand."}\n', max_tokens=200)
+    writer = open_writer(other, tokenizer="by hanD", max_tokens=200)
     subjects = np.arange(-20, 20, dtype=np.int64) * 7
     split = (np.arange(40) % 10 // 8 + np.arange(40) % 10 // 9).astype(np.uint8)
     writer.add(make_batch(subjects, np.arange(40, dtype=np.int64) + 3), split)
@@ -259,8 +257,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing_half_written(
     tmp_path: Path, batch: Batch, split: np.ndarray
 ) -> None:
     out = tmp_path / "s"
-    out.mkdir()
-    writer = StoreWriter(out, tokenizer_json=TOKENIZER_JSON)
+    writer = open_writer(out)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward import philox
+from chronoward.store import MAX_SHARD_TOKENS, StoreWriter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-TOKENIZER_JSON = b'{"made": "by hand"}\n'
+
+def open_writer(
+    folder: Path, *, max_tokens: int = MAX_SHARD_TOKENS, tokenizer: str = "by hand"
+) -> StoreWriter:
+    """A writer in a new folder that holds a pretended tokenizer."""
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(f'{{"made": "{tokenizer}"}}')
+    return StoreWriter(folder, tokenizer_hash=tokenizer, max_tokens=max_tokens)
 
 
 @dataclass(frozen=True, eq=False)

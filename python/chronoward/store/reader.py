@@ -215,7 +215,7 @@ class TokenStore:
     Attributes:
         path: its folder.
         manifest: the content of `store.json`.
-        tokenizer_hash: SHA-256 of `tokenizer.json`, hex.
+        tokenizer_hash: `Tokenizer.hash` of the tokenizer that encoded it.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ class TokenStore:
         """
         folder = Path(path)
         store = cls(folder, _read_manifest(folder))
-        if files.sha256_file(store.tokenizer_path) != store.tokenizer_hash:
+        if files.sha256_file(store.tokenizer_path) != store.manifest["tokenizer_sha256"]:
             message = f"{store.tokenizer_path} is not the tokenizer that encoded this store"
             raise FormatError(message)
         for entry in store._entries():

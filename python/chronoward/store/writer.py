@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -111,8 +110,8 @@ class StoreWriter:
     Which subjects share a shard depends on their order and lengths only, not on the batches.
 
     Args:
-        out: the store's folder; it exists and holds nothing but this store's own files.
-        tokenizer_json: canonical bytes of the tokenizer, written as `tokenizer.json`.
+        out: the store's folder; it holds `tokenizer.json` and nothing but this store's own files.
+        tokenizer_hash: `Tokenizer.hash` of that tokenizer; every shard carries it.
         max_tokens: tokens a shard at most.
 
     Raises:
@@ -120,15 +119,14 @@ class StoreWriter:
     """
 
     def __init__(
-        self, out: Path, *, tokenizer_json: bytes, max_tokens: int = MAX_SHARD_TOKENS
+        self, out: Path, *, tokenizer_hash: str, max_tokens: int = MAX_SHARD_TOKENS
     ) -> None:
         self.out = Path(out)
-        self.tokenizer_hash = hashlib.sha256(tokenizer_json).hexdigest()
+        self.tokenizer_hash = tokenizer_hash
         self._max_tokens = max_tokens
         self._pending = {name: _Pending() for name in SPLITS}
         self._last: dict[str, int | None] = dict.fromkeys(SPLITS)
         self._shards: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
-        files.write_bytes(self.out / TOKENIZER, tokenizer_json)
 
     def add(self, batch: Timelines, split: NDArray[np.uint8]) -> None:
         """Appends timelines.
@@ -226,6 +224,7 @@ class StoreWriter:
             "format": FORMAT,
             "version": VERSION,
             "tokenizer": self.tokenizer_hash,
+            "tokenizer_sha256": files.sha256_file(self.out / TOKENIZER),
             "calendar": calendar,
             "observation": observation,
             "split_rule": split_rule,
