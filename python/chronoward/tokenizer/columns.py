@@ -1,0 +1,126 @@
+"""Arrow event tables as flat arrays: strings become small keys once a batch, never per event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chronoward.errors import DataError
+from chronoward.schema import Role, event_schema
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NULL_US: Final = -(2**63)
+
+Key = tuple[int, str, str, "str | None"]  # role, table, code, unit
+
+
+@dataclass(frozen=True, eq=False)
+class EventColumns:
+    """Events of whole subjects, (N,) each; `key` indexes `keys`, `text` indexes `texts` (-1 none).
+
+    Times are microseconds since 1970, `NULL_US` where there is none; visit_id likewise; `value` is
+    NaN where there is no number.
+    """
+
+    subject_id: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    available_us: NDArray[np.int64]
+    role: NDArray[np.uint8]
+    key: NDArray[np.int32]
+    value: NDArray[np.float32]
+    text: NDArray[np.int32]
+    visit_id: NDArray[np.int64]
+    end_us: NDArray[np.int64]
+    keys: list[Key]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.subject_id)
+
+
+def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    column = table.column(name)
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us")).cast(pa.int64())
+    filled = column.combine_chunks() if column.null_count == 0 else column.fill_null(NULL_US)
+    return np.ascontiguousarray(filled.to_numpy(), dtype=np.int64)
+
+
+def _dictionary(table: pa.Table, name: str) -> tuple[NDArray[np.int64], list[Any]]:
+    """Codes (-1 for null) and the values they stand for."""
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        encoded = column.unify_dictionaries().combine_chunks()
+    else:
+        encoded = pc.dictionary_encode(column).combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
+        return np.zeros(0, np.int64), []
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    return np.ascontiguousarray(codes), encoded.dictionary.to_pylist()
+
+
+def read_events(events: pa.Table) -> EventColumns:
+    """Flat arrays of an event table.
+
+    Args:
+        events: columns of `chronoward.schema.event_schema`; strings may be dictionary-encoded.
+
+    Raises:
+        DataError: a column is missing, or subjects do not ascend (not whole and contiguous).
+    """
+    missing = [name for name in event_schema().names if name not in events.column_names]
+    if missing:
+        message = f"event table lacks the columns {missing}"
+        raise DataError(message)
+    subject_id = _integers(events, "subject_id")
+    falls = np.flatnonzero(np.diff(subject_id) < 0)
+    if len(falls):
+        message = f"events row {falls[0] + 1}: subjects must be contiguous and ascending"
+        raise DataError(message)
+    role = np.ascontiguousarray(events.column("role").to_numpy(), dtype=np.uint8)
+    if len(role) and role.max() > max(Role):
+        message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
+        raise DataError(message)
+    key, keys = _combine(events, role)
+    text, texts = _dictionary(events, "text_value")
+    value = events.column("numeric_value").fill_null(np.float32(np.nan)).to_numpy()
+    time_us = _integers(events, "time")
+    available_us = _integers(events, "available_time")
+    return EventColumns(
+        subject_id=subject_id,
+        time_us=time_us,
+        available_us=np.where(available_us == NULL_US, time_us, available_us),
+        role=role,
+        key=key,
+        value=np.ascontiguousarray(value, dtype=np.float32),
+        text=text.astype(np.int32),
+        visit_id=_integers(events, "visit_id"),
+        end_us=_integers(events, "end_time"),
+        keys=keys,
+        texts=texts,
+    )
+
+
+def _combine(events: pa.Table, role: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Key]]:
+    """One key per (role, table, code, unit) that occurs, and what it stands for."""
+    tables, table_names = _dictionary(events, "table")
+    codes, code_names = _dictionary(events, "code")
+    units, unit_names = _dictionary(events, "unit")
+    n_tables, n_units = len(table_names), len(unit_names) + 1
+    n_codes = len(code_names)
+    combined = ((role.astype(np.int64) * n_tables + tables) * n_codes + codes) * n_units + units + 1
+    present, key = np.unique(combined, return_inverse=True)
+    keys: list[Key] = []
+    for number in present.tolist():
+        rest, unit = divmod(number, n_units)
+        rest, code = divmod(rest, n_codes)
+        kind, table = divmod(rest, n_tables)
+        name = unit_names[unit - 1] if unit else None
+        keys.append((kind, table_names[table], code_names[code], name))
+    return key.astype(np.int32), keys

@@ -1,0 +1,390 @@
+"""What `fit` needs to know of the train split: mergeable, the same for any sharding or order.
+
+Numbers of events and subjects are exact (a subject lies wholly in one table). Values, durations and
+starts are bottom-k samples by a hash of the event itself, so that the sample of a union is made
+from the samples. The counts hold rare codes: they are working files, not for publication.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from chronoward import files
+from chronoward.errors import DataError, FormatError
+from chronoward.schema import Role
+from chronoward.tokenizer.columns import NULL_US, EventColumns, read_events
+from chronoward.tokenizer.grammar import US_PER_DAY, US_PER_MIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SAMPLE_SIZE: Final = 4096
+COUNTS_VERSION: Final = 1
+CODE_COLUMNS: Final = ("table", "code")
+
+Key = tuple[int, str, str, "str | None"]
+
+
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of SplitMix64 (Steele et al. 2014) per element; a bijection."""
+    with np.errstate(over="ignore"):
+        z = x + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A bottom-k sample per group, sorted by (group, priority, subject, value)."""
+
+    group: NDArray[np.int64]
+    priority: NDArray[np.uint64]
+    subject: NDArray[np.uint64]
+    value: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls) -> Sample:
+        """No rows."""
+        none = np.zeros(0, np.uint64)
+        return cls(np.zeros(0, np.int64), none, none, np.zeros(0, np.float64))
+
+    @classmethod
+    def of(
+        cls,
+        group: NDArray[np.int64],
+        subject: NDArray[np.int64],
+        salt: NDArray[np.int64],
+        value: NDArray[np.float64],
+    ) -> Sample:
+        """Rows with a priority that hangs on (subject, salt, value) only."""
+        who = splitmix64(subject.astype(np.uint64))
+        bits = np.ascontiguousarray(value, np.float64).view(np.uint64)
+        priority = splitmix64(splitmix64(who ^ salt.astype(np.uint64)) ^ bits)
+        return cls(group, priority, who, value).bottom()
+
+    def bottom(self, k: int = SAMPLE_SIZE) -> Sample:
+        """The k rows of least priority of each group."""
+        order = np.lexsort((self.value, self.subject, self.priority, self.group))
+        group = self.group[order]
+        starts = np.flatnonzero(np.diff(group, prepend=np.int64(-1)))
+        within = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
+        kept = order[within < k]
+        return Sample(*(getattr(self, n)[kept] for n in ("group", "priority", "subject", "value")))
+
+    def renamed(self, new_group: NDArray[np.int64]) -> Sample:
+        """The same rows with group g called new_group[g]."""
+        return Sample(new_group[self.group], self.priority, self.subject, self.value)
+
+    def of_group(self, group: int) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        """(values, subjects) of one group."""
+        lo, hi = np.searchsorted(self.group, [group, group + 1])
+        return self.value[lo:hi], self.subject[lo:hi]
+
+    @classmethod
+    def union(cls, a: Sample, b: Sample) -> Sample:
+        """Sample of the union of what a and b were sampled from."""
+        names = ("group", "priority", "subject", "value")
+        joined = [np.concatenate([getattr(a, n), getattr(b, n)]) for n in names]
+        return cls(*joined).bottom()
+
+
+def _first_per_subject(group: NDArray[np.int64], subject: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True at one row per distinct (group, subject)."""
+    order = np.lexsort((subject, group))
+    g, s = group[order], subject[order]
+    is_new = np.ones(len(g), np.bool_)
+    is_new[1:] = (g[1:] != g[:-1]) | (s[1:] != s[:-1])
+    mask = np.zeros(len(g), np.bool_)
+    mask[order[is_new]] = True
+    return mask
+
+
+@dataclass(eq=False)
+class FitCounts:
+    """Counts and samples of some subjects of the train split.
+
+    Attributes:
+        n_events: events per key (role, table, code, unit).
+        n_subjects: subjects per key.
+        n_text_subjects: subjects per (key, text).
+        years: subjects with an event per calendar year.
+        values: sampled numbers per key (group = position in `key_order`).
+        durations: sampled minutes; group 0 between visits, 1 inside, 2 between moments (events).
+        starts: sampled first moments; group 0 day of the year by year (value = year * 1000 + day),
+            1 days since birth, 2 minute of the day.
+        key_order: keys by group number of `values`.
+        codes: rows of the code table by (table, code).
+    """
+
+    n_events: dict[Key, int] = field(default_factory=dict)
+    n_subjects: dict[Key, int] = field(default_factory=dict)
+    n_text_subjects: dict[tuple[Key, str], int] = field(default_factory=dict)
+    years: dict[int, int] = field(default_factory=dict)
+    values: Sample = field(default_factory=Sample.empty)
+    durations: Sample = field(default_factory=Sample.empty)
+    starts: Sample = field(default_factory=Sample.empty)
+    key_order: list[Key] = field(default_factory=list)
+    codes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _group_of: dict[Key, int] = field(default_factory=dict)
+
+    def add(self, events: pa.Table) -> None:
+        """Counts a table of whole subjects.
+
+        Raises:
+            DataError: not an event table, or subjects not contiguous.
+        """
+        columns = read_events(events)
+        if len(columns):
+            self._add_keys(columns)
+            self._add_texts(columns)
+            self._add_values(columns)
+            self._add_times(columns)
+
+    def add_codes(self, codes: pa.Table) -> None:
+        """Takes over the rows of a code table; a code that is already there keeps its row."""
+        for row in codes.to_pylist():
+            self.codes.setdefault((row["table"], row["code"]), row)
+
+    def merge(self, other: FitCounts) -> None:
+        """Adds the counts of other subjects; the result does not depend on the order."""
+        pairs: list[tuple[dict[Any, int], dict[Any, int]]] = [
+            (self.n_events, other.n_events),
+            (self.n_subjects, other.n_subjects),
+            (self.n_text_subjects, other.n_text_subjects),
+            (self.years, other.years),
+        ]
+        for mine, theirs in pairs:
+            for key, n in theirs.items():
+                mine[key] = mine.get(key, 0) + n
+        groups = np.array([self._group(key) for key in other.key_order], np.int64)
+        self.values = Sample.union(self.values, other.values.renamed(groups))
+        self.durations = Sample.union(self.durations, other.durations)
+        self.starts = Sample.union(self.starts, other.starts)
+        for key, row in other.codes.items():
+            self.codes.setdefault(key, row)
+
+    def _group(self, key: Key) -> int:
+        if key not in self._group_of:
+            self._group_of[key] = len(self.key_order)
+            self.key_order.append(key)
+        return self._group_of[key]
+
+    def sampled_values(self, key: Key) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        """(values, subjects) sampled for a key."""
+        return self.values.of_group(self._group_of.get(key, -1))
+
+    def texts_of(self, key: Key) -> dict[str, int]:
+        """Subjects per text category of a key."""
+        return {text: n for (name, text), n in self.n_text_subjects.items() if name == key}
+
+    def _add_keys(self, c: EventColumns) -> None:
+        key = c.key.astype(np.int64)
+        events = np.bincount(key, minlength=len(c.keys))
+        subjects = np.bincount(key[_first_per_subject(key, c.subject_id)], minlength=len(c.keys))
+        for i, name in enumerate(c.keys):
+            self.n_events[name] = self.n_events.get(name, 0) + int(events[i])
+            self.n_subjects[name] = self.n_subjects.get(name, 0) + int(subjects[i])
+
+    def _add_texts(self, c: EventColumns) -> None:
+        rows = np.flatnonzero((c.text >= 0) & (c.role == Role.CODE))
+        pair = c.key[rows].astype(np.int64) * max(len(c.texts), 1) + c.text[rows]
+        pair = pair[_first_per_subject(pair, c.subject_id[rows])]
+        for number, n in zip(*np.unique(pair, return_counts=True), strict=True):
+            key, text = divmod(int(number), len(c.texts))
+            name = (c.keys[key], c.texts[text])
+            self.n_text_subjects[name] = self.n_text_subjects.get(name, 0) + int(n)
+
+    def _add_values(self, c: EventColumns) -> None:
+        rows = np.flatnonzero(np.isfinite(c.value) & (c.role == Role.CODE))
+        present, group = np.unique(c.key[rows], return_inverse=True)
+        new = np.array([self._group(c.keys[k]) for k in present], np.int64)
+        sample = Sample.of(
+            new[group] if len(new) else group.astype(np.int64),
+            c.subject_id[rows],
+            c.available_us[rows],
+            c.value[rows].astype(np.float64),
+        )
+        self.values = Sample.union(self.values, sample)
+
+    def _add_times(self, c: EventColumns) -> None:
+        timed = np.flatnonzero((c.role >= Role.VISIT) & (c.available_us != NULL_US))
+        subject, us = c.subject_id[timed], c.available_us[timed]
+        year = us.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
+        first = _first_per_subject(year, subject)
+        for y, n in zip(*np.unique(year[first], return_counts=True), strict=True):
+            self.years[int(y)] = self.years.get(int(y), 0) + int(n)
+        self._add_starts(c, subject, us)
+        minute = -(-us // US_PER_MIN)
+        visit = c.role[timed] == Role.VISIT
+        end = -(-c.end_us[timed] // US_PER_MIN)
+        end = np.where(c.end_us[timed] == NULL_US, minute, np.maximum(end, minute))
+        self._add_durations(0, subject[visit], minute[visit], end[visit])
+        self._add_inner(c, timed, minute, end)
+        moment = np.unique(np.stack([subject, minute], 1), axis=0)
+        self._add_durations(2, moment[:, 0], moment[:, 1], moment[:, 1])
+
+    def _add_starts(
+        self, c: EventColumns, subject: NDArray[np.int64], us: NDArray[np.int64]
+    ) -> None:
+        who, where = np.unique(subject, return_inverse=True)
+        first = np.full(len(who), np.iinfo(np.int64).max)
+        np.minimum.at(first, where, us)
+        birth = np.full(len(who), NULL_US)
+        rows = np.flatnonzero((c.role == Role.BIRTH) & np.isin(c.subject_id, who))
+        birth[np.searchsorted(who, c.subject_id[rows])] = c.time_us[rows]
+        day = first.astype("datetime64[us]").astype("datetime64[D]")
+        year = day.astype("datetime64[Y]")
+        of_year = (day - year.astype("datetime64[D]")).astype(np.int64)
+        minute = np.minimum(-(-(first % US_PER_DAY) // US_PER_MIN), 1439)
+        age = np.maximum(first // US_PER_DAY - birth // US_PER_DAY, 0)
+        known = birth != NULL_US
+        parts = [
+            ((year.astype(np.int64) + 1970) * 1000 + of_year, np.ones(len(who), np.bool_)),
+            (age, known),
+            (minute, np.ones(len(who), np.bool_)),
+        ]
+        for group, (value, kept) in enumerate(parts):
+            groups = np.full(int(kept.sum()), group, np.int64)
+            sample = Sample.of(groups, who[kept], groups, value[kept].astype(np.float64))
+            self.starts = Sample.union(self.starts, sample)
+
+    def _add_inner(
+        self,
+        c: EventColumns,
+        timed: NDArray[np.int64],
+        minute: NDArray[np.int64],
+        end: NDArray[np.int64],
+    ) -> None:
+        """Durations between the moments of a visit, its start and end among them."""
+        inside = c.visit_id[timed] != NULL_US
+        is_visit = (c.role[timed] == Role.VISIT) & inside
+        subject = np.concatenate([c.subject_id[timed][inside], c.subject_id[timed][is_visit]])
+        visit = np.concatenate([c.visit_id[timed][inside], c.visit_id[timed][is_visit]])
+        at = np.concatenate([minute[inside], end[is_visit]])
+        moments = np.unique(np.stack([subject, visit, at], 1), axis=0)
+        same = (np.diff(moments[:, 0]) == 0) & (np.diff(moments[:, 1]) == 0)
+        rows = np.flatnonzero(same)
+        self._sample_durations(
+            1, moments[rows, 0], moments[rows, 2], moments[rows + 1, 2] - moments[rows, 2]
+        )
+
+    def _add_durations(
+        self,
+        group: int,
+        subject: NDArray[np.int64],
+        start: NDArray[np.int64],
+        end: NDArray[np.int64],
+    ) -> None:
+        order = np.lexsort((end, start, subject))
+        subject, start, end = subject[order], start[order], end[order]
+        same = np.flatnonzero(subject[1:] == subject[:-1])
+        gaps = np.maximum(start[same + 1] - end[same], 0)
+        self._sample_durations(group, subject[same], start[same], gaps)
+
+    def _sample_durations(
+        self,
+        kind: int,
+        subject: NDArray[np.int64],
+        start: NDArray[np.int64],
+        minutes: NDArray[np.int64],
+    ) -> None:
+        # a group per kind and power of two, so that rare long durations keep a sample of their own
+        group = kind * 64 + np.frexp(minutes.astype(np.float64))[1].astype(np.int64)
+        sample = Sample.of(group, subject, start, minutes.astype(np.float64))
+        self.durations = Sample.union(self.durations, sample)
+
+    def sampled_durations(self, kind: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """(minutes, subjects) of one kind, over all magnitudes."""
+        lo, hi = np.searchsorted(self.durations.group, [kind * 64, (kind + 1) * 64])
+        return self.durations.value[lo:hi].astype(np.int64), self.durations.subject[lo:hi]
+
+    def save(self, path: Path) -> None:
+        """Writes the counts as an Arrow IPC file (contains rare codes: keep it private)."""
+        head = {
+            "version": COUNTS_VERSION,
+            "n_events": [[*k, n] for k, n in self.n_events.items()],
+            "n_subjects": [[*k, n] for k, n in self.n_subjects.items()],
+            "texts": [[*k, t, n] for (k, t), n in self.n_text_subjects.items()],
+            "years": [[y, n] for y, n in self.years.items()],
+            "key_order": [list(k) for k in self.key_order],
+            "codes": list(self.codes.values()),
+        }
+        samples = (self.values, self.durations, self.starts)
+        columns = {
+            name: np.concatenate([getattr(s, name) for s in samples])
+            for name in ("group", "priority", "subject", "value")
+        }
+        section = np.repeat(np.arange(3, dtype=np.uint8), [len(s.group) for s in samples])
+        table = pa.table({"section": section, **columns})
+        table = table.replace_schema_metadata({"chronoward-counts": json.dumps(head)})
+        with files.atomic_path(path) as temporary, pa.ipc.new_file(temporary, table.schema) as sink:
+            sink.write_table(table)
+
+    @classmethod
+    def load(cls, path: Path) -> FitCounts:
+        """Reads what `save` wrote.
+
+        Raises:
+            FormatError: not a counts file, or of another version.
+        """
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            head = json.loads((table.schema.metadata or {})[b"chronoward-counts"])
+        except (pa.ArrowInvalid, KeyError, json.JSONDecodeError):
+            message = f"{path} is not a file of fit counts"
+            raise FormatError(message) from None
+        if head["version"] != COUNTS_VERSION:
+            message = f"{path} has counts version {head['version']}, expected {COUNTS_VERSION}"
+            raise FormatError(message)
+        samples = []
+        for number in range(3):
+            part = table.filter(pa.compute.equal(table["section"], number))
+            names = ("group", "priority", "subject", "value")
+            samples.append(Sample(*(part[n].to_numpy() for n in names)))
+        order = [_as_key(k) for k in head["key_order"]]
+        return cls(
+            n_events={_as_key(k): n for *k, n in head["n_events"]},
+            n_subjects={_as_key(k): n for *k, n in head["n_subjects"]},
+            n_text_subjects={(_as_key(k), t): n for *k, t, n in head["texts"]},
+            years={int(y): int(n) for y, n in head["years"]},
+            values=samples[0],
+            durations=samples[1],
+            starts=samples[2],
+            key_order=order,
+            codes={(r["table"], r["code"]): r for r in head["codes"]},
+            _group_of={k: i for i, k in enumerate(order)},
+        )
+
+
+def _as_key(parts: list[Any]) -> Key:
+    role, table, code, unit = parts
+    return (int(role), table, code, unit)
+
+
+def count(tables: Iterable[pa.Table], codes: pa.Table) -> FitCounts:
+    """Counts event tables of the train split; each subject must lie wholly in one table.
+
+    Args:
+        tables: event tables (`chronoward.schema.event_schema`).
+        codes: the code table (`chronoward.schema.code_schema`).
+
+    Raises:
+        DataError: not event tables, or no events in them at all.
+    """
+    counts = FitCounts()
+    counts.add_codes(codes)
+    for table in tables:
+        counts.add(table)
+    if not counts.n_events:
+        message = "there are no events to fit a tokenizer on"
+        raise DataError(message)
+    return counts

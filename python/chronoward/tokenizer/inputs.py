@@ -1,0 +1,155 @@
+"""What encode reads: flat event columns, keys found in a vocabulary, observation periods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from chronoward.errors import DataError
+from chronoward.tokenizer.columns import EventColumns, Key, read_events
+from chronoward.tokenizer.fit import kind_of, nearest_kept
+from chronoward.tokenizer.vocabulary import UNKNOWN_CODE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from chronoward.tokenizer.vocabulary import Vocabulary
+
+UNKNOWN: Final = -1
+NOT_IN_PRESET: Final = -2
+NO_TEXT: Final = -1
+UNKNOWN_TEXT: Final = -2
+
+CodeRows = dict[tuple[str, str], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeInput:
+    """Events of n subjects with keys resolved.
+
+    Attributes:
+        columns: the events; subject i owns rows row_offsets[i] to row_offsets[i + 1].
+        key_entry: int32 (K,), code entry per key, `UNKNOWN` or `NOT_IN_PRESET`.
+        key_exact: uint8 (K,), 0 where the entry stands for a rarer code.
+        text_number: int32 (texts + 1,), number of each text; the last element serves text -1.
+        subject_id: int64 (n,).
+        row_offsets: int64 (n + 1,).
+        obs_offsets: int64 (n + 1,), bounds in the observation periods.
+        obs_start_us: int64, microseconds since 1970.
+        obs_end_us: int64, microseconds since 1970.
+    """
+
+    columns: EventColumns
+    key_entry: NDArray[np.int32]
+    key_exact: NDArray[np.uint8]
+    text_number: NDArray[np.int32]
+    subject_id: NDArray[np.int64]
+    row_offsets: NDArray[np.int64]
+    obs_offsets: NDArray[np.int64]
+    obs_start_us: NDArray[np.int64]
+    obs_end_us: NDArray[np.int64]
+
+
+class Resolver:
+    """Finds the code entry of a key; remembers what it found."""
+
+    def __init__(self, vocabulary: Vocabulary, code_rows: CodeRows) -> None:
+        self._vocabulary = vocabulary
+        self._code_rows = code_rows
+        self._known = set(vocabulary.dominant_entry)
+        self._found: dict[Key, tuple[int, bool]] = {}
+        self._anywhere = {  # sex and death are the same thing in any table
+            (e.kind, e.code): i
+            for i, e in reversed(list(enumerate(vocabulary.codes)))
+            if e.kind in ("sex", "death", "birth")
+        }
+        self._default = {
+            kind: i for kind, code in UNKNOWN_CODE.items() for i in self._entries(kind, code)
+        }
+
+    def _entries(self, kind: str, code: str) -> list[int]:
+        return [
+            i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind and e.code == code
+        ]
+
+    def find(self, key: Key) -> tuple[int, bool]:
+        """(entry, is it exactly this code and unit)."""
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, bool]:
+        kind = kind_of(role, self._vocabulary.spec)
+        if kind is None:
+            return NOT_IN_PRESET, True
+        exact = self._vocabulary.entry_index.get(
+            (kind, table, code, unit if kind == "code" else None)
+        )
+        if exact is not None:
+            return exact, True
+        if (kind, code) in self._anywhere:
+            return self._anywhere[kind, code], True
+        if kind == "death":  # whatever the source calls it
+            return self._entries("death", self._vocabulary.codes[self._only("death")].code)[0], True
+        target = nearest_kept(kind, table, code, self._known, self._code_rows.get((table, code)))
+        if target is not None:
+            return self._vocabulary.dominant_entry[kind, table, target], False
+        return self._default.get(kind, UNKNOWN), False
+
+    def _only(self, kind: str) -> int:
+        return next(i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind)
+
+
+def prepare_input(
+    events: pa.Table, observation: pa.Table, vocabulary: Vocabulary, resolver: Resolver
+) -> EncodeInput:
+    """Flat arrays for encode.
+
+    Args:
+        events: event table of whole subjects, ascending.
+        observation: observation periods; those of other subjects are ignored.
+        vocabulary: the tokenizer's.
+        resolver: for this vocabulary and the source's code table.
+
+    Raises:
+        DataError: a table does not have its schema, or subjects do not ascend.
+    """
+    columns = read_events(events)
+    found = [resolver.find(key) for key in columns.keys]
+    unknown = NO_TEXT if vocabulary.spec.values == "none" else UNKNOWN_TEXT
+    numbers = [vocabulary.text_index.get(text, unknown) for text in columns.texts]
+    subject_id, first = np.unique(columns.subject_id, return_index=True)
+    obs_offsets, obs_start, obs_end = _observation(observation, subject_id)
+    return EncodeInput(
+        columns=columns,
+        key_entry=np.array([entry for entry, _ in found], np.int32),
+        key_exact=np.array([exact for _, exact in found], np.uint8),
+        text_number=np.array([*numbers, NO_TEXT], np.int32),
+        subject_id=subject_id,
+        row_offsets=np.append(first, len(columns)).astype(np.int64),
+        obs_offsets=obs_offsets,
+        obs_start_us=obs_start,
+        obs_end_us=obs_end,
+    )
+
+
+def _observation(
+    observation: pa.Table, subject_id: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    missing = {"subject_id", "start_time", "end_time"} - set(observation.column_names)
+    if missing:
+        message = f"observation table lacks the columns {sorted(missing)}"
+        raise DataError(message)
+    who = observation.column("subject_id").to_numpy()
+    start, end = (
+        observation.column(name).cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        for name in ("start_time", "end_time")
+    )
+    ours = np.isin(who, subject_id)
+    who, start, end = who[ours], start[ours], end[ours]
+    order = np.lexsort((end, start, who))
+    offsets = np.append(np.searchsorted(who[order], subject_id), len(who))
+    return offsets.astype(np.int64), start[order], end[order]

@@ -1,0 +1,464 @@
+"""The vocabulary: code entries and tokens, their JSON, and the flat tables that encode runs on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from chronoward.errors import FormatError
+from chronoward.tokenizer.encode_tables import EncodeTables
+from chronoward.tokenizer.grammar import (
+    N_KNOTS,
+    DurationRule,
+    GrammarTables,
+    TokenClass,
+    make_masks,
+)
+from chronoward.tokenizer.spec import TokenizerSpec
+from chronoward.tokenizer.time_scheme import DAY_MIN, YEAR_DAYS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KINDS: Final = ("sex", "race", "visit", "detail", "code", "discharge", "death", "birth")
+UNKNOWN_CODE: Final = {
+    "sex": "Gender/U",
+    "race": "Race/0",
+    "visit": "Visit/0",
+    "discharge": "Discharge/0",
+}
+SEX_INDEX: Final = {"F": 1, "M": 2}
+NO_AGE: Final = -1  # value of the token `age:unknown`
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeEntry:
+    """One (kind, table, code, unit) of the vocabulary and how its values are binned.
+
+    `edges` are the inner bin edges (float32, ascending); bin b holds edges[b-1] <= v < edges[b].
+    `quantiles` holds, per bin, the knots of its quantile function on an even grid.
+    """
+
+    kind: str
+    table: str
+    code: str
+    unit: str | None = None
+    description: str | None = None
+    concept_id: int = 0
+    vocabulary_id: str | None = None
+    domain_id: str | None = None
+    concept_class_id: str | None = None
+    sex_specific: str | None = None
+    is_inpatient: bool = False
+    n_subjects: int = 0
+    edges: tuple[float, ...] = ()
+    quantiles: tuple[tuple[float, ...], ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def n_bins(self) -> int:
+        """Number of value bins; 0 for codes without numbers."""
+        return len(self.quantiles)
+
+    @property
+    def key(self) -> tuple[str, str, str, str | None]:
+        """What makes an entry one of a kind."""
+        return (self.kind, self.table, self.code, self.unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One token. `value`: the year, the age band's first day, the sex, days or hours, by class.
+
+    `entry` is the code entry it stands for, -1 for structural tokens. `bin`: -1 without a value, b
+    for bin b, -2 - i for text category i (of the code; of all codes for `value` tokens).
+    """
+
+    label: str
+    token_class: int
+    entry: int = -1
+    bin: int = -1
+    value: int = 0
+    rule: int = 0
+    lo: int = 0
+    hi: int = 0
+    q: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vocabulary:
+    """All of tokenizer.json as objects.
+
+    Attributes:
+        spec: what was asked for.
+        codes: the entries; `Token.entry` points here.
+        tokens: in order of token id.
+        state_names: states of the automaton.
+        next_state: int8 (S, C).
+        start_day_q: year -> knots of the day of the year (0..365) on which timelines start.
+        start_age_q: age token id -> knots of days since birth inside the band.
+        start_minute_q: knots of the minute of the day at which timelines start.
+        parent_hash: hash of the tokenizer that this one extends, else None.
+    """
+
+    spec: TokenizerSpec
+    codes: tuple[CodeEntry, ...]
+    tokens: tuple[Token, ...]
+    state_names: tuple[str, ...]
+    next_state: NDArray[np.int8]
+    start_day_q: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    start_age_q: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    start_minute_q: tuple[int, ...] = ()
+    parent_hash: str | None = None
+
+    def column(self, name: str, dtype: type) -> NDArray[Any]:
+        """One attribute of all tokens, (V,)."""
+        return np.array([getattr(token, name) for token in self.tokens], dtype)
+
+    def ids_of(self, token_class: TokenClass) -> NDArray[np.int32]:
+        """Token ids of one class, ascending."""
+        return np.flatnonzero(self.column("token_class", np.uint8) == token_class).astype(np.int32)
+
+    @cached_property
+    def base_code(self) -> NDArray[np.int32]:
+        """int32 (V,): the code entry, -1 for structural tokens and the prompt."""
+        token_class = self.column("token_class", np.uint8)
+        in_prompt = (token_class == TokenClass.SEX) | (token_class == TokenClass.RACE)
+        return np.where(in_prompt, -1, self.column("entry", np.int32)).astype(np.int32)
+
+    def single(self, token_class: TokenClass) -> int:
+        """The id of a class with one token, -1 where the class is absent."""
+        ids = self.ids_of(token_class)
+        return int(ids[0]) if len(ids) else -1
+
+    @cached_property
+    def entry_index(self) -> dict[tuple[str, str, str, str | None], int]:
+        """Entry key -> index in `codes`."""
+        return {entry.key: i for i, entry in enumerate(self.codes)}
+
+    @cached_property
+    def dominant_entry(self) -> dict[tuple[str, str, str], int]:
+        """(kind, table, code) -> the entry of its most frequent unit."""
+        best: dict[tuple[str, str, str], int] = {}
+        for i, entry in enumerate(self.codes):
+            key = (entry.kind, entry.table, entry.code)
+            if key not in best or entry.n_subjects > self.codes[best[key]].n_subjects:
+                best[key] = i
+        return best
+
+    @cached_property
+    def text_index(self) -> dict[str, int]:
+        """Text category -> its number, over all codes."""
+        return {t: i for i, t in enumerate(sorted({t for e in self.codes for t in e.texts}))}
+
+    @cached_property
+    def age_tokens(self) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+        """(lower edges in minutes, their tokens, token of an unknown age)."""
+        ids = self.ids_of(TokenClass.AGE)
+        days = np.array([self.tokens[i].value for i in ids], np.int64)
+        known = days != NO_AGE
+        unknown = ids[~known]
+        edges = (days[known] * DAY_MIN).astype(np.int32)
+        return edges, ids[known], int(unknown[0]) if len(unknown) else -1
+
+    @cached_property
+    def year_tokens(self) -> tuple[int, NDArray[np.int32]]:
+        """(first year, token of each year from it on); years between two kept take the earlier."""
+        ids = self.ids_of(TokenClass.YEAR)
+        if not len(ids):
+            return 0, np.zeros(0, np.int32)
+        years = np.array([self.tokens[i].value for i in ids], np.int64)
+        span = np.arange(years[0], years[-1] + 1)
+        return int(years[0]), ids[np.searchsorted(years, span, side="right") - 1]
+
+    @cached_property
+    def max_clock_min(self) -> int:
+        """Cap on the clock, minutes since origin."""
+        return int(self.spec.max_age_years * YEAR_DAYS * DAY_MIN)
+
+    @cached_property
+    def token_sex(self) -> NDArray[np.uint8]:
+        """uint8 (V,): 1 F, 2 M for sex tokens, else 0."""
+        is_sex = self.column("token_class", np.uint8) == TokenClass.SEX
+        return np.where(is_sex, self.column("value", np.int64), 0).astype(np.uint8)
+
+    @cached_property
+    def entry_order(self) -> NDArray[np.int64]:
+        """int64 (E,): place of each entry in the order of (table, code, unit)."""
+        place = np.empty(len(self.codes), np.int64)
+        keys = [(e.table, e.code, e.unit or "") for e in self.codes]
+        place[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+        return place
+
+    @cached_property
+    def value_knots(
+        self,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """All bins' quantile functions, flat: (knots, first knot and number of knots per bin,
+        first bin per entry (E + 1,))."""
+        bins = [q for e in self.codes for q in e.quantiles]
+        lengths = np.array([len(q) for q in bins], np.int64)
+        first_bin = np.zeros(len(self.codes) + 1, np.int64)
+        np.cumsum([e.n_bins for e in self.codes], out=first_bin[1:])
+        knots = np.array([k for q in bins for k in q], np.float64)
+        return knots, np.cumsum(lengths) - lengths, lengths, first_bin
+
+    def text_number(self, entry: int, text: int) -> int:
+        """Number of a token's text: `text` counts the entry's own, or all under values=split."""
+        texts = self.codes[entry].texts
+        if self.spec.values == "split":
+            known = {self.text_index[t] for t in texts}
+            return text if text in known else -1
+        return self.text_index[texts[text]]
+
+    def make_encode_tables(self) -> EncodeTables:
+        """The flat arrays for encode."""
+        spec, token_class = self.spec, self.column("token_class", np.uint8)
+        year_first, year_token = self.year_tokens
+        age_edge_min, age_token, age_unknown = self.age_tokens
+        hours = np.full(24, -1, np.int32)
+        for token in self.ids_of(TokenClass.INPATIENT_HOUR):
+            hours[self.tokens[token].value] = token
+        low = self.column("lo", np.int32)
+        gaps, inner = self.ids_of(TokenClass.GAP), self.ids_of(TokenClass.INPATIENT_GAP)
+        one = self.single
+        special = (TokenClass.VISIT_START, TokenClass.VISIT_END, TokenClass.DETAIL_END)
+        return EncodeTables(
+            preset=("compact", "cehr", "events").index(spec.preset),
+            resolution_min=spec.resolution_min,
+            is_calendar=spec.is_calendar,
+            order_by_time=spec.event_order == "time",
+            use_details=bool(spec.details),
+            use_hours=spec.hour_tokens,
+            is_split=spec.values == "split",
+            max_clock_min=self.max_clock_min,
+            special=np.array(
+                [one(TokenClass.END), *map(one, special), one(TokenClass.DEATH)], np.int32
+            ),
+            default_token=self._default_tokens(),
+            prompt_classes=_prompt_classes(spec),
+            year_first=year_first,
+            year_token=year_token,
+            age_edge_min=age_edge_min,
+            age_token=age_token,
+            age_unknown_id=age_unknown,
+            **self._entry_tables(),
+            token_class=token_class,
+            token_rank=self._ranks(),
+            base_code=self.base_code,
+            token_sex=self.token_sex,
+            gap_lo=low[gaps],
+            gap_token=gaps,
+            gap_repeat_token=one(TokenClass.GAP_REPEAT),
+            inner_lo=low[inner],
+            inner_token=inner,
+            hour_token=hours,
+        )
+
+    def _default_tokens(self) -> NDArray[np.int32]:
+        plain = self._plain_tokens()
+        by_kind = {entry.kind: i for i, entry in enumerate(self.codes) if _is_unknown(entry)}
+        kinds = ("sex", "race", "visit", "discharge")
+        return np.array([plain[by_kind[k]] if k in by_kind else -1 for k in kinds], np.int32)
+
+    def _plain_tokens(self) -> NDArray[np.int32]:
+        plain = np.full(len(self.codes), -1, np.int32)
+        for i, token in enumerate(self.tokens):
+            if token.entry >= 0 and token.bin == -1:
+                plain[token.entry] = i
+        return plain
+
+    def _entry_tables(self) -> dict[str, Any]:
+        n = len(self.codes)
+        bin_token = np.full(n, -1, np.int32)
+        text_key: dict[int, int] = {}
+        is_split = self.spec.values == "split"
+        value_text: dict[int, int] = {}
+        for i, token in enumerate(self.tokens):
+            if token.token_class == TokenClass.VALUE:
+                if token.bin == 0:
+                    bin_token[:] = i  # shared by all entries
+                elif token.bin <= -2:
+                    value_text[-2 - token.bin] = i
+            elif token.entry >= 0 and token.bin == 0:
+                bin_token[token.entry] = i
+            elif token.entry >= 0 and token.bin <= -2:
+                text = self.text_index[self.codes[token.entry].texts[-2 - token.bin]]
+                text_key[(token.entry << 32) | text] = i
+        if is_split:
+            for e, entry in enumerate(self.codes):
+                for name in entry.texts:
+                    number = self.text_index[name]
+                    text_key[(e << 32) | number] = value_text[number]
+        keys = sorted(text_key)
+        offsets = np.zeros(n + 1, np.int64)
+        np.cumsum([len(e.edges) for e in self.codes], out=offsets[1:])
+        return {
+            "entry_plain": self._plain_tokens(),
+            "entry_bin_token": bin_token,
+            "entry_n_bins": np.array([e.n_bins for e in self.codes], np.int32),
+            "entry_edge_offset": offsets,
+            "edges": np.array([x for e in self.codes for x in e.edges], np.float32),
+            "entry_sex": np.array(
+                [SEX_INDEX.get(e.sex_specific or "", 0) for e in self.codes], np.uint8
+            ),
+            "entry_inpatient": np.array([e.is_inpatient for e in self.codes], np.uint8),
+            "text_key": np.array(keys, np.int64),
+            "text_token": np.array([text_key[k] for k in keys], np.int32),
+        }
+
+    def _ranks(self) -> NDArray[np.int32]:
+        def order(i: int) -> tuple[str, str, str, int, int]:
+            token = self.tokens[i]
+            if token.entry < 0:
+                return ("", "", "", 0, i)
+            entry = self.codes[token.entry]
+            within = token.bin + 1 if token.bin >= -1 else 10_000 - token.bin
+            return (entry.table, entry.code, entry.unit or "", within, i)
+
+        rank = np.empty(len(self.tokens), np.int32)
+        rank[sorted(range(len(self.tokens)), key=order)] = np.arange(len(self.tokens))
+        return rank
+
+    def make_grammar_tables(self) -> GrammarTables:
+        """The plain arrays for engine and packer."""
+        token_class = self.column("token_class", np.uint8)
+        sex_specific = {
+            i: SEX_INDEX[self.codes[t.entry].sex_specific or ""]
+            for i, t in enumerate(self.tokens)
+            if t.entry >= 0 and self.codes[t.entry].sex_specific in SEX_INDEX
+        }
+        state_mask, sex_mask = make_masks(token_class, self.next_state, sex_specific)
+        duration_q = np.zeros((len(self.tokens), N_KNOTS), np.int32)
+        for i, token in enumerate(self.tokens):
+            if token.rule == DurationRule.QUANTILE:
+                duration_q[i] = token.q
+            elif token.rule:
+                duration_q[i] = token.value
+        year_first, year_token = self.year_tokens
+        age_edge_min, age_token, age_unknown = self.age_tokens
+        rule = self.column("rule", np.uint8)
+        return GrammarTables(
+            token_class=token_class,
+            next_state=self.next_state,
+            start_state=0,
+            state_names=self.state_names,
+            state_mask=state_mask,
+            sex_mask=sex_mask,
+            token_sex=self.token_sex,
+            duration_rule=rule,
+            duration_q=duration_q,
+            duration_lo=self.column("lo", np.int32),
+            duration_hi=self.column("hi", np.int32),
+            base_code=self.base_code,
+            is_moving=rule > 0,
+            max_clock_min=self.max_clock_min,
+            pad_id=self.single(TokenClass.PAD),
+            end_id=self.single(TokenClass.END),
+            continued_id=self.single(TokenClass.CONTINUED),
+            prompt_classes=_prompt_classes(self.spec),
+            year_first=year_first,
+            year_token=year_token,
+            age_edge_min=age_edge_min,
+            age_token=age_token,
+            age_unknown_id=age_unknown,
+            is_calendar=self.spec.is_calendar,
+            days_are_visits=self.spec.preset == "events",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary as plain JSON values; tokens by column."""
+        names = [f.name for f in fields(Token) if f.name != "q"]
+        return {
+            "spec": self.spec.to_json(),
+            "codes": [_sparse(entry) for entry in self.codes],
+            "tokens": {name: [getattr(t, name) for t in self.tokens] for name in names},
+            "duration_quantiles": {str(i): list(t.q) for i, t in enumerate(self.tokens) if t.q},
+            "grammar": {"states": list(self.state_names), "next_state": self.next_state.tolist()},
+            "start": {
+                "day_of_year": {str(y): list(q) for y, q in self.start_day_q.items()},
+                "age_days": {str(t): list(q) for t, q in self.start_age_q.items()},
+                "minute_of_day": list(self.start_minute_q),
+            },
+            "parent_hash": self.parent_hash,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Vocabulary:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            FormatError: missing parts, or labels or code keys that occur twice.
+        """
+        try:
+            columns = value["tokens"]
+            q = value["duration_quantiles"]
+            tokens = tuple(
+                Token(**dict(zip(columns, row, strict=True)), q=tuple(q.get(str(i), ())))
+                for i, row in enumerate(zip(*columns.values(), strict=True))
+            )
+            start = value["start"]
+            vocabulary = cls(
+                spec=TokenizerSpec.from_json(value["spec"]),
+                codes=tuple(_entry_from_json(entry) for entry in value["codes"]),
+                tokens=tokens,
+                state_names=tuple(value["grammar"]["states"]),
+                next_state=np.array(value["grammar"]["next_state"], np.int8),
+                start_day_q={int(y): tuple(k) for y, k in start["day_of_year"].items()},
+                start_age_q={int(t): tuple(k) for t, k in start["age_days"].items()},
+                start_minute_q=tuple(start["minute_of_day"]),
+                parent_hash=value["parent_hash"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"tokenizer has a missing or malformed part: {error}"
+            raise FormatError(message) from None
+        vocabulary.check()
+        return vocabulary
+
+    def check(self) -> None:
+        """Checks what JSON cannot promise.
+
+        Raises:
+            FormatError: token labels or code keys that occur twice, or pointers to nowhere.
+        """
+        labels = [token.label for token in self.tokens]
+        if len(set(labels)) != len(labels):
+            twice = sorted({label for label in labels if labels.count(label) > 1})[:3]
+            message = f"tokenizer has duplicate token labels: {twice}"
+            raise FormatError(message)
+        if len(self.entry_index) != len(self.codes):
+            message = "tokenizer has duplicate code entries"
+            raise FormatError(message)
+        if any(not -1 <= token.entry < len(self.codes) for token in self.tokens):
+            message = "tokenizer has tokens whose code does not exist"
+            raise FormatError(message)
+        if not self.tokens or self.tokens[0].token_class != TokenClass.PAD:
+            message = "tokenizer's token 0 is not pad"
+            raise FormatError(message)
+
+
+def _prompt_classes(spec: TokenizerSpec) -> NDArray[np.uint8]:
+    return np.array([TokenClass[name.upper()] for name in spec.prompt_fields], np.uint8)
+
+
+def _is_unknown(entry: CodeEntry) -> bool:
+    return UNKNOWN_CODE.get(entry.kind) == entry.code
+
+
+def _sparse(entry: CodeEntry) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in fields(CodeEntry)}
+    values = asdict(entry)
+    return {k: v for k, v in values.items() if v != defaults[k]}
+
+
+def _entry_from_json(value: dict[str, Any]) -> CodeEntry:
+    parts = dict(value)
+    for name in ("edges", "texts"):
+        if name in parts:
+            parts[name] = tuple(parts[name])
+    if "quantiles" in parts:
+        parts["quantiles"] = tuple(tuple(bin_) for bin_ in parts["quantiles"])
+    return CodeEntry(**parts)
