@@ -159,7 +159,7 @@ def test_drawn_lengths_follow_the_curve_of_the_age_band() -> None:
         )
 
 
-def test_a_profile_is_read_from_the_store_and_is_json(tmp_path) -> None:
+def test_a_profile_is_read_from_the_store_and_is_json(tmp_path: Path) -> None:
     split = make_store(tmp_path / "store", 200).split("train")
     made = profile_split(split, grammar())
     assert made == json.loads(canonical_json(made))
