@@ -4,13 +4,16 @@ C++ core of chronoward: tokenise, pack, decode.
 
 from __future__ import annotations
 
+import collections.abc
 import typing
 
 import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "KeyValueCache",
     "RULES_VERSION",
+    "Sampler",
     "ShardArrays",
     "cut_windows",
     "fill_rows",
@@ -18,6 +21,97 @@ __all__: list[str] = [
     "philox4x32",
     "splitmix64",
 ]
+
+class Sampler:
+    """
+    Grammar, clock, silence and draws of all slots, a call a step.
+    """
+    def __init__(
+        self,
+        grammar: typing.Any,
+        n_slots: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        outcome_sets: collections.abc.Sequence[
+            collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+        ],
+        temperature: typing.SupportsFloat | typing.SupportsIndex,
+        top_k: typing.SupportsInt | typing.SupportsIndex,
+        top_p: typing.SupportsFloat | typing.SupportsIndex,
+        min_p: typing.SupportsFloat | typing.SupportsIndex,
+        forbid_end: bool,
+        max_new_tokens: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def arrays(self, slot: typing.SupportsInt | typing.SupportsIndex) -> dict[str, numpy.ndarray]:
+        """
+        Copies of what a slot has drawn so far.
+        """
+    def load(
+        self,
+        slot: typing.SupportsInt | typing.SupportsIndex,
+        prompt: numpy.typing.NDArray[numpy.int32],
+        *,
+        key: typing.SupportsInt | typing.SupportsIndex,
+        subject_id: typing.SupportsInt | typing.SupportsIndex,
+        prediction_time_us: typing.SupportsInt | typing.SupportsIndex,
+        rollout: typing.SupportsInt | typing.SupportsIndex,
+        clock_min: typing.SupportsInt | typing.SupportsIndex,
+        prediction_min: typing.SupportsInt | typing.SupportsIndex,
+        deadline_min: typing.SupportsInt | typing.SupportsIndex,
+        masked_set: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Starts a rollout after `prompt`.
+        """
+    def step(
+        self, logits: numpy.typing.NDArray[numpy.float32], slots: numpy.typing.NDArray[numpy.int32]
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.uint8],
+    ]:
+        """
+        Draws a token a row: token ids, clocks and statuses.
+        """
+    def walk(self, tokens: numpy.typing.NDArray[numpy.int32]) -> int:
+        """
+        -1, or the position at which the grammar refuses the tokens.
+        """
+
+class KeyValueCache:
+    """
+    Keys and values by buffer, and attention of rows over them.
+    """
+    def __init__(
+        self,
+        n_buffers: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        n_layers: typing.SupportsInt | typing.SupportsIndex,
+        n_heads: typing.SupportsInt | typing.SupportsIndex,
+        n_kv_heads: typing.SupportsInt | typing.SupportsIndex,
+        d_head: typing.SupportsInt | typing.SupportsIndex,
+        capacity: typing.SupportsInt | typing.SupportsIndex,
+        bias: str,
+    ) -> None: ...
+    def attend(
+        self,
+        layer: typing.SupportsInt | typing.SupportsIndex,
+        places: numpy.typing.NDArray[numpy.int32],
+        q: numpy.typing.NDArray[numpy.float32],
+        k: numpy.typing.NDArray[numpy.float32],
+        v: numpy.typing.NDArray[numpy.float32],
+        slope: numpy.typing.NDArray[numpy.float32],
+        inverse_tau: numpy.typing.NDArray[numpy.float32],
+        out: numpy.typing.NDArray[numpy.float32],
+    ) -> None:
+        """
+        Appends k and v of one layer and attends into `out`.
+        """
+    def write_times(
+        self, places: numpy.typing.NDArray[numpy.int32], time_min: numpy.typing.NDArray[numpy.int32]
+    ) -> None:
+        """
+        Clocks of the rows' own tokens, before the layers.
+        """
 
 class ShardArrays:
     """

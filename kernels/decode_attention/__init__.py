@@ -1,0 +1,70 @@
+"""Attention of single rows over a key-value cache: `cpu` (C++, the one in use) and `reference`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from chronoward.kernels.decode_attention.reference import ReferenceCache
+
+from chronoward._core import KeyValueCache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BACKENDS = ("cpu", "reference")
+
+
+class DecodeCache(Protocol):
+    """Keys and values of many buffers. places is int32 (rows, 4): prefix buffer, prefix length,
+    own buffer, own length; a row's own token is the last of its own buffer."""
+
+    def write_times(self, places: NDArray[np.int32], time_min: NDArray[np.int32]) -> None:
+        """Clocks of the rows' own tokens, once before the layers."""
+
+    def attend(
+        self,
+        layer: int,
+        places: NDArray[np.int32],
+        q: NDArray[np.float32],
+        k: NDArray[np.float32],
+        v: NDArray[np.float32],
+        slope: NDArray[np.float32],
+        inverse_tau: NDArray[np.float32],
+        out: NDArray[np.float32],
+    ) -> None:
+        """Appends k, v (rows, Hkv, D) of one layer, then attends q (rows, H, D) into `out`."""
+
+
+def decode_cache(
+    n_buffers: int,
+    *,
+    n_layers: int,
+    n_heads: int,
+    n_kv_heads: int,
+    d_head: int,
+    capacity: int,
+    bias: str,
+    backend: str = "cpu",
+) -> DecodeCache:
+    """Room for `n_buffers` timelines of `capacity` tokens (a multiple of 16).
+
+    Raises:
+        ValueError: sizes that do not fit each other, an unknown bias or backend.
+    """
+    if backend not in BACKENDS:
+        message = f"backend must be one of {BACKENDS}, got {backend!r}"
+        raise ValueError(message)
+    make = KeyValueCache if backend == "cpu" else ReferenceCache
+    return make(
+        n_buffers,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        capacity=capacity,
+        bias=bias,
+    )
+
+
+__all__ = ["BACKENDS", "DecodeCache", "ReferenceCache", "decode_cache"]
