@@ -4,9 +4,11 @@ A record meets the *removing* rules in the order of this list and is removed by 
 fits; a kept record may carry any number of *changing* rules. `report["rules"][rule]` counts
 records, one for each (record, rule) in the ledger, so Σ kept + Σ removed = records of a table.
 
-Words: a time is *date-only* when the source has no datetime, or one at exactly 00:00:00. A visit is
-*timed* unless both its start and its end are date-only; a date-only visit lasts from 00:00:00 of
-its first to 23:59:59 of its last day. Comparisons with a date-only time compare dates.
+Words: a time is *date-only* when the source has no datetime, or one at 00:00:00 in a table and type
+concept of which at least 20 % of the datetimes are at 00:00:00 (births and deaths: any at 00:00:00;
+MEDS: only births and deaths). A visit is *timed* unless both its start and its end are date-only; a
+date-only visit lasts from 00:00:00 of its first to 23:59:59 of its last day. Comparisons with a
+date-only time compare dates.
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ class Rule(StrEnum):
     OUTPATIENT_IN_STAY = (
         "outpatient_in_stay",
         "merged",
-        "A visit of class other that starts inside a stay: its records belong to the stay.",
+        "A visit of class other that lies inside a stay: its records belong to the stay.",
     )
     DETAIL_WITHOUT_VISIT = (
         "detail_without_visit",

@@ -1,0 +1,237 @@
+"""`prepare`: any source into a finished work folder, resumable, the same bytes for any threads.
+
+The manifest `prepared.json` is written last; a folder without it is begun anew. What may differ
+between two runs of the same data (paths, sizes of CSV files) is in the manifest, not in the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from chronoward.data import codes as code_table
+from chronoward.data import events, ledger
+from chronoward.data.config import IngestConfig
+from chronoward.data.meds import data_files, read_code_metadata, read_splits
+from chronoward.data.meds_load import load_meds
+from chronoward.data.observation import make_observation
+from chronoward.data.omop import load_omop
+from chronoward.data.omop_describe import describe_omop
+from chronoward.data.prepared import MANIFEST, REPORT, VERSION, PreparedEvents, split_schema
+from chronoward.data.report import make_report
+from chronoward.data.source import find_tables, open_omop, recognize
+from chronoward.data.workspace import Workspace
+from chronoward.errors import ConfigError, DataError, StateError
+from chronoward.files import canonical_json, read_json, remove_temporary_files, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from chronoward.data.omop import Loaded
+
+_HEAD = 1 << 16
+
+
+def prepare(
+    src: Path,
+    work_dir: Path,
+    *,
+    config: IngestConfig | None = None,
+    as_: str | None = None,
+    threads: int = 1,
+    memory_limit: str = "2GB",
+    exclude_subjects: Path | Iterable[int] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> PreparedEvents:
+    """Makes the sorted event table of a source in `work_dir`, or reuses a finished one.
+
+    Args:
+        src: OMOP folder, MEDS folder or DuckDB file.
+        work_dir: folder for the result and for spilling; made when missing.
+        config: the dials; None: the defaults.
+        as_: `omop` or `meds`; None: recognized.
+        threads: DuckDB's threads; the result does not depend on them.
+        memory_limit: DuckDB's memory, e.g. `2GB`.
+        exclude_subjects: ids of subjects to leave out, or a text file with one a line.
+        progress: receives a line a step.
+
+    Raises:
+        DataError: the source's structure is at fault.
+        FormatError: a file is damaged.
+        StateError: `work_dir` holds the result of another source or configuration.
+        ConfigError: an unknown form or a bad exclusion list.
+        LimitError: the memory limit is too small.
+    """
+    src, work_dir = Path(src), Path(work_dir)
+    config = config or IngestConfig()
+    form = as_ or recognize(src)
+    if form not in ("omop", "meds"):
+        message = f"form must be omop or meds, got {form!r}"
+        raise ConfigError(message)
+    excluded = read_excluded(exclude_subjects)
+    identity = _identity(src, form, config, excluded)
+    if (work_dir / MANIFEST).is_file():
+        if read_json(work_dir / MANIFEST).get("identity") != identity:
+            message = f"{work_dir} holds another source or configuration; choose another folder"
+            raise StateError(message)
+        return PreparedEvents.open(work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_temporary_files(work_dir)
+    for folder in ("events", "ledger"):
+        for stale in (work_dir / folder).glob("*.parquet"):
+            stale.unlink()
+    work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
+    try:
+        _run(work, src, form, config, excluded, identity, progress or _silent)
+    finally:
+        work.close()
+    return PreparedEvents.open(work_dir)
+
+
+def _silent(_line: str) -> None:
+    return None
+
+
+def _run(
+    work: Workspace,
+    src: Path,
+    form: str,
+    config: IngestConfig,
+    excluded: list[str],
+    identity: str,
+    say: Callable[[str], None],
+) -> None:
+    work_dir = work.path.parent
+    if excluded:
+        _register_excluded(work, excluded)
+    splits = None
+    if form == "omop":
+        source = open_omop(src)
+        if "person" not in source.tables:
+            message = f"{src}: no table person"
+            raise DataError(message)
+        loaded = load_omop(work, source, config, excluded=bool(excluded), say=say)
+        described = describe_omop(work, source)
+    else:
+        splits = read_splits(src, data_files(src))
+        loaded = load_meds(work, src, config, excluded=bool(excluded), say=say)
+        described = _describe_meds(src, loaded)
+    say("codes")
+    code_table.find_sex_specific(work, config)
+    codes = code_table.make_codes(work, loaded.tables, described)
+    observation, rule = make_observation(work, config, loaded.extract_date)
+    tables = ledger.count(work)
+    report = make_report(
+        work, config, loaded, tables=tables, form=form, excluded=excluded, observation_rule=rule
+    )
+    _write(work, loaded, codes, observation, splits, report, say)
+    files = {
+        str(path.relative_to(work_dir)): path.stat().st_size
+        for path in sorted(work_dir.rglob("*.parquet"))
+    } | {REPORT: (work_dir / REPORT).stat().st_size}
+    manifest = {
+        "version": VERSION,
+        "identity": identity,
+        "form": form,
+        "n_subjects": report["n_subjects"],
+        "n_events": report["n_events"],
+        "has_visits": loaded.has_visits,
+        "calendar": loaded.calendar,
+        "files": files,
+    }
+    write_json(work_dir / MANIFEST, manifest)
+
+
+def _write(
+    work: Workspace,
+    loaded: Loaded,
+    codes: pa.Table,
+    observation: pa.Table,
+    splits: pa.Table | None,
+    report: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    from chronoward.files import atomic_path
+
+    work_dir = work.path.parent
+    say("ledger written")
+    ledger.write(work, work_dir / "ledger")
+    say("sorting events")
+    pieces = events.sort_events(work, loaded.tables)
+    n_subjects, n_events = events.write_parts(work_dir / "events", pieces, say)
+    report["n_subjects"], report["n_events"] = n_subjects, n_events
+    written = {"codes": codes, "observation": observation}
+    if splits is not None:
+        kept = work.table("SELECT subject_id FROM subject WHERE gone = 0 ORDER BY subject_id")
+        written["splits"] = (
+            splits.join(kept, "subject_id", join_type="inner")
+            .sort_by("subject_id")
+            .select(["subject_id", "split"])
+            .cast(split_schema())
+        )
+    if work.value("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'subject_ids'"):
+        written["subject_ids"] = work.table("SELECT * FROM subject_ids ORDER BY subject_id")
+    for name, table in written.items():
+        with atomic_path(work_dir / f"{name}.parquet") as path:
+            events.write_parquet(table, path)
+    write_json(work_dir / REPORT, report)
+
+
+def _describe_meds(src: Path, loaded: Loaded) -> pa.Table:
+    """The metadata's code rows with table numbers (null: any table)."""
+    metadata = read_code_metadata(src)
+    number = {name: i for i, name in enumerate(loaded.tables)}
+    tables = pa.array(
+        [None if name is None else number.get(name) for name in metadata["table"].to_pylist()],
+        pa.uint16(),
+    )
+    return metadata.drop_columns(["table", "is_inpatient"]).append_column("tbl", tables)
+
+
+def read_excluded(exclude: Path | Iterable[int] | None) -> list[str]:
+    """Ids to leave out, sorted, as text.
+
+    Raises:
+        ConfigError: the file is empty or holds blanks inside a line.
+        OSError: the file cannot be read.
+    """
+    if exclude is None:
+        return []
+    if not isinstance(exclude, str | Path):
+        return sorted({str(int(subject)) for subject in exclude})
+    lines = [line.strip() for line in Path(exclude).read_text(encoding="utf-8").splitlines()]
+    ids = {line for line in lines if line and not line.startswith("#")} - {"subject_id"}
+    if not ids or any(len(line.split()) != 1 for line in ids):
+        message = f"{exclude}: expected one subject id a line"
+        raise ConfigError(message)
+    return sorted(ids)
+
+
+def _register_excluded(work: Workspace, excluded: list[str]) -> None:
+    work.add_rows("excluded_text", pa.table({"id": pa.array(excluded, pa.string())}))
+    work.run(
+        """CREATE TABLE excluded AS SELECT COALESCE(TRY_CAST(id AS BIGINT),
+        (hash(id) >> 1)::BIGINT) AS subject_id FROM excluded_text"""
+    )
+
+
+def _identity(src: Path, form: str, config: IngestConfig, excluded: list[str]) -> str:
+    """Hash of what decides the result: names, sizes, first and last 64 KiB of the files, config."""
+    if src.is_file():
+        files = [src]
+    elif form == "omop":
+        files = [file for parts in find_tables(src).values() for file in parts]
+    else:
+        files = [*data_files(src), *sorted((src / "metadata").glob("*.parquet"))]
+    digest = hashlib.sha256(canonical_json([VERSION, form, config.to_json(), excluded]))
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(src) if src.is_dir() else file.name}\0{size}\0".encode())
+        with file.open("rb") as handle:
+            digest.update(handle.read(_HEAD))
+            handle.seek(max(0, size - _HEAD))
+            digest.update(handle.read(_HEAD))
+    return digest.hexdigest()

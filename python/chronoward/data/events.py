@@ -1,0 +1,169 @@
+"""From mended tables to the sorted event table: `event` (integers only), then Parquet parts.
+
+Strings are replaced by their rank in byte order before the sort, so that the total order of
+chronoward.schema is an order of integers and floats. Parts are cut by events and subjects alone,
+never by threads or batches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chronoward.files import atomic_path
+from chronoward.schema import Role, event_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from chronoward.data.workspace import Workspace
+
+PART_EVENTS = 1 << 22
+"""Events a Parquet part (whole subjects; more when one subject has more)."""
+GROUP_EVENTS = 1 << 18
+
+EVENT_COLUMNS = """
+    subject_id BIGINT, available TIMESTAMP, role UTINYINT, tbl USMALLINT, code VARCHAR,
+    unit VARCHAR, number FLOAT, text VARCHAR, time TIMESTAMP, vid BIGINT, end_time TIMESTAMP"""
+
+
+def make_events(work: Workspace) -> None:
+    """Creates the empty `event`; columns as in `EVENT_COLUMNS`, `vid` a row of `visit`."""
+    work.run(f"CREATE TABLE event ({EVENT_COLUMNS})")
+
+
+def add_visit_events(work: Workspace, visit_table: int, detail_table: int) -> None:
+    """Adds VISIT, DISCHARGE and DETAIL events from `visit` and `detail` (their codes are set)."""
+    work.run(
+        f"""INSERT INTO event SELECT subject_id, start, {int(Role.VISIT)}, {visit_table}, code,
+        NULL, NULL, NULL, start, vid, finish FROM visit"""
+    )
+    work.run(
+        f"""INSERT INTO event SELECT subject_id, finish, {int(Role.DISCHARGE)}, {visit_table},
+        discharge_code, NULL, NULL, NULL, finish, vid, NULL FROM visit
+        WHERE discharge_code IS NOT NULL"""
+    )
+    work.run(
+        f"""INSERT INTO event SELECT subject_id, start, {int(Role.DETAIL)}, {detail_table}, code,
+        NULL, NULL, NULL, start, vid, finish FROM detail"""
+    )
+
+
+def _ranks(work: Workspace, column: str) -> pa.Array:
+    """Makes `rank_<column>` (value, rank from 1 in byte order); returns the values."""
+    work.run(
+        f"""CREATE TABLE rank_{column} AS SELECT value, row_number() OVER (ORDER BY value)::INTEGER
+        AS rank FROM (SELECT DISTINCT {column} AS value FROM event WHERE {column} IS NOT NULL)"""
+    )
+    values = work.table(f"SELECT value FROM rank_{column} ORDER BY rank")["value"]
+    return pa.concat_arrays([pa.array([None], pa.string()), *values.cast(pa.string()).chunks])
+
+
+def sort_events(work: Workspace, tables: tuple[str, ...]) -> Iterator[pa.Table]:
+    """Yields the sorted event table (event_schema) in pieces of any size.
+
+    Args:
+        work: holds `event`, and `visit_number`.
+        tables: table names by their number; numbers ascend with the names' byte order.
+    """
+    codes, units, texts = (_ranks(work, column) for column in ("code", "unit", "text"))
+    names = pa.array(tables, pa.string())
+    sql = """SELECT e.subject_id, e.time, e.available, e.role, e.tbl, c.rank AS code,
+          e.number, COALESCE(t.rank, 0) AS text, COALESCE(u.rank, 0) AS unit, n.visit_id, e.end_time
+        FROM event e JOIN rank_code c ON e.code = c.value
+        LEFT JOIN rank_unit u ON e.unit = u.value LEFT JOIN rank_text t ON e.text = t.value
+        LEFT JOIN visit_number n ON e.vid = n.vid
+        ORDER BY e.subject_id, e.available NULLS FIRST, e.role, e.tbl, c.rank, unit,
+          e.number NULLS FIRST, text, e.time NULLS FIRST, n.visit_id NULLS FIRST,
+          e.end_time NULLS FIRST"""
+    for batch in work.stream(sql):
+        columns = [
+            batch["subject_id"],
+            batch["time"],
+            batch["available"],
+            batch["role"],
+            names.take(batch["tbl"]),
+            codes.take(batch["code"]),
+            batch["number"],
+            texts.take(batch["text"]),
+            units.take(batch["unit"]),
+            batch["visit_id"],
+            batch["end_time"],
+        ]
+        yield pa.Table.from_arrays(
+            [
+                column.cast(field.type)
+                for column, field in zip(columns, event_schema(), strict=True)
+            ],
+            schema=event_schema(),
+        )
+
+
+def whole_subjects(pieces: Iterator[pa.Table], max_events: int) -> Iterator[pa.Table]:
+    """Regroups sorted pieces into tables of whole subjects.
+
+    A table holds as many subjects as fit into `max_events`, at least one; where it is cut does not
+    depend on the pieces.
+    """
+    waiting: list[pa.Table] = []
+    n_waiting = 0
+    for piece in pieces:
+        waiting.append(piece)
+        n_waiting += piece.num_rows
+        while n_waiting > max_events:
+            table = pa.concat_tables(waiting)
+            cut = _cut(table, max_events)
+            if cut is None:
+                break
+            yield table.slice(0, cut)
+            waiting, n_waiting = [table.slice(cut)], table.num_rows - cut
+    if n_waiting:
+        table = pa.concat_tables(waiting)
+        while table.num_rows > max_events and (cut := _cut(table, max_events)) is not None:
+            yield table.slice(0, cut)
+            table = table.slice(cut)
+        yield table
+
+
+def _cut(table: pa.Table, max_events: int) -> int | None:
+    """The last subject border at or before `max_events`, else the first one, else None."""
+    subject = table["subject_id"].to_numpy()
+    borders = np.flatnonzero(subject[1:] != subject[:-1]) + 1
+    if not len(borders):
+        return None
+    index = int(np.searchsorted(borders, max_events, side="right")) - 1
+    return int(borders[max(index, 0)])
+
+
+def write_parts(
+    folder: Path, pieces: Iterator[pa.Table], progress: Callable[[str], None] | None
+) -> tuple[int, int]:
+    """Writes `events/<n>.parquet`; returns the numbers of subjects and of events."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    n_subjects = n_events = 0
+    for number, part in enumerate(whole_subjects(pieces, PART_EVENTS)):
+        with atomic_path(folder / f"{number}.parquet") as path:
+            write_parquet(part, path)
+        n_subjects += len(pc.unique(part["subject_id"]))
+        n_events += part.num_rows
+        if progress is not None:
+            progress(f"{n_events:,} events of {n_subjects:,} subjects written")
+    return n_subjects, n_events
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Writes a table in row groups of fixed size: the same table gives the same bytes."""
+    pq.write_table(
+        table.combine_chunks(),
+        path,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=GROUP_EVENTS,
+        version="2.6",
+        write_statistics=True,
+    )

@@ -1,0 +1,289 @@
+"""What lies in a folder: OMOP or MEDS, which tables and columns, and how DuckDB reads them.
+
+CSV columns are always read as text and cast later, so that a code such as `001`, `NA` or `1E10`
+stays what it is and every failed cast can be counted. Parts of a table may differ in column order,
+never in format.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chronoward.data.workspace import quote_name, quote_text
+from chronoward.errors import DataError, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+DUCKDB_SUFFIXES = (".duckdb", ".db", ".ddb")
+_DELIMITERS = (",", "\t", ";", "|")
+_SOURCE_DATABASE = "source_database"
+
+Form = Literal["omop", "meds"]
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """One table of a source: its files in name order, its columns in lower case."""
+
+    name: str
+    files: tuple[Path, ...]
+    columns: dict[str, str]
+    """Column in lower case → type as DuckDB names it (`VARCHAR` for all of CSV)."""
+    scan: str
+    """SQL of a FROM item with the columns in lower case."""
+    is_text: bool
+    origin: str
+    """How messages name it."""
+
+    def require(self, *columns: str) -> None:
+        """Checks that columns are there.
+
+        Raises:
+            DataError: one is missing.
+        """
+        for column in columns:
+            if column not in self.columns:
+                message = f"{self.origin}: required column {column} is missing"
+                raise DataError(message)
+
+
+@dataclass(frozen=True)
+class OmopSource:
+    """The tables of an OMOP folder or database by lower-case name, and SQL that opens them."""
+
+    path: Path
+    tables: dict[str, SourceTable]
+    setup: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = field(default=())
+
+
+def recognize(path: Path) -> Form:
+    """Says whether a folder (or DuckDB file) is an OMOP or a MEDS source.
+
+    Raises:
+        DataError: it is neither.
+        OSError: it does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        message = f"{path} does not exist"
+        raise FileNotFoundError(message)
+    if path.is_file():
+        if path.suffix.lower() in DUCKDB_SUFFIXES:
+            return "omop"
+        message = f"{path} is neither a folder nor a DuckDB file"
+        raise DataError(message)
+    if "person" in find_tables(path):
+        return "omop"
+    if (path / "data").is_dir() and any((path / "data").rglob("*.parquet")):
+        return "meds"
+    if (path / "metadata").is_dir() and any(path.rglob("*.parquet")):
+        return "meds"
+    message = f"{path} is neither OMOP (no table person) nor MEDS (no Parquet file under data/)"
+    raise DataError(message)
+
+
+def table_name(path: Path) -> str | None:
+    """Name of the table a file holds, in lower case; None when it is no table file."""
+    name = path.name.lower()
+    if name.startswith((".", "_")):
+        return None
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return None
+
+
+def find_tables(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Files by table: `person.csv`, `PERSON.parquet`, or a folder `person/` of parts.
+
+    Raises:
+        DataError: a table is there twice, as two files or as a file and a folder.
+    """
+    found: dict[str, tuple[Path, ...]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            parts = tuple(p for p in sorted(entry.rglob("*")) if p.is_file() and table_name(p))
+            name = entry.name.lower()
+            for suffix in SUFFIXES:
+                name = name.removesuffix(suffix)
+            files: tuple[Path, ...] = parts
+        elif entry.is_file() and (file_name := table_name(entry)):
+            name, files = file_name, (entry,)
+        else:
+            continue
+        if not files:
+            continue
+        if name in found:
+            message = f"{folder}: table {name} is there twice ({found[name][0].name}, {entry.name})"
+            raise DataError(message)
+        found[name] = files
+    return found
+
+
+def open_omop(path: Path) -> OmopSource:
+    """Describes the tables of an OMOP folder or DuckDB file.
+
+    Raises:
+        DataError: a file without header, a duplicate column, or parts in different formats.
+        FormatError: a damaged Parquet file.
+    """
+    if path.is_file():
+        return _open_duckdb(path)
+    tables = {name: open_table(name, files) for name, files in find_tables(path).items()}
+    return OmopSource(path, tables)
+
+
+def open_table(name: str, files: tuple[Path, ...]) -> SourceTable:
+    """Describes one table from its files (see `open_omop`)."""
+    kinds = {"parquet" if file.name.lower().endswith(".parquet") else "text" for file in files}
+    if len(kinds) > 1:
+        message = f"table {name} mixes Parquet and text files"
+        raise DataError(message)
+    scans: list[str] = []
+    columns: dict[str, str] = {}
+    for file in files:
+        file_columns, scan = _parquet(file) if kinds == {"parquet"} else _delimited(file)
+        _check_names(file, file_columns)
+        lowered = {column.lower(): kind for column, kind in file_columns}
+        if columns and set(lowered) != set(columns):
+            message = f"{file}: its columns differ from those of {files[0].name}"
+            raise DataError(message)
+        columns = columns or lowered
+        names = {column.lower(): column for column, _ in file_columns}
+        projection = ", ".join(f"{quote_name(names[c])} AS {quote_name(c)}" for c in columns)
+        scans.append(f"SELECT {projection} FROM {scan}")
+    origin = str(files[0]) if len(files) == 1 else str(files[0].parent)
+    scan = "(" + " UNION ALL ".join(scans) + ")"
+    return SourceTable(name, files, columns, scan, kinds == {"text"}, origin)
+
+
+def _check_names(file: Path, columns: Iterable[tuple[str, str]]) -> None:
+    seen = set()
+    for column, _ in columns:
+        if column.lower() in seen:
+            message = f"{file}: column {column} is there twice"
+            raise DataError(message)
+        seen.add(column.lower())
+
+
+def read_parquet_schema(file: Path) -> pa.Schema:
+    """The Arrow schema of a Parquet file.
+
+    Raises:
+        FormatError: the file is truncated or is no Parquet file.
+    """
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        message = f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}"
+        raise FormatError(message) from None
+
+
+def _parquet(file: Path) -> tuple[list[tuple[str, str]], str]:
+    schema = read_parquet_schema(file)
+    columns = [(name, arrow_kind(schema.field(i).type)) for i, name in enumerate(schema.names)]
+    return columns, f"read_parquet({quote_text(str(file))})"
+
+
+def arrow_kind(kind: pa.DataType) -> str:
+    """The class of an Arrow type that matters here: VARCHAR, INTEGER, DOUBLE, DATE, TIMESTAMP …"""
+    if pa.types.is_dictionary(kind):
+        return arrow_kind(kind.value_type)
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz is None else "TIMESTAMP WITH TIME ZONE"
+    if pa.types.is_date(kind):
+        return "DATE"
+    if pa.types.is_integer(kind):
+        return "INTEGER"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "DOUBLE"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "VARCHAR"
+    return str(kind).upper()
+
+
+def _delimited(file: Path) -> tuple[list[tuple[str, str]], str]:
+    header = _first_line(file)
+    if not header:
+        message = f"{file}: the file is empty, not even a header"
+        raise DataError(message)
+    delimiter = "\t" if ".tsv" in file.name.lower() else max(_DELIMITERS, key=header.count)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    declared = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in names)
+    scan = (
+        f"read_csv({quote_text(str(file))}, auto_detect = false, header = true, "
+        f"columns = {{{declared}}}, delim = {quote_text(delimiter)}, quote = '\"', escape = '\"', "
+        f"nullstr = '', strict_mode = true, max_line_size = 16777216)"
+    )
+    return [(name, "VARCHAR") for name in names], scan
+
+
+def _first_line(file: Path) -> str:
+    try:
+        if file.name.lower().endswith(".gz"):
+            with gzip.open(file, "rt", encoding="utf-8-sig") as text:
+                return text.readline().rstrip("\r\n")
+        with file.open(encoding="utf-8-sig") as text:
+            return text.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        message = f"{file}: not UTF-8 text"
+        raise DataError(message) from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        message = f"{file}: damaged gzip file: {error}"
+        raise FormatError(message) from None
+
+
+def _open_duckdb(path: Path) -> OmopSource:
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            rows = connection.execute(
+                "SELECT table_schema, table_name, column_name, data_type "
+                "FROM information_schema.columns ORDER BY 1, 2, ordinal_position"
+            ).fetchall()
+    except duckdb.Error as error:
+        message = f"{path} is not a readable DuckDB file: {str(error).splitlines()[0]}"
+        raise FormatError(message) from None
+    schemas = [schema for schema, table, _, _ in rows if table.lower() == "person"]
+    if not schemas:
+        message = f"{path}: no table person"
+        raise DataError(message)
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for schema, table, column, kind in rows:
+        if schema == schemas[0]:
+            columns.setdefault(table, []).append((column, kind))
+    tables = {}
+    for table, listed in columns.items():
+        _check_names(path / table, listed)
+        name = f"{_SOURCE_DATABASE}.{quote_name(schemas[0])}.{quote_name(table)}"
+        projection = ", ".join(f"{quote_name(c)} AS {quote_name(c.lower())}" for c, _ in listed)
+        tables[table.lower()] = SourceTable(
+            table.lower(),
+            (path,),
+            {column.lower(): _duckdb_kind(kind) for column, kind in listed},
+            f"(SELECT {projection} FROM {name})",
+            is_text=False,
+            origin=f"{path}:{table}",
+        )
+    setup = (f"ATTACH {quote_text(str(path))} AS {_SOURCE_DATABASE} (READ_ONLY)",)
+    return OmopSource(path, tables, setup)
+
+
+def _duckdb_kind(kind: str) -> str:
+    if kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UINTEGER", "UBIGINT"):
+        return "INTEGER"
+    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
+        return "DOUBLE"
+    if kind.startswith("TIMESTAMP") and "ZONE" not in kind:
+        return "TIMESTAMP"
+    return kind
