@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from chronoward.data.omop_subjects import day_end
 from chronoward.data.rules import Rule
 from chronoward.data.visits import OTHER
-from chronoward.data.workspace import changed, changed_if, number_list
+from chronoward.data.workspace import changed, changed_if, number_list, removed
 
 if TYPE_CHECKING:
     from chronoward.data.config import IngestConfig
@@ -128,13 +128,11 @@ def billed_condition(config: IngestConfig, condition_table: int, drg_concepts: s
         OR r.concept IN {drg_concepts} OR r.source_concept IN {drg_concepts})"""
 
 
-def place_details(work: Workspace, subject_gone: str) -> None:
+def place_details(work: Workspace, config: IngestConfig, subject_gone: str) -> None:
     """Makes `detail` (events) and `detail_record` (ledger) from `detail_stage`.
 
     A detail is cut to its visit; one that no visit covers is dropped.
     """
-    from chronoward.data.workspace import removed
-
     start = "COALESCE(s.moment, s.day)"
     work.run(
         f"""CREATE TABLE detail_placed AS WITH copies AS (
@@ -144,6 +142,8 @@ def place_details(work: Workspace, subject_gone: str) -> None:
           (CASE {subject_gone} WHEN s.copy > 1 THEN {removed(Rule.EXACT_DUPLICATE)}
           WHEN s.start_bad THEN {removed(Rule.UNPARSABLE_TIME)}
           WHEN {start} IS NULL THEN {removed(Rule.MISSING_TIME)}
+          WHEN year({start}) IN {number_list(config.sentinel_years)}
+            THEN {removed(Rule.SENTINEL_TIME)}
           WHEN {start} > p.death THEN {removed(Rule.AFTER_DEATH)}
           ELSE 0::UTINYINT END)::UTINYINT AS gone
           FROM copies s LEFT JOIN subject p ON s.subject_id = p.subject_id),

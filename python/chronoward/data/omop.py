@@ -73,35 +73,14 @@ def load_omop(
     warnings = [
         f"table {name} has no rows"
         for name in sorted(set(source.tables) & {*CLINICAL, "visit_occurrence", "death"})
-        if not work.value(
-            f"SELECT count(*) FROM (SELECT 1 FROM {source.tables[name].scan} LIMIT 1)"
-        )
+        if not work.rows(f"SELECT 1 FROM {source.tables[name].scan} LIMIT 1")
     ]
-    person = omop_subjects.person_expression(work, source)
-    say("persons and visits")
-    omop_subjects.stage_persons(work, source, person, config, excluded)
-    omop_subjects.stage_deaths(work, source.tables.get("death"), person)
-    stage_visits(work, source.tables.get("visit_occurrence"), person)
-    stage_details(work, source.tables.get("visit_detail"), person)
-    gone = omop_subjects.subject_gone(excluded)
-    visits.place_visits(work, config, gone)
-    check_visit_keys(work, source)
-    visits.find_discharge_deaths(work)
-    omop_subjects.settle_deaths(work, config, excluded)
-    omop_subjects.stage_periods(work, source.tables.get("observation_period"), person, excluded)
-
-    records.make_stage(work)
-    for name in CLINICAL:
-        if name in source.tables:
-            say(f"table {name}")
-            stage_clinical(work, source.tables[name], person)
+    _stage(work, source, config, excluded, say)
     calendar, extract_date = decide_calendar(work, source, config)
     say("rules on records")
-    future = (
-        f"date_trunc('day', %s.start) > DATE {quote_text(extract_date)}"
-        if extract_date and calendar == "real"
-        else "false"
-    )
+    future = "false"
+    if extract_date and calendar == "real":
+        future = f"date_trunc('day', %s.start) > DATE {quote_text(extract_date)}"
     visits.settle_after_death(work, future.replace("%s", "r"))
     records.find_midnight_types(work, config)
     records.find_duplicates(work)
@@ -114,7 +93,7 @@ def load_omop(
     visits.finish_visits(work)
     has_visits = bool(work.value("SELECT count(*) FROM visit"))
     links.link_records(work)
-    links.place_details(work, gone)
+    links.place_details(work, config, omop_subjects.subject_gone(excluded))
     _add_emergency_details(work)
     links.number_visits(work)
     say("codes and values")
@@ -135,6 +114,32 @@ def load_omop(
     read |= {"observation_period", "concept", "concept_ancestor", "cdm_source"}
     not_read = sorted(set(source.tables) - read)
     return Loaded(TABLES, has_visits, calendar, extract_date, warnings, not_read)
+
+
+def _stage(
+    work: Workspace,
+    source: OmopSource,
+    config: IngestConfig,
+    excluded: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Reads every table; settles deaths and periods, and visits as far as deaths need them."""
+    person = omop_subjects.person_expression(work, source)
+    say("persons and visits")
+    omop_subjects.stage_persons(work, source, person, config, excluded)
+    omop_subjects.stage_deaths(work, source.tables.get("death"), person)
+    stage_visits(work, source.tables.get("visit_occurrence"), person)
+    stage_details(work, source.tables.get("visit_detail"), person)
+    visits.place_visits(work, config, omop_subjects.subject_gone(excluded))
+    check_visit_keys(work, source)
+    visits.find_discharge_deaths(work)
+    omop_subjects.settle_deaths(work, config, excluded)
+    omop_subjects.stage_periods(work, source.tables.get("observation_period"), person, excluded)
+    records.make_stage(work)
+    for name in CLINICAL:
+        if name in source.tables:
+            say(f"table {name}")
+            stage_clinical(work, source.tables[name], person)
 
 
 def stage_visits(work: Workspace, table: SourceTable | None, person: str) -> None:
