@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from chronoward.model.batch import Batch
 from chronoward.model.blocks import Block
+from chronoward.model.checkpoint import load_model as load
+from chronoward.model.checkpoint import read_config, save_model
 from chronoward.model.config import PRESETS, ModelConfig
+from chronoward.model.hazard import Hazard, HazardConfig, HazardHead, OutcomeTable
 from chronoward.model.model import Model
+from chronoward.model.objectives import HeadLoss, NextEvent, Objective
 
-__all__ = ["PRESETS", "Block", "Model", "ModelConfig"]
+__all__ = [
+    "PRESETS",
+    "Batch",
+    "Block",
+    "Hazard",
+    "HazardConfig",
+    "HazardHead",
+    "HeadLoss",
+    "Model",
+    "ModelConfig",
+    "NextEvent",
+    "Objective",
+    "OutcomeTable",
+    "load",
+    "read_config",
+    "save_model",
+]

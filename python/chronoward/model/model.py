@@ -45,6 +45,7 @@ class Model(nn.Module):
 
     Attributes:
         config: its shape.
+        heads: modules of further objectives by name (`hazard`), saved with the model.
         attention_backend: backend of `varlen_attention`; None lets it choose by device.
     """
 
@@ -56,6 +57,7 @@ class Model(nn.Module):
         self.config = config
         self.attention_backend: str | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.heads = nn.ModuleDict()
         self.embedding_norm_eps = config.norm_eps
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)

@@ -1,0 +1,39 @@
+"""What a step of training sees: packed rows laid end to end as one long row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One packed row of T tokens in n segments.
+
+    Attributes:
+        token_id: int64 (T,).
+        time_min: int32 (T,), clock in minutes since the subject's origin.
+        n_prior: uint8 (T,), earlier visits with the same base code; 0 for structural tokens.
+        cu_seqlens: int32 (n + 1,), bounds of the segments; empty segments are allowed.
+        segment_subject: int64 (n,), number of the segment's timeline in its split, -1 for padding.
+        loss_mask: bool (T,), tokens that are predicted (not the prompt, overlap, padding, end).
+    """
+
+    token_id: Tensor
+    time_min: Tensor
+    n_prior: Tensor
+    cu_seqlens: Tensor
+    segment_subject: Tensor
+    loss_mask: Tensor
+
+    def segments(self) -> Tensor:
+        """Segment of each token, int64 (T,)."""
+        position = torch.arange(
+            self.token_id.shape[0], device=self.token_id.device, dtype=torch.int32
+        )
+        return torch.searchsorted(self.cu_seqlens, position, right=True) - 1

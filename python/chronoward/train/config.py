@@ -1,0 +1,109 @@
+"""What a training run is told: one frozen dataclass, kept in the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from chronoward.errors import ConfigError
+
+OBJECTIVES = ("next_event", "hazard")
+DTYPES = ("fp32", "bf16")
+
+# peak learning rate by preset: smaller models take larger steps
+LEARNING_RATES = {"tiny": 3e-3, "small": 1e-3, "base": 6e-4, "large": 3e-4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of a training run. Threads are not among them.
+
+    Raises:
+        ConfigError: a value out of range or an unknown name.
+    """
+
+    preset: str = "tiny"
+    """Size of the model: tiny, small, base or large."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of ModelConfig that differ from the preset."""
+    objectives: dict[str, float] = field(default_factory=lambda: {"next_event": 1.0})
+    """Weight of each objective."""
+    outcomes: tuple[str, ...] = ()
+    """Outcome names or YAML files of the hazard objective."""
+    repeat_weight: str = "none"
+    """Down-weight repeated codes: none, raven or exp."""
+    learning_rate: float | None = None
+    """Peak learning rate; None takes the preset's."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up (at most a tenth of the run)."""
+    final_share: float = 0.02
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices (not of the embedding, norms or biases)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's averaging constants."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    row_tokens: int = 2048
+    """Tokens of a packed row: the longest context."""
+    rows_per_step: int = 4
+    """Rows of one step."""
+    dtype: str = "fp32"
+    """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32)."""
+    seed: int = 0
+    """Seeds the weights and the order of the data."""
+    epochs: float = 10.0
+    """Most passes over the train split."""
+    max_steps: int | None = None
+    """Most steps."""
+    minutes: float | None = None
+    """Time to train for; turned into a number of steps by timing a few before the start."""
+    evaluations: int = 10
+    """How often the tuning split is looked at, evenly over the run."""
+    evaluation_tokens: int = 65_536
+    """Tokens of the tuning split that are looked at (the same ones each time)."""
+    patience: int = 3
+    """Evaluations without a new best before the run stops."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.objectives) - set(OBJECTIVES)
+        if not self.objectives or unknown:
+            message = f"objectives are {', '.join(OBJECTIVES)}; got {sorted(self.objectives)}"
+            raise ConfigError(message)
+        if any(not math.isfinite(w) or w <= 0 for w in self.objectives.values()):
+            message = "the weight of an objective must be positive"
+            raise ConfigError(message)
+        if ("hazard" in self.objectives) != bool(self.outcomes):
+            message = "the hazard objective and a list of outcomes go together"
+            raise ConfigError(message)
+        if self.preset not in LEARNING_RATES:
+            message = f"preset must be one of {', '.join(LEARNING_RATES)}, got {self.preset!r}"
+            raise ConfigError(message)
+        if self.dtype not in DTYPES:
+            message = f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
+            raise ConfigError(message)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("row_tokens", "rows_per_step", "evaluations", "evaluation_tokens", "patience"):
+            if getattr(self, name) < 1:
+                message = f"{name} must be at least 1, got {getattr(self, name)}"
+                raise ConfigError(message)
+        for name in ("learning_rate", "clip_norm", "epochs", "max_steps", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                message = f"{name} must be positive, got {value}"
+                raise ConfigError(message)
+        if self.warmup_steps < 0 or self.weight_decay < 0 or not 0 <= self.final_share <= 1:
+            message = "warmup_steps and weight_decay must not be negative, final_share in 0..1"
+            raise ConfigError(message)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up."""
+        return self.learning_rate or LEARNING_RATES[self.preset]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

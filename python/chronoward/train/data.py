@@ -1,0 +1,154 @@
+"""From a token store to batches and objectives: the only part of training that knows tokens' meaning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from chronoward import outcomes
+from chronoward.errors import ConfigError
+from chronoward.loader import Loader, PackedRow
+from chronoward.model import Batch, HazardConfig, OutcomeTable
+from chronoward.train.metrics import group_of_class
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from chronoward.packing import Windows
+    from chronoward.store import StoreSplit
+    from chronoward.tokenizer import Tokenizer
+
+_DEATH_CLASS = 18
+
+
+def join_rows(rows: Sequence[PackedRow]) -> Batch:
+    """Lays packed rows end to end.
+
+    Args:
+        rows: rows of one length with the same number of segments.
+    """
+    length = rows[0].token_id.shape[0]
+    bounds = [row.cu_seqlens[:-1] + r * length for r, row in enumerate(rows)]
+    bounds.append(torch.tensor([length * len(rows)], dtype=torch.int32))
+    return Batch(
+        token_id=torch.cat([row.token_id for row in rows]).long(),
+        time_min=torch.cat([row.time_min for row in rows]),
+        n_prior=torch.cat([row.n_prior for row in rows]),
+        cu_seqlens=torch.cat(bounds),
+        segment_subject=torch.cat([row.segment_subject for row in rows]),
+        loss_mask=torch.cat([row.loss_mask for row in rows]),
+    )
+
+
+def n_tokens(rows: Sequence[PackedRow]) -> int:
+    """Tokens in use."""
+    return sum(row.n_tokens for row in rows)
+
+
+def without_subjects(loader: Loader, split: StoreSplit, excluded: NDArray[np.int64]) -> int:
+    """Takes the windows of excluded subjects out of a loader.
+
+    Returns:
+        Number of timelines taken out.
+    """
+    is_excluded = np.isin(split.subject_id, excluded)
+    loader.windows = _kept(loader.windows, ~is_excluded[loader.windows.timeline])
+    return int(is_excluded.sum())
+
+
+def _kept(windows: Windows, kept: NDArray[np.bool_]) -> Windows:
+    return replace(
+        windows,
+        timeline=windows.timeline[kept],
+        begin=windows.begin[kept],
+        length=windows.length[kept],
+        n_lead=windows.n_lead[kept],
+        open_visit=windows.open_visit[kept],
+        open_detail=windows.open_detail[kept],
+    )
+
+
+def token_groups(tokenizer: Tokenizer) -> torch.Tensor:
+    """Index into `metrics.GROUPS` of each token, int64 (V,)."""
+    return torch.tensor([group_of_class(int(c)) for c in tokenizer.token_class])
+
+
+def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -> HazardConfig:
+    """Resolves outcome names or YAML files against a tokenizer's codes.
+
+    Raises:
+        ConfigError: an unknown outcome, or one without a token in the vocabulary.
+    """
+    definitions = [outcomes.load(name) for name in names]
+    token_ids = []
+    for definition in definitions:
+        ids = tokenizer.token_ids_of(outcomes.resolve(definition, codes))
+        if not len(ids):
+            message = f"outcome {definition.name!r} has no token in the vocabulary"
+            raise ConfigError(message)
+        token_ids.append(tuple(int(i) for i in np.sort(ids)))
+    return HazardConfig(
+        outcomes=tuple(d.name for d in definitions),
+        token_ids=tuple(token_ids),
+        first_only=tuple(d.first_only for d in definitions),
+    )
+
+
+def outcome_table(
+    split: StoreSplit, config: HazardConfig, token_class: NDArray[np.uint8]
+) -> OutcomeTable:
+    """When each subject of a split had each outcome, by the clock its tokens carry."""
+    sets = [np.array(ids, np.int64) for ids in config.token_ids]
+    sets.append(np.flatnonzero(token_class == _DEATH_CLASS))
+    found: list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = [[] for _ in sets]
+    periods: list[list[NDArray[np.int64]]] = [[], [], []]
+    for first, shard in zip(split.first_row[:-1], split.shards, strict=True):
+        subject = np.repeat(np.arange(len(shard.subject_id)) + first, np.diff(shard.offsets))
+        for k, ids in enumerate(sets):
+            member = np.zeros(len(token_class), np.bool_)
+            member[ids] = True
+            here = member[shard.token_id]
+            found[k].append((subject[here], shard.time_min[here].astype(np.int64)))
+        owner = np.repeat(np.arange(len(shard.subject_id)) + first, np.diff(shard.obs_offsets))
+        for column, values in zip(
+            periods, (owner, shard.obs_start_min, shard.obs_end_min), strict=True
+        ):
+            column.append(values.astype(np.int64))
+    empty = np.zeros(0, np.int64)
+    occurrences = [
+        (
+            np.concatenate([empty, *(subject for subject, _ in parts)]),
+            np.concatenate([empty, *(minute for _, minute in parts)]),
+        )
+        for parts in found
+    ]
+    starts = tuple(np.concatenate([empty, *column]) for column in periods)
+    return OutcomeTable(occurrences[:-1], occurrences[-1], (starts[0], starts[1], starts[2]))
+
+
+def rates(
+    split: StoreSplit, table: OutcomeTable, config: HazardConfig
+) -> tuple[list[float], list[float]]:
+    """Events and years at risk of each outcome, counted from the start of observation.
+
+    Returns:
+        Two lists of K numbers.
+    """
+    subject, minute = [], []
+    for first, shard in zip(split.first_row[:-1], split.shards, strict=True):
+        subject.append(
+            np.repeat(np.arange(len(shard.subject_id)) + first, np.diff(shard.obs_offsets))
+        )
+        minute.append(shard.obs_start_min.astype(np.int64))
+    if not subject:
+        return [0.0] * len(config.outcomes), [0.0] * len(config.outcomes)
+    years, event, at_risk = table.targets(
+        np.concatenate(subject), np.concatenate(minute), config.first_only
+    )
+    return event.sum(0).tolist(), (years * at_risk).sum(0, dtype=np.float64).tolist()

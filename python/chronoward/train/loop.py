@@ -1,0 +1,265 @@
+"""The loop: a step, now and then a look at the tuning split, a checkpoint, and the next step.
+
+Everything a step does follows from (seed, step, data), so a run that is killed and resumed ends with
+the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from chronoward.errors import NumericError
+from chronoward.train.data import join_rows, n_tokens
+from chronoward.train.interrupt import Interrupt, deferred_signals
+from chronoward.train.metrics import Sums
+from chronoward.train.schedule import evaluation_steps, learning_rate
+from chronoward.train.state import Progress, load_checkpoint, make_optimizer, save_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from chronoward.loader import PackedRow
+    from chronoward.model import Batch, Model, Objective
+    from chronoward.train.config import TrainConfig
+    from chronoward.train.metrics import MetricsLog
+
+LOG_EVERY_STEPS = 10
+CHECKPOINT_SECONDS = 300.0
+MAX_SKIPPED_IN_A_ROW = 5
+OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not
+
+
+class Rows(Protocol):
+    """Packed rows by (epoch, step); `chronoward.loader.Loader` is one."""
+
+    def n_steps(self, epoch: int) -> int: ...
+    def step(self, epoch: int, step: int) -> Sequence[PackedRow]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a run learns from and is judged by.
+
+    Attributes:
+        train: rows to learn from.
+        objectives: what is learned from them.
+        tuning: batches of the tuning split, always the same ones; may be empty.
+        tuning_objectives: the objectives, with the tuning split's outcomes.
+    """
+
+    train: Rows
+    objectives: Sequence[Objective]
+    tuning: Sequence[Batch]
+    tuning_objectives: Sequence[Objective]
+
+
+class Trainer:
+    """One training run in a folder.
+
+    Args:
+        model: with its heads; its weights are trained in place.
+        data: rows and objectives.
+        config: options.
+        n_steps: length of the run.
+        folder: the run's `checkpoints` folder, existing.
+        log: the run's metrics.
+        report: called with (steps done, steps, line) after each logged step or evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Data,
+        config: TrainConfig,
+        *,
+        n_steps: int,
+        folder: Path,
+        log: MetricsLog,
+        report: Callable[[int, int, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.n_steps = n_steps
+        self.progress = Progress()
+        self._data = data
+        self._folder = folder
+        self._log = log
+        self._report = report
+        self._optimizer = make_optimizer(
+            model, weight_decay=config.weight_decay, betas=config.betas
+        )
+        self._evaluation_steps = set(evaluation_steps(n_steps, config))
+        self._units = {o.name: o.unit for o in data.objectives}
+        self._sums = Sums()
+        self._since_log = (0, 0.0)  # tokens, seconds
+        self._last_checkpoint = time.monotonic()
+
+    def resume(self, step: int) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            FormatError: the checkpoint is truncated or does not fit.
+        """
+        self.progress = load_checkpoint(self._folder, step, self.model, self._optimizer)
+        self._log.resume(step)
+
+    def run(self) -> Progress:
+        """Trains to the end.
+
+        Raises:
+            NumericError: too many steps in a row whose loss or gradient is not finite.
+            SystemExit: SIGTERM came (143); the state was saved.
+            KeyboardInterrupt: SIGINT came; the state was saved.
+        """
+        with deferred_signals() as interrupt:
+            while not self.progress.stopped:
+                self._step()
+                done = self.progress.step
+                if done in self._evaluation_steps:
+                    self._evaluate()
+                    self._save()
+                elif done % LOG_EVERY_STEPS == 0:
+                    self._write_line()
+                self._leave_if_asked(interrupt)
+        return self.progress
+
+    def _leave_if_asked(self, interrupt: Interrupt) -> None:
+        due = time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS
+        if due or (interrupt and not self.progress.stopped):
+            self._save()
+        if interrupt:
+            interrupt.leave()
+
+    def _save(self) -> None:
+        save_checkpoint(self._folder, self.model, self._optimizer, self.progress)
+        self._log.write()
+        self._last_checkpoint = time.monotonic()
+
+    def loss(
+        self, batch: Batch, objectives: Sequence[Objective], sums: Sums | None = None
+    ) -> torch.Tensor:
+        """Weighted sum of the objectives' mean losses of one batch."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
+            hidden = self.model(batch.token_id, batch.time_min, batch.cu_seqlens)
+            total = hidden.new_zeros(())
+            for objective in objectives:
+                head = objective.loss(self.model, hidden, batch)
+                if sums is not None:
+                    sums.add(objective.name, head)
+                weight = self.config.objectives[objective.name]
+                total = total + weight * head.total / max(head.weight, 1.0)
+        return total
+
+    def seconds_per_step(self, n_trials: int = 3) -> float:
+        """Time of one step, measured on the first batch without learning from it."""
+        batch = join_rows(self._data.train.step(0, 0))
+        times = []
+        for _ in range(n_trials):
+            start = time.monotonic()
+            self.loss(batch, self._data.objectives).backward()  # type: ignore[no-untyped-call]
+            times.append(time.monotonic() - start)
+        self.model.zero_grad(set_to_none=True)
+        return sorted(times)[len(times) // 2]
+
+    def _step(self) -> None:
+        progress, start = self.progress, time.monotonic()
+        rows = self._data.train.step(progress.epoch, progress.epoch_step)
+        rate = learning_rate(progress.step, self.n_steps, self.config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        sums = Sums()
+        loss = self.loss(join_rows(rows), self._data.objectives, sums)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        if math.isfinite(float(loss.detach())) and math.isfinite(norm):
+            self._optimizer.step()
+            progress.skipped_in_a_row = 0
+            self._sums.merge(sums)
+        else:
+            self._skip()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._advance(rows, time.monotonic() - start)
+
+    def _skip(self) -> None:
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            message = (
+                f"the loss or its gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row "
+                f"(the last: step {progress.step}); try a lower learning rate"
+            )
+            raise NumericError(message)
+
+    def _advance(self, rows: Sequence[PackedRow], seconds: float) -> None:
+        progress, used = self.progress, n_tokens(rows)
+        progress.step += 1
+        progress.tokens += used
+        progress.seconds += seconds
+        self._since_log = (self._since_log[0] + used, self._since_log[1] + seconds)
+        progress.epoch_step += 1
+        if progress.epoch_step >= self._data.train.n_steps(progress.epoch):
+            progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+        if progress.step >= self.n_steps:
+            progress.stopped = "all planned steps were done"
+        elif self.config.minutes and progress.seconds > OVERRUN * 60 * self.config.minutes:
+            progress.stopped = "the time was up before all planned steps were done"
+        if progress.stopped:
+            self._evaluation_steps.add(progress.step)
+
+    def _line(self, kind: str) -> dict[str, Any]:
+        progress, (used, seconds) = self.progress, self._since_log
+        return {
+            "kind": kind,
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "tokens": progress.tokens,
+            "seconds": round(progress.seconds, 3),
+            "tokens_per_second": round(used / seconds, 1) if seconds else None,
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "skipped": progress.skipped,
+        }
+
+    def _write_line(self) -> None:
+        line = self._line("train") | self._sums.report(self._units)
+        self._sums, self._since_log = Sums(), (0, 0.0)
+        self._emit(line)
+
+    def _emit(self, line: dict[str, Any]) -> None:
+        self._log.add(line)
+        if self._report is not None:
+            self._report(self.progress.step, self.n_steps, line)
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        """Looks at the tuning split; a new best is kept, too many without one end the run."""
+        if self._since_log[0]:
+            self._write_line()
+        progress, start = self.progress, time.monotonic()
+        if not self._data.tuning:
+            progress.best_step = progress.step
+            return
+        self.model.eval()
+        sums = Sums()
+        for batch in self._data.tuning:
+            self.loss(batch, self._data.tuning_objectives, sums)
+        means = sums.means()
+        loss = sum(self.config.objectives[name] * mean for name, mean in means.items())
+        progress.seconds += time.monotonic() - start
+        report = sums.report(self._units)
+        self._emit(self._line("tuning") | report)
+        if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
+            progress.best_loss, progress.best_step = loss, progress.step
+            progress.without_best, progress.evaluation = 0, report
+            return
+        progress.without_best += 1
+        if progress.without_best >= self.config.patience and not progress.stopped:
+            progress.stopped = f"no better on tuning in {progress.without_best} evaluations"

@@ -1,0 +1,177 @@
+"""Checkpoints: everything the next step depends on, one folder a step, renamed into place.
+
+A run that was killed goes on from the newest folder and ends with the same bytes, because the data
+of a step follow from (seed, epoch, step) and nothing else is random.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from torch.optim import AdamW
+
+from chronoward import files
+from chronoward.errors import FormatError
+from chronoward.model.checkpoint import WEIGHTS, assign, module_bytes, read_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    """Steps done."""
+    epoch: int = 0
+    """Epoch of the next step."""
+    epoch_step: int = 0
+    """Number of the next step in its epoch."""
+    tokens: int = 0
+    """Tokens seen."""
+    seconds: float = 0.0
+    """Time spent in training."""
+    best_loss: float | None = None
+    """Best loss on the tuning split."""
+    best_step: int = -1
+    """Step of the best loss."""
+    without_best: int = 0
+    """Evaluations since the best."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite, left out."""
+    skipped_in_a_row: int = 0
+    """The same, without a finite one in between."""
+    stopped: str = ""
+    """Why the run ended, empty while it goes on."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """Report of the best evaluation."""
+
+
+def make_optimizer(module: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> AdamW:
+    """AdamW with its state made at once, so that a checkpoint can be taken before the first step.
+
+    Weight decay is for matrices; embeddings, norms, biases and the time bias have none.
+    """
+    matrices, others = [], []
+    for name, parameter in module.named_parameters():
+        decays = parameter.dim() >= 2 and name != "embedding.weight"
+        (matrices if decays else others).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = AdamW(groups, lr=0.0, betas=betas, fused=True)
+    for parameter in module.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def _name(step: int) -> str:
+    return f"{step:08d}"
+
+
+def _optimizer_bytes(module: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        moments = optimizer.state[parameter]
+        for moment in _MOMENTS:
+            tensors[f"{name}.{moment}"] = moments[moment].detach().cpu().contiguous()
+    return save(tensors, metadata={"format": "pt"})
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> Path:
+    """Writes `folder/<step>/` whole or not at all, then drops what is neither newest nor best.
+
+    Args:
+        folder: the run's `checkpoints`.
+        module: the model with its heads.
+        optimizer: after at least one step.
+        progress: where the run stands.
+    """
+    final = folder / _name(progress.step)
+    if final.is_dir():
+        return final
+    temporary = folder / f".{final.name}.{os.getpid()}{files.TEMPORARY_SUFFIX}"
+    temporary.mkdir(mode=0o700)
+    try:
+        files.write_bytes(temporary / WEIGHTS, module_bytes(module))
+        files.write_bytes(temporary / OPTIMIZER, _optimizer_bytes(module, optimizer))
+        files.write_json(temporary / STATE, asdict(progress))
+        temporary.replace(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    keep = {progress.step, progress.best_step}
+    for step in steps_of(folder):
+        if step not in keep:
+            shutil.rmtree(folder / _name(step))
+    return final
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def load_weights(folder: Path, step: int, module: nn.Module) -> None:
+    """Puts a checkpoint's weights into `module`.
+
+    Raises:
+        FormatError: truncated or unfitting tensors.
+        NumericError: NaN or infinity.
+    """
+    path = folder / _name(step) / WEIGHTS
+    assign(module, read_tensors(path), path)
+
+
+def load_checkpoint(
+    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Puts a checkpoint into `module` and `optimizer`.
+
+    Raises:
+        FormatError: a file that is truncated or does not fit.
+        NumericError: NaN or infinity among the weights.
+    """
+    load_weights(folder, step, module)
+    path = folder / _name(step) / OPTIMIZER
+    tensors = read_tensors(path)
+    parameters = dict(module.named_parameters())
+    if set(tensors) != {f"{name}.{moment}" for name in parameters for moment in _MOMENTS}:
+        message = f"{path}: the optimizer's tensors are not those of this model"
+        raise FormatError(message)
+    raw = files.read_json(folder / _name(step) / STATE)
+    try:
+        progress = Progress(**raw)
+    except TypeError as error:
+        message = f"{folder / _name(step) / STATE} is not a training state: {error}"
+        raise FormatError(message) from None
+    for name, parameter in parameters.items():
+        moments = optimizer.state[parameter]
+        for moment in _MOMENTS:
+            tensor = tensors[f"{name}.{moment}"]
+            if tensor.shape != moments[moment].shape or not torch.isfinite(tensor).all():
+                message = f"{path}: {moment} of {name} has another shape or is not finite"
+                raise FormatError(message)
+            moments[moment].copy_(tensor)
+    return progress
