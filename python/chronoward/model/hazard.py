@@ -170,7 +170,7 @@ class OutcomeTable:
 
     def follow_up(self, subject: NDArray[np.int64], minute: NDArray[np.int64]) -> NDArray[np.int64]:
         """Minute at which observation that holds (subject, minute) ends, by censoring or death;
-        -1 where the minute lies outside observation."""
+        -1 where the minute lies outside observation or after death."""
         key = _key(subject, minute)
         place = np.searchsorted(self._period_start, key, side="right") - 1
         found = place >= 0
@@ -181,6 +181,7 @@ class OutcomeTable:
         inside = found & (self._period_start[place] >> 32 == subject) & (end >= minute)
         death = _next(self._death, subject, key)
         end = np.where(death >= 0, np.minimum(end, death), end)
+        inside &= ~_has_before(self._death, subject, key)
         return np.where(inside, end, -1)
 
     def targets(

@@ -60,9 +60,9 @@ A decoder over token timelines of health records, trained to predict the next ev
 {_losses(progress.evaluation)}
 ## Use
 
-`chronoward score`, `synthesize`, `generate` and `embed` read this folder. It belongs to the tokenizer
-beside it and to no other. Its risks are estimates of what gets *recorded* in a population like the
-one it was trained on; check calibration on your own held-out subjects first. It is not a medical
-device, and its weights may reveal facts about the subjects it was trained on: treat this folder as
-patient data.
+`chronoward score`, `synthesize`, `generate` and `embed` read this folder. It belongs to the
+tokenizer beside it and to no other. Its risks are estimates of what gets *recorded* in a population
+like the one it was trained on; check calibration on your own held-out subjects first. It is not a
+medical device, and its weights may reveal facts about the subjects it was trained on: treat this
+folder as patient data.
 """

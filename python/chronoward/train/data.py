@@ -1,4 +1,4 @@
-"""From a token store to batches and objectives: the only part of training that knows tokens' meaning."""
+"""From a token store to batches and objectives: the part of training that knows tokens' meaning."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import torch
+from pyarrow import parquet
 
 from chronoward import outcomes
 from chronoward.errors import ConfigError
-from chronoward.loader import Loader, PackedRow
-from chronoward.model import Batch, HazardConfig, OutcomeTable
-from chronoward.train.metrics import group_of_class
+from chronoward.model import Batch, Hazard, HazardConfig, HazardHead, NextEvent, OutcomeTable
+from chronoward.model.hazard import start_at_rates
+from chronoward.schema import code_schema
+from chronoward.train.metrics import GROUPS, group_of_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from chronoward.loader import Loader, PackedRow
+    from chronoward.model import Model, Objective
     from chronoward.packing import Windows
     from chronoward.store import StoreSplit
     from chronoward.tokenizer import Tokenizer
+    from chronoward.train.config import TrainConfig
 
+CODES = "codes.parquet"
 _DEATH_CLASS = 18
 
 
@@ -98,6 +105,99 @@ def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -
         token_ids=tuple(token_ids),
         first_only=tuple(d.first_only for d in definitions),
     )
+
+
+def code_table(store_dir: Path, tokenizer: Tokenizer) -> pa.Table:
+    """The codes outcomes are resolved against: the store's own table, else the vocabulary's.
+
+    Without the store's `codes.parquet` no code has ancestors, so only listed codes match.
+    """
+    path = store_dir / CODES
+    if path.is_file():
+        return parquet.read_table(path)
+    rows = [
+        {
+            "table": entry.table,
+            "code": entry.code,
+            "description": entry.description,
+            "concept_id": entry.concept_id,
+            "vocabulary_id": entry.vocabulary_id,
+            "domain_id": entry.domain_id,
+            "concept_class_id": entry.concept_class_id,
+            "parent_codes": [],
+            "sex_specific": entry.sex_specific,
+            "is_inpatient": entry.is_inpatient,
+        }
+        for entry in tokenizer.codes
+    ]
+    return pa.Table.from_pylist(rows, schema=code_schema())
+
+
+class Objectives:
+    """Makes the objectives of a run, for one split at a time.
+
+    Args:
+        tokenizer: of the store.
+        config: of the run.
+        store_dir: folder of the store.
+
+    Raises:
+        ConfigError: an outcome that is unknown or has no token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: TrainConfig, store_dir: Path) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._hazard = None
+        if "hazard" in config.objectives:
+            codes = code_table(store_dir, tokenizer)
+            self._hazard = hazard_config(config.outcomes, tokenizer, codes)
+
+    def build(self, model: Model, split: StoreSplit, *, first: bool) -> list[Objective]:
+        """The objectives with a split's outcomes.
+
+        Args:
+            model: gets the hazard head when `first`.
+            split: whose outcomes are counted.
+            first: make the heads and start them at the split's rates.
+        """
+        made: list[Objective] = []
+        for name in self._config.objectives:
+            if name == "next_event":
+                made.append(
+                    NextEvent(
+                        repeat_weight=self._config.repeat_weight,
+                        token_group=token_groups(self._tokenizer),
+                        group_names=GROUPS,
+                    )
+                )
+            elif self._hazard is not None:
+                made.append(self._make_hazard(model, split, self._hazard, first=first))
+        return made
+
+    def _make_hazard(
+        self, model: Model, split: StoreSplit, config: HazardConfig, *, first: bool
+    ) -> Hazard:
+        table = outcome_table(split, config, self._tokenizer.token_class)
+        if first:
+            head = HazardHead(model.config.d_model, config, seed=self._config.seed)
+            start_at_rates(head, *rates(split, table, config))
+            model.heads["hazard"] = head
+        head = model.heads["hazard"]
+        assert isinstance(head, HazardHead)
+        return Hazard(head, table)
+
+
+def fixed_batches(loader: Loader, config: TrainConfig) -> list[Batch]:
+    """The batches of the tuning split that every evaluation looks at."""
+    batches, left = [], config.evaluation_tokens
+    for step in range(loader.n_steps(0)):
+        if left <= 0:
+            break
+        rows = loader.step(0, step)[: -(-left // config.row_tokens)]
+        batches.append(join_rows(rows))
+        left -= config.row_tokens * len(rows)
+    return batches
 
 
 def outcome_table(

@@ -1,7 +1,7 @@
 """The loop: a step, now and then a look at the tuning split, a checkpoint, and the next step.
 
-Everything a step does follows from (seed, step, data), so a run that is killed and resumed ends with
-the bytes of one that was not.
+Everything a step does follows from (seed, step, data), so a run that is killed and resumed ends
+with the bytes of one that was not.
 """
 
 from __future__ import annotations

@@ -7,33 +7,24 @@ was measured, and a resumed run keeps it).
 
 from __future__ import annotations
 
-import platform
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from chronoward import __version__, files, population
 from chronoward.errors import DataError, LimitError, StateError
 from chronoward.loader import Loader
-from chronoward.model import (
-    Hazard,
-    HazardHead,
-    Model,
-    ModelConfig,
-    NextEvent,
-    read_config,
-    save_model,
-)
-from chronoward.model.hazard import start_at_rates
+from chronoward.model import Model, ModelConfig, save_model
+from chronoward.model import load as load_model
 from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
 from chronoward.train import data as from_store
 from chronoward.train.card import model_card
 from chronoward.train.loop import Data, Trainer
-from chronoward.train.metrics import GROUPS, MetricsLog
+from chronoward.train.metrics import MetricsLog
 from chronoward.train.schedule import run_length
 from chronoward.train.state import load_weights, steps_of
 
@@ -42,13 +33,32 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from chronoward.model import Batch, Objective
     from chronoward.store import StoreSplit
     from chronoward.train.config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
-_BYTES_PER_PARAMETER = 16  # weight, gradient, two moments, fp32
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+EVALUATION_COST = 0.4  # a forward pass, as a share of a step with its gradient
+GIB = 1 << 30
+
+
+def _silent(_line: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """Who is told what.
+
+    Attributes:
+        progress: called with (steps done, steps, metrics line).
+        say: takes the lines that tell what will be done.
+    """
+
+    progress: Callable[[int, int, dict[str, Any]], None] | None = None
+    say: Callable[[str], None] = _silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +71,22 @@ class _Job:
     run_dir: Path
     excluded: NDArray[np.int64]
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / CHECKPOINTS
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it goes on from."""
+        excluded = np.sort(self.excluded).astype("<i8").tobytes()
+        return {
+            "config": self.config.to_json(),
+            "tokenizer": self.tokenizer.hash,
+            "store": self.store.manifest["checksum"],
+            "excluded": hashlib.sha256(excluded).hexdigest(),
+        }
+
     def loader(self, split: StoreSplit) -> Loader:
+        """Packed rows of a split without the excluded subjects."""
         loader = Loader(
             split,
             self.tokenizer.grammar(),
@@ -82,8 +107,7 @@ def train(
     resume: bool = False,
     exclude_subjects: Sequence[int] = (),
     memory_limit: int | None = None,
-    progress: Callable[[int, int, dict[str, Any]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Model:
     """Trains a model on a token store.
 
@@ -95,8 +119,7 @@ def train(
             returned as it is.
         exclude_subjects: subjects to leave out of every split.
         memory_limit: bytes; refuse to start when the estimate is above.
-        progress: called with (steps done, steps, metrics line).
-        say: takes the lines that tell what will be done.
+        callbacks: who is told what.
 
     Returns:
         The model with the best weights, as written.
@@ -107,17 +130,183 @@ def train(
         LimitError: the estimate of memory is above the limit.
         NumericError: training diverged.
     """
-    job = _open(Path(tokens), Path(out), config, exclude_subjects, resume=resume)
-    finished = resume and (job.run_dir / "config.json").is_file()
-    model = _new_model(job)
-    data = _data(job, model)
-    log = MetricsLog(job.run_dir / "metrics.jsonl")
-    trainer = _trainer(job, model, data, log, progress, say, memory_limit)
-    if finished:
-        _load_best(job, model, trainer)
-        return model.eval()
-    found = steps_of(job.run_dir / CHECKPOINTS)
-    if found:
-        trainer.resume(found[-1])
+    store = TokenStore.open(tokens)
+    tokenizer = Tokenizer.load(store.tokenizer_path)
+    excluded = np.array(exclude_subjects, np.int64)
+    job = _Job(store, tokenizer, config, Path(out), excluded)
+    files.make_output_folder(job.run_dir, resume=resume)
+    files.remove_temporary_files(job.run_dir)
+    plan = _read_plan(job)
+    if (job.run_dir / CONFIG).is_file():
+        return load_model(job.run_dir, tokenizer_hash=tokenizer.hash)
+    callbacks = callbacks or Callbacks()
+    model, data = _prepare(job)
+    trainer, log = _start(job, model, data, plan, memory_limit, callbacks)
     trainer.run()
-    return _finish(job, model, trainer, log)
+    return _finish(job, trainer, log)
+
+
+def _read_plan(job: _Job) -> dict[str, Any] | None:
+    """The plan of an earlier start in this folder, None where there is none."""
+    path = job.checkpoints / PLAN
+    if not path.is_file():
+        return None
+    plan: dict[str, Any] = files.read_json(path)
+    mine = job.fingerprint()
+    for name, value in plan["fingerprint"].items():
+        if value != mine[name]:
+            message = f"{job.run_dir} was begun with another {name}; use the same or start anew"
+            raise StateError(message)
+    return plan
+
+
+def _prepare(job: _Job) -> tuple[Model, Data]:
+    config, train_split = job.config, job.store.split("train")
+    loader = job.loader(train_split)
+    if not len(loader.windows):
+        message = f"{job.store.path}: the train split has no timeline to learn from"
+        raise DataError(message)
+    shape = ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **config.model)
+    model = Model(shape, seed=config.seed)
+    tuning_split = job.store.split("tuning")
+    builder = from_store.Objectives(job.tokenizer, config, job.store.path)
+    objectives = builder.build(model, train_split, first=True)
+    tuning_objectives = builder.build(model, tuning_split, first=False)
+    tuning = from_store.fixed_batches(job.loader(tuning_split), config)
+    return model, Data(loader, objectives, tuning, tuning_objectives)
+
+
+def _start(
+    job: _Job,
+    model: Model,
+    data: Data,
+    plan: dict[str, Any] | None,
+    memory_limit: int | None,
+    callbacks: Callbacks,
+) -> tuple[Trainer, MetricsLog]:
+    """Says what will be done, writes or reads the plan, and makes the trainer, resumed or new."""
+    log = MetricsLog(job.run_dir / "metrics.jsonl")
+
+    def make(n_steps: int) -> Trainer:
+        return Trainer(
+            model,
+            data,
+            job.config,
+            n_steps=n_steps,
+            folder=job.checkpoints,
+            log=log,
+            report=callbacks.progress,
+        )
+
+    memory = estimated_memory(model.config, job.config)
+    if memory_limit is not None and memory > memory_limit:
+        message = (
+            f"training needs about {memory / GIB:.1f} GiB, more than the limit of "
+            f"{memory_limit / GIB:.1f} GiB; lower rows_per_step or row_tokens"
+        )
+        raise LimitError(message)
+    seconds = make(1).seconds_per_step()
+    n_steps = plan["n_steps"] if plan else _planned_steps(job.config, data, seconds)
+    _describe(job, model, data, n_steps, (seconds, memory), callbacks.say)
+    if plan is None:
+        job.checkpoints.mkdir(mode=0o700, exist_ok=True)
+        files.write_bytes(job.run_dir / TOKENIZER, job.store.tokenizer_path.read_bytes())
+        files.write_json(job.run_dir / "population.json", population.profile(job.store))
+        files.write_json(
+            job.checkpoints / PLAN, {"fingerprint": job.fingerprint(), "n_steps": n_steps}
+        )
+    trainer = make(n_steps)
+    if found := steps_of(job.checkpoints):
+        trainer.resume(found[-1])
+        callbacks.say(f"Going on from step {trainer.progress.step:,}.")
+    return trainer, log
+
+
+def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
+    """Steps that fit; evaluations take their share of the minutes."""
+    rows = sum(len(batch.token_id) for batch in data.tuning)
+    evaluation = EVALUATION_COST * seconds * rows / (config.row_tokens * config.rows_per_step)
+    per_step = seconds
+    if config.minutes is not None:
+        left = max(config.minutes * 60 - config.evaluations * evaluation, seconds)
+        per_step = seconds * config.minutes * 60 / left
+    return run_length(config, data.train.n_steps(0), per_step)
+
+
+def estimated_memory(shape: ModelConfig, config: TrainConfig) -> int:
+    """Bytes that a step needs: weights, gradients, moments, activations and one chunk of logits.
+
+    Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes.
+    """
+    tokens = config.row_tokens * config.rows_per_step
+    kv = shape.n_kv_heads * shape.d_head
+    kept = 8 * shape.d_model + 4 * (shape.d_model + 2 * kv) + 5 * shape.d_ff
+    activations = 4 * tokens * (shape.n_layers * kept + 6 * shape.d_model)
+    logits = 4 * 3 * 1024 * shape.vocab_size
+    return 16 * shape.n_parameters() + int(1.2 * (activations + logits))
+
+
+def _describe(
+    job: _Job,
+    model: Model,
+    data: Data,
+    n_steps: int,
+    costs: tuple[float, int],
+    say: Callable[[str], None],
+) -> None:
+    """Says before it starts what the run will do."""
+    config, split = job.config, job.store.split("train")
+    seconds, memory = costs
+    per_epoch = data.train.n_steps(0)
+    tokens = n_steps * config.row_tokens * config.rows_per_step
+    evaluation = EVALUATION_COST * sum(len(batch.token_id) for batch in data.tuning)
+    evaluation *= config.evaluations / (config.row_tokens * config.rows_per_step)
+    say(
+        f"Training {config.preset}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{job.tokenizer.vocab_size:,} tokens in the vocabulary."
+    )
+    say(
+        f"Data: {len(split):,} timelines, {split.n_tokens:,} tokens; tuning on "
+        f"{len(data.tuning):,} fixed batches."
+    )
+    say(
+        f"{n_steps:,} steps of {config.rows_per_step} rows of {config.row_tokens:,} tokens "
+        f"({n_steps / per_epoch:.1f} passes, about {tokens / 1e6:.1f} M tokens)."
+    )
+    say(
+        f"About {memory / GIB:.1f} GiB of memory and "
+        f"{(n_steps + evaluation) * seconds / 60:.1f} minutes "
+        f"({config.row_tokens * config.rows_per_step / seconds:,.0f} tokens a second, measured)."
+    )
+
+
+def _finish(job: _Job, trainer: Trainer, log: MetricsLog) -> Model:
+    """Writes the best weights, the card and, last, the config."""
+    model, progress = trainer.model, trainer.progress
+    best = progress.best_step if progress.best_step >= 0 else progress.step
+    load_weights(job.checkpoints, best, model)
+    log.write()
+    split = job.store.split("train")
+    facts = {
+        "timelines (train)": f"{len(split):,}",
+        "tokens (train)": f"{split.n_tokens:,}",
+        "vocabulary": f"{job.tokenizer.vocab_size:,}",
+        "tokenizer": job.tokenizer.hash[:16],
+        "excluded subjects": f"{len(job.excluded):,}",
+        "steps left out (not finite)": f"{progress.skipped:,}",
+        "chronoward": __version__,
+    }
+    card = model_card(model, job.config, progress, facts)
+    files.write_bytes(job.run_dir / "README.md", card.encode("utf-8"))
+    training = {
+        **job.fingerprint(),
+        "steps": progress.step,
+        "best_step": best,
+        "best_loss": progress.best_loss,
+        "tokens": progress.tokens,
+        "stopped": progress.stopped,
+        "repeat_weight": job.config.repeat_weight,
+        "chronoward": __version__,
+    }
+    save_model(job.run_dir, model, tokenizer_hash=job.tokenizer.hash, training=training)
+    return model.eval()

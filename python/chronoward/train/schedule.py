@@ -1,4 +1,4 @@
-"""How long a run is and how large its steps are: functions of the step only, so resuming is exact."""
+"""A run's length and its learning rate: functions of the step only, so resuming is exact."""
 
 from __future__ import annotations
 

@@ -1,0 +1,8 @@
+"""Training: one loop, any objectives, resumable to the byte."""
+
+from __future__ import annotations
+
+from chronoward.train.config import TrainConfig
+from chronoward.train.run import Callbacks, train
+
+__all__ = ["Callbacks", "TrainConfig", "train"]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from chronoward.errors import ConfigError
+from chronoward.model import Model, NextEvent
+from chronoward.model import cross_entropy as cross_entropy_module
+from chronoward.model.cross_entropy import chunked_cross_entropy
+from chronoward.model.objectives import next_event_places, repeat_weights
+
+FIRST = ([4, 7, 9, 5, 2], [0, 0, 60, 60, 9000])
+SECOND = ([4, 8, 3], [5, 5, 700])
+
+
+def slow_loss(model: Model, batch, weights: list[float]) -> float:
+    """One position after the other, from whole rows of logits."""
+    with torch.no_grad():
+        logits = model.logits(model(batch.token_id, batch.time_min, batch.cu_seqlens))
+    segment = batch.segments().tolist()
+    total = 0.0
+    for i in range(1, len(segment)):
+        if segment[i] == segment[i - 1] and batch.loss_mask[i]:
+            log_p = torch.log_softmax(logits[i - 1], dim=0)[batch.token_id[i]]
+            total -= weights[i] * float(log_p)
+    return total
+
+
+@pytest.mark.parametrize("kind", ["none", "raven", "exp"])
+def test_loss_equals_a_slow_loop(kind: str, make_batch, toy_config) -> None:
+    model = Model(toy_config, seed=1).double()
+    batch = make_batch(FIRST, SECOND, n_prior=[0, 3, 0, 1, 0, 0, 9, 0])
+    weights = repeat_weights(batch.n_prior, kind, 0.5).tolist()
+    objective = NextEvent(repeat_weight=kind)
+    hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
+    head = objective.loss(model, hidden, batch)
+    assert head.total.item() == pytest.approx(slow_loss(model, batch, weights), rel=1e-9)
+    predicted = [1, 2, 3, 4, 6, 7]
+    assert head.weight == pytest.approx(sum(weights[i] for i in predicted))
+    assert head.parts["all"][1] == 6
+
+
+def test_repeat_weights_follow_their_formulas() -> None:
+    n_prior = torch.tensor([0, 1, 2, 255], dtype=torch.uint8)
+    assert repeat_weights(n_prior, "none", 0.5).tolist() == [1, 1, 1, 1]
+    assert repeat_weights(n_prior, "raven", 0.5).tolist() == pytest.approx([1, 0.5, 0.25, 0.1])
+    expected = [1, math.exp(-0.5), math.exp(-1), math.exp(-127.5)]
+    assert repeat_weights(n_prior, "exp", 0.5).tolist() == pytest.approx(expected)
+
+
+def test_masked_tokens_have_no_loss(make_batch, toy_config) -> None:
+    batch = make_batch(FIRST, SECOND)
+    batch.loss_mask[2] = False
+    place, target = next_event_places(batch)
+    assert place.tolist() == [0, 2, 3, 5, 6]
+    assert target.tolist() == [7, 5, 2, 8, 3]
+
+
+def test_loss_of_one_subject_does_not_depend_on_its_neighbors(make_batch, toy_config) -> None:
+    model = Model(toy_config, seed=1).double()
+
+    def gradient(*timelines) -> torch.Tensor:
+        batch = make_batch(*timelines)
+        hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
+        kept = batch.segments() == len(timelines) - 1
+        batch.loss_mask.logical_and_(kept)
+        total = NextEvent().loss(model, hidden, batch).total
+        model.zero_grad()
+        total.backward()
+        return torch.cat([total.detach()[None], *(p.grad.flatten() for p in model.parameters())])
+
+    torch.testing.assert_close(gradient(SECOND), gradient(FIRST, SECOND), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1024])
+def test_chunked_cross_entropy_has_the_gradients_of_the_whole(chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(cross_entropy_module, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    matrix = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    place = torch.tensor([0, 2, 3, 5, 6, 7, 8])
+    target = torch.tensor([6, 0, 1, 1, 2, 3, 5])
+    weight = torch.rand(7, generator=generator, dtype=torch.float64)
+    total, losses = chunked_cross_entropy(hidden, matrix, place, target, weight)
+    whole = torch.nn.functional.cross_entropy(hidden[place] @ matrix.T, target, reduction="none")
+    torch.testing.assert_close(losses, whole.detach())
+    mine = torch.autograd.grad(3 * total, (hidden, matrix))
+    theirs = torch.autograd.grad(3 * (whole * weight).sum(), (hidden, matrix))
+    for x, y in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_a_batch_without_targets_gives_zero(make_batch, toy_config) -> None:
+    model = Model(toy_config, seed=1)
+    batch = make_batch(([4], [0]))
+    hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
+    head = NextEvent().loss(model, hidden, batch)
+    head.total.backward()
+    assert float(head.total) == 0
+    assert head.weight == 0
+
+
+def test_unknown_repeat_weight_is_refused() -> None:
+    with pytest.raises(ConfigError, match="repeat_weight"):
+        NextEvent(repeat_weight="sometimes")
