@@ -184,4 +184,5 @@ class Block(nn.Module):
         """
         x = x + self.attention_output(attended.reshape(x.shape[0], -1))
         gate, up = self.gate_and_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
-        return x + self.down(functional.silu(gate) * up)
+        result: Tensor = x + self.down(functional.silu(gate) * up)
+        return result

@@ -124,7 +124,8 @@ class HazardHead(nn.Module):
         inside = torch.minimum(end_years[..., None], right) - torch.maximum(
             start_years[..., None], edges
         )
-        return inside.clamp(min=0)
+        years: Tensor = inside.clamp(min=0)
+        return years
 
     def cumulative(self, hidden: Tensor, start_years: Tensor, end_years: Tensor) -> Tensor:
         """Integrated hazards from `start` to `end` years after each token's clock.
@@ -138,7 +139,8 @@ class HazardHead(nn.Module):
             (n, K); 1 − exp(−·) is the risk without competing events.
         """
         exposure = self.exposure(start_years, end_years)  # (n, B)
-        return (self(hidden).exp() * exposure[:, None]).sum(-1)
+        total: Tensor = (self(hidden).exp() * exposure[:, None]).sum(-1)
+        return total
 
 
 class OutcomeTable:

@@ -42,10 +42,13 @@ class HeadLoss:
 class Objective(Protocol):
     """An objective of training."""
 
-    name: str
-    """Its name on the command line and in the log."""
-    unit: str
-    """Unit of `total / weight`."""
+    @property
+    def name(self) -> str:
+        """Its name on the command line and in the log."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of `total / weight`."""
 
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Loss of one batch, given the model's hidden states (T, d_model)."""

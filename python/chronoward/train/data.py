@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +115,7 @@ def code_table(store_dir: Path, tokenizer: Tokenizer) -> pa.Table:
     path = store_dir / CODES
     if path.is_file():
         return parquet.read_table(path)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "table": entry.table,
             "code": entry.code,
@@ -180,9 +180,9 @@ class Objectives:
     ) -> Hazard:
         table = outcome_table(split, config, self._tokenizer.token_class)
         if first:
-            head = HazardHead(model.config.d_model, config, seed=self._config.seed)
-            start_at_rates(head, *rates(split, table, config))
-            model.heads["hazard"] = head
+            new = HazardHead(model.config.d_model, config, seed=self._config.seed)
+            start_at_rates(new, *rates(split, table, config))
+            model.heads["hazard"] = new
         head = model.heads["hazard"]
         assert isinstance(head, HazardHead)
         return Hazard(head, table)

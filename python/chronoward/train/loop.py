@@ -147,7 +147,7 @@ class Trainer:
         """Weighted sum of the objectives' mean losses of one batch."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
             hidden = self.model(batch.token_id, batch.time_min, batch.cu_seqlens)
-            total = hidden.new_zeros(())
+            total: torch.Tensor = hidden.new_zeros(())
             for objective in objectives:
                 head = objective.loss(self.model, hidden, batch)
                 if sums is not None:

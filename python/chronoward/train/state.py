@@ -64,7 +64,8 @@ def make_optimizer(module: nn.Module, *, weight_decay: float, betas: tuple[float
 
     Weight decay is for matrices; embeddings, norms, biases and the time bias have none.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         decays = parameter.dim() >= 2 and name != "embedding.weight"
         (matrices if decays else others).append(parameter)
