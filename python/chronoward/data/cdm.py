@@ -98,6 +98,13 @@ def tables() -> dict[str, tuple[Field, ...]]:
     return {name: tuple(columns) for name, columns in found.items()}
 
 
+@cache
+def sex_specific_concepts() -> dict[int, str]:
+    """Concepts that belong to one sex: concept id to "F" or "M"; `sex_specific.csv` beside this."""
+    text = (files(__package__) / "sex_specific.csv").read_text(encoding="utf-8")
+    return {int(row["concept_id"]): row["sex"] for row in csv.DictReader(text.splitlines())}
+
+
 def fields(table: str) -> tuple[Field, ...]:
     """The columns of one CDM 5.4 table, in the specification's order.
 

@@ -368,10 +368,8 @@ def plausibility(_db: CdmDatabase) -> Iterator[Check]:
             condition=condition,
         )
 
-    facts = _facts("sex_specific.csv")
-    listed = {
-        sex: ", ".join(row["concept_id"] for row in facts if row["sex"] == sex) for sex in "FM"
-    }
+    facts = cdm.sex_specific_concepts()
+    listed = {sex: ", ".join(str(c) for c, own in facts.items() if own == sex) for sex in "FM"}
     for table, record in cdm.RECORDS.items():
         code = f"t.{record.concept}"
         yield check(
