@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from chronoward.errors import DataError
@@ -12,90 +11,26 @@ from chronoward.evaluation import fidelity as fid
 from chronoward.evaluation.samples import SyntheticConfig, domain_of, read_samples
 from chronoward.evaluation.sections import plain
 from chronoward.evaluation.synthetic import compare
-from chronoward.schema import Role, event_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-DAY = 86_400_000_000
 QUICK = SyntheticConfig(n_replicates=20)
 
 
-def row(subject: int, day: float, role: Role, code: str, **more: Any) -> dict[str, Any]:
-    time = int(day * DAY)
-    base = dict.fromkeys(event_schema().names)
-    table = {Role.CODE: "condition_occurrence"}.get(role, "person")
-    return base | {
-        "subject_id": subject,
-        "time": time,
-        "available_time": time,
-        "role": int(role),
-        "table": table,
-        "code": code,
-        **more,
-    }
-
-
-def subject_rows(
-    subject: int, generator: np.random.Generator, *, gap: float
-) -> list[dict[str, Any]]:
-    """A chain of visits; code A brings B in the same visit and C in the next."""
-    rows = [row(subject, 0, Role.BIRTH, "MEDS_BIRTH")]
-    sex = "Gender/F" if generator.random() < 0.5 else "Gender/M"
-    rows.append({**row(subject, 0, Role.SEX, sex), "time": None, "available_time": None})
-    day = 365.25 * generator.uniform(20, 60)
-    ill = False
-    for visit in range(int(generator.integers(4, 9))):
-        start = row(subject, day, Role.VISIT, "Visit/OP", visit_id=visit)
-        rows.append({**start, "end_time": start["time"] + DAY // 24})
-        codes = [f"N{c}" for c in np.flatnonzero(generator.random(8) < 0.15)]
-        codes += ["C"] if ill else []
-        ill = bool(generator.random() < 0.25)
-        codes += ["A", "B"] if ill else []
-        rows += [row(subject, day, Role.CODE, code, visit_id=visit) for code in codes]
-        lab = row(subject, day, Role.CODE, "L", visit_id=visit)
-        value = float(generator.normal(140 if "A" in codes else 100, 10))
-        rows.append({**lab, "table": "measurement", "numeric_value": value, "unit": "mg/dL"})
-        day += generator.exponential(gap)
-    return rows
-
-
-@dataclass
-class MadeUpEvents:
-    table: pa.Table
-    has_visits: bool = True
-    splits: pa.Table | None = None
-
-    @classmethod
-    def of(cls, n: int, seed: int, *, gap: float = 90.0) -> MadeUpEvents:
-        generator = np.random.default_rng(seed)
-        rows = [r for s in range(n) for r in subject_rows(s, generator, gap=gap)]
-        return cls(pa.Table.from_pylist(rows, schema=event_schema()))
-
-    @property
-    def codes(self) -> pa.Table:
-        pairs = self.table.group_by(["table", "code"]).aggregate([])
-        n = len(pairs)
-        pairs = pairs.append_column("description", pa.array([None] * n, pa.string()))
-        return pairs.append_column("domain_id", pa.array(["Condition"] * n))
-
-    def batches(self) -> Iterator[pa.Table]:
-        yield self.table
-
-
-def section_of(synthetic: MadeUpEvents) -> dict[str, Any]:
+def section_of(made_up_events: Callable[..., Any], seed: int, **more: float) -> dict[str, Any]:
     opened = {
-        "synthetic": synthetic,
-        "train": MadeUpEvents.of(250, 1),
-        "held_out": MadeUpEvents.of(250, 2),
+        "synthetic": made_up_events(250, seed, **more),
+        "train": made_up_events(250, 1),
+        "held_out": made_up_events(250, 2),
     }
     samples = read_samples(opened, QUICK, by_split=False)
     return plain(compare(samples, QUICK))
 
 
 @pytest.fixture(scope="module")
-def good() -> dict[str, Any]:
-    return section_of(MadeUpEvents.of(250, 3))
+def good(made_up_events: Callable[..., Any]) -> dict[str, Any]:
+    return section_of(made_up_events, 3)
 
 
 def metric(section: dict[str, Any], name: str) -> dict[str, Any]:
@@ -119,8 +54,8 @@ def test_independent_marginals_fail(good: dict[str, Any]) -> None:
     assert metric(good, "gap_days_ks")["floor"] is None
 
 
-def test_wrong_gaps_are_seen(good: dict[str, Any]) -> None:
-    slow = section_of(MadeUpEvents.of(250, 4, gap=180.0))
+def test_wrong_gaps_are_seen(good: dict[str, Any], made_up_events: Callable[..., Any]) -> None:
+    slow = section_of(made_up_events, 4, gap=180.0)
     assert metric(slow, "gap_days_ks")["synthetic"]["lower"] > 0.1
     assert metric(good, "gap_days_ks")["synthetic"]["value"] < 0.06
     assert metric(slow, "gap_days_w1")["synthetic"]["value"] > 0.5
@@ -140,23 +75,27 @@ def test_figure_data_hide_small_cells(good: dict[str, Any]) -> None:
     assert set(good["overlays"]) == {"gap_days", "age_years", "events", "visits", "span_years"}
 
 
-def test_the_same_input_gives_the_same_section(good: dict[str, Any]) -> None:
-    assert section_of(MadeUpEvents.of(250, 3)) == good
+def test_the_same_input_gives_the_same_section(
+    good: dict[str, Any], made_up_events: Callable[..., Any]
+) -> None:
+    assert section_of(made_up_events, 3) == good
 
 
-def test_splits_of_one_folder_serve_as_train_and_held_out() -> None:
-    real = MadeUpEvents.of(600, 5)
-    opened = {"synthetic": MadeUpEvents.of(60, 6), "train": real, "held_out": real}
+def test_splits_of_one_folder_serve_as_train_and_held_out(
+    made_up_events: Callable[..., Any],
+) -> None:
+    real = made_up_events(600, 5)
+    opened = {"synthetic": made_up_events(60, 6), "train": real, "held_out": real}
     samples = read_samples(opened, QUICK, by_split=True)
     assert samples.train.n_subjects == samples.held_out.n_subjects >= 20
 
 
-def test_sources_without_visits_are_cut_into_days() -> None:
-    synthetic = MadeUpEvents.of(40, 8)
+def test_sources_without_visits_are_cut_into_days(made_up_events: Callable[..., Any]) -> None:
+    synthetic = made_up_events(40, 8)
     opened = {
-        "synthetic": MadeUpEvents(synthetic.table, has_visits=False),
-        "train": MadeUpEvents.of(40, 9),
-        "held_out": MadeUpEvents.of(40, 10),
+        "synthetic": replace(synthetic, has_visits=False),
+        "train": made_up_events(40, 9),
+        "held_out": made_up_events(40, 10),
     }
     samples = read_samples(opened, QUICK, by_split=False)
     days = np.unique(
@@ -165,8 +104,8 @@ def test_sources_without_visits_are_cut_into_days() -> None:
     assert len(days) == len(samples.train.visit_start)
 
 
-def test_too_few_subjects_are_refused() -> None:
-    few = MadeUpEvents.of(10, 11)
+def test_too_few_subjects_are_refused(made_up_events: Callable[..., Any]) -> None:
+    few = made_up_events(10, 11)
     with pytest.raises(DataError, match="at least 20 subjects"):
         read_samples({"synthetic": few, "train": few, "held_out": few}, QUICK, by_split=False)
 

@@ -35,6 +35,44 @@ def predictions(
     typer.echo(f"wrote {metrics}")
 
 
+@app.command("synthetic")
+def synthetic(
+    synthetic_dir: Path = typer.Option(
+        ..., "--synthetic", help="Synthetic subjects: OMOP or MEDS."
+    ),
+    train: Path = typer.Option(..., "--train", help="What the generator was trained on."),
+    held_out: Path = typer.Option(
+        ..., "--held-out", help="Real subjects it never saw; --train again to use its splits."
+    ),
+    out: Path = typer.Option(..., "--out", help="Evaluation folder; sections are added to it."),
+    work_dir: Path | None = typer.Option(
+        None, "--work-dir", help="Keep prepared events here (patient data); else they are deleted."
+    ),
+    max_subjects: int = typer.Option(3000, "--max-subjects", help="Most subjects a sample."),
+    n_replicates: int = typer.Option(100, "--n-replicates", help="Bootstrap draws of subjects."),
+    seed: int = typer.Option(0, "--seed", help="Key of samples and bootstrap."),
+) -> None:
+    """Fidelity and utility of synthetic subjects, beside a real-real ceiling and a floor."""
+    from tempfile import TemporaryDirectory
+
+    from chronoward.evaluation.samples import SyntheticConfig
+    from chronoward.evaluation.sections import write_section
+    from chronoward.evaluation.synthetic import evaluate_synthetic
+
+    config = SyntheticConfig(max_subjects=max_subjects, n_replicates=n_replicates, seed=seed)
+    with TemporaryDirectory(prefix="chronoward-") as temporary:
+        section = evaluate_synthetic(
+            synthetic_dir, train, held_out, work_dir=work_dir or Path(temporary), config=config
+        )
+    metrics = write_section(out, "synthetic", section)
+    for metric in section["metrics"]:
+        value = metric["synthetic"] and metric["synthetic"]["value"]
+        ceiling = metric["ceiling"] and metric["ceiling"]["value"]
+        if value is not None and ceiling is not None:
+            typer.echo(f"{metric['title']}: {value:.3f} (ceiling {ceiling:.3f})")
+    typer.echo(f"wrote {metrics}")
+
+
 @app.command("omop")
 def omop(
     source: Path = typer.Argument(..., metavar="DIR", help="OMOP folder or DuckDB file."),

@@ -224,13 +224,19 @@ def mean_lab_ks(distances: dict[int, Distance]) -> Statistic:
 
 
 def subject_bootstrap(
-    statistic: Statistic, sizes: tuple[int, int], *, n_replicates: int = 100, seed: int = 0
+    statistic: Statistic,
+    sizes: tuple[int, int],
+    *,
+    range_: tuple[float, float],
+    n_replicates: int = 100,
+    seed: int = 0,
 ) -> Estimate:
     """The statistic with a percentile interval from drawing subjects in both samples.
 
     Args:
         statistic: of (reference weights, candidate weights).
         sizes: subjects in the reference and in the candidate.
+        range_: the statistic's own bounds.
         n_replicates: draws.
         seed: key of the streams.
     """
@@ -240,10 +246,10 @@ def subject_bootstrap(
     first = bootstrap_counts(sizes[0], n_replicates, seed)
     second = bootstrap_counts(sizes[1], n_replicates, seed + 1)
     draws = np.array([statistic(one, two) for one, two in zip(first, second, strict=True)])
-    return _basic(value, draws)
+    return _centered(value, draws, range_)
 
 
-def _basic(value: float, draws: Floats) -> Estimate:
+def _centered(value: float, draws: Floats, range_: tuple[float, float]) -> Estimate:
     """Percentile interval, moved by the bootstrap's own bias.
 
     Drawing subjects again adds noise that every distance takes for distance, so the raw percentile
@@ -251,4 +257,5 @@ def _basic(value: float, draws: Floats) -> Estimate:
     """
     found = percentile_interval(value, draws)
     shift = value - float(np.median(draws[np.isfinite(draws)]))
-    return Estimate(value, found.se, found.lower + shift, found.upper + shift)
+    lower, upper = max(found.lower + shift, range_[0]), min(found.upper + shift, range_[1])
+    return Estimate(value, found.se, min(lower, value), max(upper, value))

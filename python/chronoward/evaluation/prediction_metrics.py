@@ -154,6 +154,8 @@ def curves(rows: TaskRows) -> dict[str, Any]:
     event, risk, weight = own.event, own.risk, own.weight
     false_rate, true_rate = disc.roc_points(event, risk, weight)
     recall, precision = disc.precision_recall_points(event, risk, weight)
+    enough = recall * event.sum() >= SMALLEST_CELL  # the first points would show single rows
+    recall, precision = recall[enough], precision[enough]
     grid = np.array(THRESHOLDS)
     prevalence = float(np.average(event, weights=weight))
     return {
@@ -186,12 +188,14 @@ def _calibration_curve(rows: cal.Rows) -> dict[str, Any]:
 
 def _histogram(rows: cal.Rows) -> dict[str, Any]:
     top = float(np.quantile(rows.risk, 0.995)) or 1.0
-    edges = np.linspace(0.0, min(1.0, top), 31)
-    clipped = np.minimum(rows.risk, edges[-1])
-    both = {
-        "event": np.histogram(clipped[rows.event], edges)[0],
-        "no_event": np.histogram(clipped[~rows.event], edges)[0],
-    }
+    clipped = np.minimum(rows.risk, min(1.0, top))
+    for n_bins in (30, 20, 14, 10, 7, 5):
+        edges = np.linspace(0.0, min(1.0, top), n_bins + 1)
+        events = np.histogram(clipped[rows.event], edges)[0]
+        # fewer bins until hardly an event hides in a bin too small to show
+        if events[events >= SMALLEST_CELL].sum() >= 0.85 * events.sum():
+            break
+    both = {"event": events, "no_event": np.histogram(clipped[~rows.event], edges)[0]}
     shown = {name: [count(int(n)) for n in counts] for name, counts in both.items()}
     return {"edges": edges, **shown}
 

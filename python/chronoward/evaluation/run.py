@@ -35,14 +35,22 @@ def write_predictions(out: Path, section: dict[str, Any], cohort_dir: Path) -> P
     write_section(out, "cohort", cohort_section(cohort_dir, section["cohort"]))
     records = meds_dev_results(section, dataset=cohort_dir.name, model="chronoward")
     write_json(out / "meds_dev_result.json", plain(records))
-    provenance = {"chronoward_version": __version__, "score": section["run"]}
-    return write_section(out, "provenance", {**_kept(out), **provenance})
+    return add_provenance(out, {"chronoward_version": __version__, "score": section["run"]})
 
 
-def _kept(out: Path) -> dict[str, Any]:
-    """Provenance that other subcommands wrote into the folder."""
+def add_provenance(out: Path, facts: dict[str, Any]) -> Path:
+    """Adds facts (hashes, seeds, versions, commands) to the folder's provenance.
+
+    Args:
+        out: the evaluation folder.
+        facts: JSON values by name; earlier ones of the same name are replaced.
+
+    Returns:
+        Path of metrics.json.
+    """
     path = out / "provenance.json"
-    return dict(read_json(path)) if path.exists() else {}
+    kept = dict(read_json(path)) if path.exists() else {}
+    return write_section(out, "provenance", {**kept, **facts})
 
 
 def cohort_section(cohort_dir: Path, about: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -81,11 +82,10 @@ class Samples:
 
 def open_events(source: Path, work_dir: Path) -> Events:
     """Opens a prepared folder, or prepares an OMOP or MEDS one in `work_dir`."""
-    from chronoward.data import PreparedEvents, prepare  # duckdb stays off the import path
-
-    if (source / "prepared.json").exists():
-        return PreparedEvents.open(source)
-    return prepare(source, work_dir)
+    data: Any = import_module("chronoward.data")  # by name: duckdb stays off the import path
+    ready = (source / "prepared.json").exists()
+    events: Events = data.PreparedEvents.open(source) if ready else data.prepare(source, work_dir)
+    return events
 
 
 def read_samples(opened: dict[str, Events], config: SyntheticConfig, *, by_split: bool) -> Samples:

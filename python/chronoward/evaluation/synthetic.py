@@ -166,11 +166,11 @@ def _statistics(
         distance = fid.Distance(first[name], second[name])
         statistics[f"{name}_ks"] = distance.kolmogorov_smirnov
         statistics[f"{name}_w1"] = distance.wasserstein_over_iqr
-    draws = {"n_replicates": config.n_replicates, "seed": config.seed}
-    found: dict[str, Estimate | None] = {
-        name: fid.subject_bootstrap(statistic, (n, m), **draws)
-        for name, statistic in statistics.items()
-    }
+    draws: dict[str, Any] = {"n_replicates": config.n_replicates, "seed": config.seed}
+    found: dict[str, Estimate | None] = {}
+    for name, statistic in statistics.items():
+        bounds = (-math.inf, 1.0) if name.endswith("_r2") else (0.0, math.inf)
+        found[name] = fid.subject_bootstrap(statistic, (n, m), range_=bounds, **draws)
     found["discriminator_auroc"] = discriminator(reference, candidate, config.seed)
     return found
 
@@ -230,20 +230,26 @@ def _overlays(samples: Samples) -> dict[str, Any]:
         if len(values) < SMALLEST_CELL:
             continue
         logarithmic = quantity not in ("age_years", "span_years")
-        edges = _edges(values, logarithmic=logarithmic)
-        shares = {
-            name: _shares(parts[quantity], edges, hide=name != "synthetic")
-            for name, parts in found.items()
-        }
+        for n_bins in (30, 20, 14, 10, 7, 5):
+            edges = _edges(values, n_bins, logarithmic=logarithmic)
+            if quantity in ("visits", "events"):
+                edges = np.unique(np.round(edges)) - 0.5
+                edges = np.append(edges, edges[-1] + 1.0)
+            shares = {
+                name: _shares(parts[quantity], edges, hide=name != "synthetic")
+                for name, parts in found.items()
+            }
+            if sum(share or 0.0 for share in shares["train"]) > 0.85:
+                break
         overlays[quantity] = {"edges": edges, "logarithmic": logarithmic, **shares}
     return overlays
 
 
-def _edges(values: Floats, *, logarithmic: bool) -> Floats:
-    top = float(np.quantile(values, 0.995))
+def _edges(values: Floats, n_bins: int, *, logarithmic: bool) -> Floats:
+    low, top = (float(x) for x in np.quantile(values, [0.005, 0.995]))
     if logarithmic:
-        return np.expm1(np.linspace(0.0, math.log1p(max(top, 1.0)), 31))
-    return np.linspace(float(values.min()), max(top, float(values.min()) + 1e-9), 31)
+        return np.expm1(np.linspace(math.log1p(low), math.log1p(max(top, low + 1)), n_bins + 1))
+    return np.linspace(low, max(top, low + 1e-9), n_bins + 1)
 
 
 def _shares(sample: tuple[Floats, Ints], edges: Floats, *, hide: bool) -> list[float | None]:

@@ -12,7 +12,7 @@ NAMES = {
     "prevalence": "the same risk for everybody",
     "age_sex": "age and sex",
     "had_it_before": "“had it before”",
-    "bag_of_codes": "a bag of codes (logistic regression)",
+    "bag_of_codes": "a bag of codes (regression)",
 }
 RATIO_RANGE = (0.8, 1.25)
 MOST_UNDETERMINED = 0.01
