@@ -36,6 +36,7 @@ class Source:
 
     rows: list[dict[str, Any]]
     periods: list[tuple[int, float, float]]
+    has_visits: bool = True
 
     @property
     def n_subjects(self) -> int:
@@ -189,6 +190,14 @@ def test_rows_do_not_depend_on_the_order_of_subjects(tmp_path: Path, index: str)
     for file in ("cohort", "outcomes", "covariates"):
         a, b = (pq.read_table(tmp_path / name / f"{file}.parquet") for name in "ab")
         assert a.equals(b)
+
+
+def test_a_source_without_visits_is_asked_at_its_moments(tmp_path: Path) -> None:
+    source = _source()
+    source.rows = [row for row in source.rows if row["role"] != Role.VISIT]
+    source.has_visits = False
+    flow = _build(tmp_path / "c", source, index="random_visit", washout_days=0)
+    assert flow["candidates"] == 2  # the two subjects with a code
 
 
 def test_an_index_file_gives_its_own_rows(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def run(
     seed: Annotated[int, typer.Option(help="For random_visit.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads; results do not depend on it.")] = 2,
     memory_limit: Annotated[str, typer.Option(help="Memory limit of the reader.")] = "2GB",
+    temp_dir: Annotated[Path | None, typer.Option(help="Folder for spilling.")] = None,
 ) -> None:
     """Make a cohort: prediction times, outcomes with censoring, covariates, and the flow.
 
@@ -52,11 +53,12 @@ def run(
         washout_days=washout_days,
         seed=seed,
     )
-    with opened(source, out, threads=threads, memory_limit=memory_limit) as prepared:
-        with bar("cohort") as advance:
-            flow = build_cohort(
-                prepared, out, config, split_of=split_function(prepared, split), progress=advance
-            )
+    with (
+        opened(source, threads=threads, memory_limit=memory_limit, temp_dir=temp_dir) as prepared,
+        bar("cohort") as advance,
+    ):
+        split_of = split_function(prepared, split)
+        flow = build_cohort(prepared, out, config, split_of=split_of, progress=advance)
     for step, count in flow.items():
         if isinstance(count, int):
             typer.echo(f"{step.replace('_', ' '):>22}  {count:,}")

@@ -123,6 +123,7 @@ def build_cohort(
             rule,
             arrays,
             seed=config.seed,
+            has_visits=prepared.has_visits,
             inpatient_codes=lookup.inpatient,
             first_codes=lookup.first,
             file_rows=file_rows,

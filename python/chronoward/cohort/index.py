@@ -26,8 +26,8 @@ class IndexRule:
 
     Attributes:
         kind: `discharge` (end of every inpatient visit), `random_visit` (end of one visit a
-            subject, by seed), `age` (birthday), `first` (first record of an outcome's codes),
-            `file` (Parquet with subject_id and prediction_time).
+            subject, by seed; one moment where a source has no visits), `age` (birthday), `first`
+            (first record of an outcome's codes), `file` (Parquet with subject_id and prediction_time).
         age_years: for `age`.
         outcome: for `first`, the name or path of the definition.
         path: for `file`.
@@ -106,6 +106,7 @@ def candidates(
     arrays: EventArrays,
     *,
     seed: int,
+    has_visits: bool,
     inpatient_codes: NDArray[np.bool_],
     first_codes: NDArray[np.bool_] | None,
     file_rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
@@ -116,6 +117,7 @@ def candidates(
         rule: the rule.
         arrays: the batch.
         seed: for `random_visit`; the choice depends on (seed, subject_id) only.
+        has_visits: whether the source has visits, for `random_visit`.
         inpatient_codes: bool (n_codes,), for `discharge`.
         first_codes: bool (n_codes,), for `first`.
         file_rows: what `read_index_file` gave, for `file`.
@@ -124,7 +126,7 @@ def candidates(
         event = (arrays.role == Role.VISIT) & inpatient_codes[arrays.code]
         return IndexRows(arrays.subject[event], arrays.end_us[event])
     if rule.kind == "random_visit":
-        return _random_visit(arrays, seed)
+        return _random_visit(arrays, seed, has_visits)
     if rule.kind == "age":
         birth = earliest(arrays, Role.BIRTH)
         known = np.flatnonzero(birth != NEVER)
@@ -146,8 +148,12 @@ def candidates(
     return IndexRows(subject, times[rows.astype(np.int64)])
 
 
-def _random_visit(arrays: EventArrays, seed: int) -> IndexRows:
+def _random_visit(arrays: EventArrays, seed: int, has_visits: bool) -> IndexRows:
     event = np.flatnonzero(arrays.role == Role.VISIT)
+    when = arrays.end_us
+    if not has_visits:  # a source without visits: its moments take their place
+        event = np.flatnonzero((arrays.role == Role.CODE) & (arrays.available_us != NEVER))
+        when = arrays.available_us
     owner = arrays.subject[event]
     count = np.bincount(owner, minlength=arrays.n_subjects)
     first = np.r_[0, np.cumsum(count)]
@@ -158,4 +164,4 @@ def _random_visit(arrays: EventArrays, seed: int) -> IndexRows:
     counters[:, 1] = (hashed >> np.uint64(32)).astype(np.uint32)
     word = philox4x32(hash64(seed, "random_visit"), counters)[:, 0].astype(np.uint64)
     chosen = (word * count[known].astype(np.uint64)) >> np.uint64(32)
-    return IndexRows(known, arrays.end_us[event[first[known] + chosen.astype(np.int64)]])
+    return IndexRows(known, when[event[first[known] + chosen.astype(np.int64)]])
