@@ -27,7 +27,8 @@ class IndexRule:
     Attributes:
         kind: `discharge` (end of every inpatient visit), `random_visit` (end of one visit a
             subject, by seed; one moment where a source has no visits), `age` (birthday), `first`
-            (first record of an outcome's codes), `file` (Parquet with subject_id and prediction_time).
+            (first record of an outcome's codes), `file` (Parquet with subject_id and
+            prediction_time).
         age_years: for `age`.
         outcome: for `first`, the name or path of the definition.
         path: for `file`.
