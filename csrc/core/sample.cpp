@@ -149,8 +149,10 @@ void Sampler::load(std::size_t index, std::span<const std::int32_t> prompt,
   if (refused >= 0) {
     throw DataError("the grammar refuses the prompt at position " + std::to_string(refused));
   }
-  if (!prompt.empty() && (place.previous_class == kDeath || place.previous_class == kEnd)) {
-    throw DataError("the prompt has ended already (death or end is its last token)");
+  for (const auto token : prompt) {
+    const auto cls = tables_.token_class[static_cast<std::size_t>(token)];
+    if (cls == kDeath || cls == kEnd)
+      throw DataError("the prompt has ended already: it holds death or end");
   }
   if (start.masked_set >= static_cast<std::int32_t>(n_sets())) {
     throw std::invalid_argument("masked_set names an outcome set that is not there");

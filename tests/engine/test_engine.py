@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy import (
+from tests.engine.toy import (
     COUGH,
     DAY,
     FEMALE,

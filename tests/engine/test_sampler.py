@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import chi2
-from toy import (
+from tests.engine.toy import (
     COUGH,
     DAY,
     DEATH,

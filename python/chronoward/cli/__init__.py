@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from types import FrameType
 
 # Verbs with one function `run`, and groups (evaluate) with an `app` of their own.
-VERBS: tuple[str, ...] = ("evaluate", "release", "report", "simulate", "train")
+VERBS: tuple[str, ...] = (
+    "embed",
+    "evaluate",
+    "generate",
+    "release",
+    "report",
+    "score",
+    "simulate",
+    "train",
+)
 
 EXIT_DATA_FAULT = 1
 EXIT_USAGE = 2

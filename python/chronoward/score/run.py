@@ -1,0 +1,288 @@
+"""`chronoward score`: zero-shot risks of a cohort's rows, with standard errors and bounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chronoward import outcomes as outcome_definitions
+from chronoward.engine import EngineConfig, Prompt, SamplingParams
+from chronoward.engine.workers import map_units, open_engine, run_context
+from chronoward.errors import ConfigError, DataError, FormatError
+from chronoward.files import make_output_folder, sha256_file, write_json
+from chronoward.model import load as load_model
+from chronoward.model import read_config
+from chronoward.score.estimators import SAMPLED, RowEstimate
+from chronoward.score.hazard import hazard_estimates, hazard_head
+from chronoward.score.output import Scores, detail_table, write_predictions, write_table
+from chronoward.score.rows import make_prefixes, read_cohort
+from chronoward.score.units import N_PILOT, ScoreTask, ScoreUnit, score_unit
+from chronoward.store import TokenStore
+from chronoward.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Progress = Callable[[int, int], None]
+
+ESTIMATORS = (*SAMPLED, "hazard")
+MINUTES_PER_DAY = 1440
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How risks are estimated.
+
+    Raises:
+        ConfigError: a value out of range or an unknown estimator.
+    """
+
+    estimator: str = "reach"
+    """reach, scope, count, or hazard (one pass, needs the head)."""
+    n_rollouts: int | None = None
+    """Rollouts a row and outcome; None: a pilot of 8 asks for as many as `target_se` needs."""
+    target_se: float = 0.01
+    """Standard error that a pilot aims at."""
+    max_rollouts: int = 256
+    """Most rollouts that a pilot may ask for."""
+    max_new_tokens: int = 1024
+    """Tokens after which a rollout is undetermined."""
+    n_slots: int = 32
+    """Rollouts side by side in each worker."""
+    max_context: int | None = None
+    """Tokens of a context; None: what the run was trained on, at most 1,024."""
+    split: str = "all"
+    """Score only the rows whose subject is in this split of the token store."""
+    threshold: float = 0.5
+    """Probability from which `predicted_boolean_value` is true."""
+    seed: int = 0
+    strict: bool = False
+    """Rows that cannot be scored and undetermined rollouts are errors."""
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            message = f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
+            raise ConfigError(message)
+        for name, least in (("n_rollouts", 1), ("max_rollouts", N_PILOT)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                message = f"{name} must be at least {least}, got {value}"
+                raise ConfigError(message)
+        if not (math.isfinite(self.target_se) and self.target_se > 0):
+            message = f"target_se must be positive, got {self.target_se}"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcomes:
+    names: list[str]
+    sets: list[NDArray[np.int32]]
+    death: str | None
+
+
+def score(
+    run: Path | str,
+    tokens: Path | str,
+    cohort: Path | str,
+    outcomes: Sequence[str],
+    horizons: Sequence[int],
+    out: Path | str,
+    config: ScoreConfig | None = None,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Estimates each row's risk of each outcome by each horizon.
+
+    Args:
+        run: RUN folder.
+        tokens: token store that holds the cohort's subjects.
+        cohort: cohort folder or MEDS label file.
+        outcomes: names or YAML files of outcome definitions.
+        horizons: days.
+        out: a new or empty folder.
+        config: estimator, rollouts, split.
+        threads: worker processes; the result does not depend on it.
+        progress: called with (rows done, rows in all).
+
+    Returns:
+        The content of `score.json`.
+
+    Raises:
+        ConfigError: an outcome without a token, no rollouts, a run trained with repeat weights.
+        DataError: unknown subjects or repeated rows in the cohort.
+        FormatError: run and store have different tokenizers.
+        StateError: `out` has content.
+    """
+    began = time.monotonic()
+    config = config or ScoreConfig()
+    if not horizons or any(h < 1 for h in horizons) or len(set(horizons)) < len(horizons):
+        message = f"horizons must be different positive numbers of days, got {list(horizons)}"
+        raise ConfigError(message)
+    run_config = check_run(run)
+    store = TokenStore.open(tokens)
+    tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")
+    check_same_tokenizer(run, store, tokenizer)
+    found = _resolve(outcomes, store, tokenizer)
+    rows = read_cohort(cohort)
+    max_context = config.max_context or run_context(run)
+    prefixes = make_prefixes(
+        rows,
+        store,
+        tokenizer.grammar(),
+        split=config.split,
+        deadline_min=max(horizons) * MINUTES_PER_DAY,
+        max_context=max_context,
+    )
+    left_out = prefixes.counts["before_first_event"] + prefixes.counts["after_death"]
+    if not prefixes.prompts or (config.strict and left_out):
+        message = f"{rows.path}: {left_out} rows cannot be scored: {prefixes.counts}"
+        raise DataError(message)
+    horizons_min = np.array(horizons, np.int64) * MINUTES_PER_DAY
+    if config.estimator == "hazard":
+        hazard_head(load_model(run), found.names)  # refuses before the folder is made
+    out = make_output_folder(Path(out))
+    estimates = _estimate(
+        Path(run), prefixes.prompts, found, horizons_min, config, max_context, threads, progress
+    )
+    if config.strict and any((e.undetermined > 0).any() for row in estimates for e in row):
+        message = "some rollouts are undetermined (raise max_new_tokens)"
+        raise DataError(message)
+    scores = Scores(prefixes, found.names, list(horizons), config.estimator, estimates)
+    write_table(out / "predictions_detail.parquet", detail_table(scores))
+    labels = write_predictions(out, scores, rows, threshold=config.threshold)
+    report = {
+        "schema": 1,
+        "model": run_config["weights"],
+        "tokenizer": tokenizer.hash,
+        "cohort": sha256_file(rows.path),
+        "estimator": config.estimator,
+        "n_rollouts": config.n_rollouts,
+        "target_se": None if config.n_rollouts else config.target_se,
+        "n_rollouts_total": sum(e.n_rollouts for row in estimates for e in row),
+        "seed": config.seed,
+        "split": config.split,
+        "threshold": config.threshold,
+        "horizons_days": list(horizons),
+        "outcomes": {n: len(s) for n, s in zip(found.names, found.sets, strict=True)},
+        "competing_death": config.estimator != "hazard" or found.death is not None,
+        "max_context": max_context,
+        "rows": prefixes.counts,
+        "labels": labels,
+        "undetermined": float(np.mean([e.undetermined.max() for row in estimates for e in row])),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    write_json(out / "score.json", report)
+    return report
+
+
+def check_run(run: Path | str) -> dict[str, Any]:
+    """The run's config.
+
+    Raises:
+        ConfigError: trained with repeat weights: its recurrences come out too rare.
+        FormatError: not a finished run.
+    """
+    config = read_config(Path(run))
+    weight = config["training"].get("repeat_weight", "none")
+    if weight != "none":
+        message = (
+            f"{run} was trained with repeat_weight {weight}: weighted cross-entropy learns too few "
+            "recurrences, so its risks would be wrong; train with repeat_weight none"
+        )
+        raise ConfigError(message)
+    return config
+
+
+def check_same_tokenizer(run: Path | str, store: TokenStore, tokenizer: Tokenizer) -> None:
+    """Refuses a run and a store that do not share their tokenizer.
+
+    Raises:
+        FormatError: they do not.
+    """
+    if store.tokenizer_hash != tokenizer.hash:
+        message = f"{run} and {store.path} have different tokenizers"
+        raise FormatError(message)
+
+
+def code_table(store: TokenStore, tokenizer: Tokenizer) -> pa.Table:
+    """The codes outcomes are resolved against: the store's code table, which knows ancestors, or
+    the tokenizer's own codes where the store has none."""
+    path = store.path / "codes.parquet"
+    if path.is_file():
+        return pq.read_table(path)
+    codes = tokenizer.codes
+    return pa.table(
+        {
+            "table": [c.table for c in codes],
+            "code": [c.code for c in codes],
+            "concept_id": pa.array([c.concept_id for c in codes], pa.int64()),
+            "parent_codes": pa.array([[] for _ in codes], pa.list_(pa.string())),
+            "is_inpatient": pa.array([c.is_inpatient for c in codes], pa.bool_()),
+        }
+    )
+
+
+def _resolve(names: Sequence[str], store: TokenStore, tokenizer: Tokenizer) -> _Outcomes:
+    definitions = [outcome_definitions.load(name) for name in names]
+    found = [definition.name for definition in definitions]
+    if not definitions or len(set(found)) < len(found):
+        message = f"outcomes must be given and differ, got {found}"
+        raise ConfigError(message)
+    codes = code_table(store, tokenizer)
+    sets = []
+    for definition in definitions:
+        ids = tokenizer.token_ids_of(outcome_definitions.resolve(definition, codes))
+        if not len(ids):
+            message = f"outcome {definition.name!r} has no token in the vocabulary"
+            raise ConfigError(message)
+        sets.append(np.sort(ids).astype(np.int32))
+    death = next((d.name for d in definitions if d.kind == "death"), None)
+    return _Outcomes(found, sets, death)
+
+
+def _estimate(
+    run: Path,
+    prompts: list[Prompt],
+    found: _Outcomes,
+    horizons_min: NDArray[np.int64],
+    config: ScoreConfig,
+    max_context: int,
+    threads: int,
+    progress: Progress | None,
+) -> list[list[RowEstimate]]:
+    if config.estimator == "hazard":
+        return hazard_estimates(load_model(run), prompts, found.names, horizons_min, found.death)
+    task = ScoreTask(
+        estimator=config.estimator,
+        params=SamplingParams(
+            seed=config.seed,
+            outcome_sets=tuple(found.sets),
+            outcome_names=tuple(found.names),
+            mask_outcomes=config.estimator == "reach",
+            max_new_tokens=config.max_new_tokens,
+        ),
+        horizons_min=horizons_min,
+        n_rollouts=config.n_rollouts,
+        target_se=config.target_se,
+        max_rollouts=config.max_rollouts,
+    )
+    size = int(np.clip(2048 // ((config.n_rollouts or 32) * len(found.names)), 4, 64))
+    units = [ScoreUnit(task, prompts[i : i + size]) for i in range(0, len(prompts), size)]
+    make = partial(open_engine, run, EngineConfig(n_slots=config.n_slots, max_context=max_context))
+    estimates: list[list[RowEstimate]] = []
+    for done in map_units(make, score_unit, units, n_workers=min(threads, len(units))):
+        estimates += done
+        if progress is not None:
+            progress(len(estimates), len(prompts))
+    return estimates
