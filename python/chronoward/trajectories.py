@@ -120,51 +120,21 @@ def generate(
     tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")
     check_same_tokenizer(run, store, tokenizer)
     rows = read_cohort(cohort)
-    context = run_context(run)
     prefixes = make_prefixes(
         rows,
         store,
         tokenizer.grammar(),
         split=config.split,
-        max_context=context,
+        max_context=run_context(run),
         deadline_min=config.days * MINUTES_PER_DAY,
     )
     if not prefixes.prompts:
         message = f"{rows.path}: no row can be continued: {prefixes.counts}"
         raise DataError(message)
     folder = make_output_folder(Path(out))
-    prompts = [replace(p, rollouts=range(config.n_rollouts)) for p in prefixes.prompts]
-    params = SamplingParams(
-        seed=config.seed,
-        stream="generate",
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        max_new_tokens=config.max_new_tokens,
-    )
-    units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
-    make = partial(
-        open_engine, Path(run), EngineConfig(n_slots=config.n_slots, max_context=context)
-    )
-    tables: list[list[pa.Table]] = [[] for _ in range(config.n_rollouts)]
-    statuses: dict[str, int] = {}
-    done = 0
-    for unit, rollouts in zip(
-        units,
-        map_units(make, _continue, units, n_workers=min(threads, len(units))),
-        strict=True,
-    ):
-        for rollout in rollouts:
-            statuses[rollout.status] = statuses.get(rollout.status, 0) + 1
-        for index in range(config.n_rollouts):
-            mine = [rollout for rollout in rollouts if rollout.rollout == index]
-            tables[index].append(trajectory_table(tokenizer, unit.prompts, mine))
-        done += len(unit.prompts)
-        if progress is not None:
-            progress(done, len(prompts))
-    for index, parts in enumerate(tables):
-        write_table(folder / f"{index}.parquet", pa.concat_tables(parts))
+    tables, statuses = _tables(Path(run), tokenizer, prefixes.prompts, config, threads, progress)
+    for index, table in enumerate(tables):
+        write_table(folder / f"{index}.parquet", table)
     report = {
         "schema": 1,
         "patient_data": "continuations of real records; never releasable",
@@ -175,11 +145,50 @@ def generate(
         "days": config.days,
         "rows": prefixes.counts,
         "statuses": statuses,
-        "events": sum(len(part) for parts in tables for part in parts),
+        "events": sum(len(table) for table in tables),
         "seconds": round(time.monotonic() - began, 3),
     }
     write_json(folder / "trajectories.json", report)
     return report
+
+
+def _tables(
+    run: Path,
+    tokenizer: Tokenizer,
+    prompts: list[Prompt],
+    config: GenerateConfig,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[pa.Table], dict[str, int]]:
+    """Events of each rollout index, and how many rollouts ended how."""
+    prompts = [replace(p, rollouts=range(config.n_rollouts)) for p in prompts]
+    params = SamplingParams(
+        seed=config.seed,
+        stream="generate",
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        max_new_tokens=config.max_new_tokens,
+    )
+    units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
+    room = EngineConfig(n_slots=config.n_slots, max_context=run_context(run))
+    results = map_units(
+        partial(open_engine, run, room), _continue, units, n_workers=min(threads, len(units))
+    )
+    parts: list[list[pa.Table]] = [[] for _ in range(config.n_rollouts)]
+    statuses: dict[str, int] = {}
+    done = 0
+    for unit, rollouts in zip(units, results, strict=True):
+        for rollout in rollouts:
+            statuses[rollout.status] = statuses.get(rollout.status, 0) + 1
+        for index in range(config.n_rollouts):
+            mine = [rollout for rollout in rollouts if rollout.rollout == index]
+            parts[index].append(trajectory_table(tokenizer, unit.prompts, mine))
+        done += len(unit.prompts)
+        if progress is not None:
+            progress(done, len(prompts))
+    return [pa.concat_tables(tables) for tables in parts], statuses
 
 
 def _continue(engine: Engine, unit: _Unit) -> list[Rollout]:
