@@ -8,5 +8,6 @@ namespace chronoward::bindings {
 void bind_engine(pybind11::module_& m);
 void bind_pack(pybind11::module_& m);
 void bind_philox(pybind11::module_& m);
+void bind_tokenizer(pybind11::module_& m);
 
 }  // namespace chronoward::bindings

@@ -39,4 +39,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_engine(m);
   bind_pack(m);
   bind_philox(m);
+  bind_tokenizer(m);
 }

@@ -75,6 +75,12 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([column(f.name, f.type) for f in schema], schema=schema)
 
 
+def shuffled(events: pa.Table, rng: np.random.Generator) -> pa.Table:
+    """The same events with the rows of each subject in another order."""
+    who = events["subject_id"].to_numpy()
+    return events.take(np.lexsort((rng.random(len(who)), who)))
+
+
 def subject_rows(subject: int, rng: np.random.Generator, *, n_visits: int) -> list[dict[str, Any]]:
     """One life: birth (mostly), sex, race, visits with codes, details, discharge, maybe death."""
     rows = [row(subject, Role.SEX, f"Gender/{rng.choice(['F', 'M', 'U'], p=[0.45, 0.45, 0.1])}")]
@@ -173,6 +179,7 @@ SPECS: dict[str, TokenizerSpec] = {
     ),
     "compact-ethos-none": TokenizerSpec(min_subjects=3, values="none", time_scheme="ethos"),
     "cehr": TokenizerSpec(preset="cehr", min_subjects=3),
+    "cehr-hours": TokenizerSpec(preset="cehr", min_subjects=3, hour_tokens=True),
     "cehr-mix-fused": TokenizerSpec(
         preset="cehr", min_subjects=3, time_scheme="mix", values="fused"
     ),

@@ -25,6 +25,7 @@ NAMES = [
     "cehr-mix-fused",
     "cehr-week",
     "cehr-bert",
+    "cehr-hours",
     "events",
     "events-month-split",
     "events-ethos",

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronoward._core import distinct_keys
 from chronoward.errors import DataError
 from chronoward.schema import Role, event_schema
 
@@ -52,7 +53,7 @@ def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(filled.to_numpy(), dtype=np.int64)
 
 
-def _dictionary(table: pa.Table, name: str) -> tuple[NDArray[np.int64], list[Any]]:
+def _dictionary(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[Any]]:
     """Codes (-1 for null) and the values they stand for."""
     column = table.column(name)
     if pa.types.is_dictionary(column.type):
@@ -60,9 +61,9 @@ def _dictionary(table: pa.Table, name: str) -> tuple[NDArray[np.int64], list[Any
     else:
         encoded = pc.dictionary_encode(column).combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
-        return np.zeros(0, np.int64), []
-    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
-    return np.ascontiguousarray(codes), encoded.dictionary.to_pylist()
+        return np.zeros(0, np.int32), []
+    indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
+    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), encoded.dictionary.to_pylist()
 
 
 def read_events(events: pa.Table) -> EventColumns:
@@ -99,7 +100,7 @@ def read_events(events: pa.Table) -> EventColumns:
         role=role,
         key=key,
         value=np.ascontiguousarray(value, dtype=np.float32),
-        text=text.astype(np.int32),
+        text=text,
         visit_id=_integers(events, "visit_id"),
         end_us=_integers(events, "end_time"),
         keys=keys,
@@ -112,10 +113,8 @@ def _combine(events: pa.Table, role: NDArray[np.uint8]) -> tuple[NDArray[np.int3
     tables, table_names = _dictionary(events, "table")
     codes, code_names = _dictionary(events, "code")
     units, unit_names = _dictionary(events, "unit")
-    n_tables, n_units = len(table_names), len(unit_names) + 1
-    n_codes = len(code_names)
-    combined = ((role.astype(np.int64) * n_tables + tables) * n_codes + codes) * n_units + units + 1
-    present, key = np.unique(combined, return_inverse=True)
+    n_tables, n_codes, n_units = len(table_names), len(code_names), len(unit_names) + 1
+    present, key = distinct_keys(role, tables, codes, units, n_tables, n_codes, n_units - 1)
     keys: list[Key] = []
     for number in present.tolist():
         rest, unit = divmod(number, n_units)
@@ -123,4 +122,4 @@ def _combine(events: pa.Table, role: NDArray[np.uint8]) -> tuple[NDArray[np.int3
         kind, table = divmod(rest, n_tables)
         name = unit_names[unit - 1] if unit else None
         keys.append((kind, table_names[table], code_names[code], name))
-    return key.astype(np.int32), keys
+    return key, keys

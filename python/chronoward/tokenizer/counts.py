@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
+from chronoward._core import count_keys
 from chronoward.errors import DataError, FormatError
 from chronoward.schema import Role
 from chronoward.tokenizer.columns import NULL_US, EventColumns, read_events
@@ -187,9 +188,7 @@ class FitCounts:
         return {text: n for (name, text), n in self.n_text_subjects.items() if name == key}
 
     def _add_keys(self, c: EventColumns) -> None:
-        key = c.key.astype(np.int64)
-        events = np.bincount(key, minlength=len(c.keys))
-        subjects = np.bincount(key[_first_per_subject(key, c.subject_id)], minlength=len(c.keys))
+        events, subjects = count_keys(c.key, c.subject_id, len(c.keys))
         for i, name in enumerate(c.keys):
             self.n_events[name] = self.n_events.get(name, 0) + int(events[i])
             self.n_subjects[name] = self.n_subjects.get(name, 0) + int(subjects[i])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from chronoward import _core
 from chronoward.errors import DataError
 from chronoward.tokenizer.time_scheme import DAY_MIN, HOUR_MIN
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from chronoward.tokenizer.batch import TokenBatch
     from chronoward.tokenizer.spec import TokenizerSpec
 
 N_KNOTS: Final = 33  # quantile functions: even grid of u, linear in between
@@ -207,7 +209,8 @@ class GrammarTables:
         next_state: int8 (S, C), -1 = refused.
         start_state: state before the first token.
         state_names: one a state, for messages.
-        state_mask: uint32 (S, W), bit v % 32 of word v // 32: token v is legal in the state.
+        state_mask: uint32 (S, W), bit v % 32 of word v // 32: token v may be drawn in the state
+            (`continued` never: next_state accepts it, cuts put it there).
         sex_mask: uint32 (3, W), tokens legal for sex 0 unknown, 1 F, 2 M.
         token_sex: uint8 (V,), what a sex token says (0 for all others).
         duration_rule: uint8 (V,), `DurationRule`.
@@ -389,6 +392,51 @@ class GrammarTables:
         return int(self.token_sex[head].max(initial=0))
 
 
+@dataclass(frozen=True)
+class Violation:
+    """The first fault of one timeline.
+
+    Attributes:
+        row: position of the subject in the batch.
+        position: position of the token in its timeline.
+        rule: token_range, order, mask, sex, clock_back, clock_moved, duration, clock_cap,
+            event_time or incomplete.
+        state: name of the automaton's state before the token.
+    """
+
+    row: int
+    position: int
+    rule: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"timeline {self.row}, token {self.position}: {self.rule} in state {self.state}"
+
+
+def validate(
+    grammar: GrammarTables, batch: TokenBatch, *, complete: bool = True, threads: int = 1
+) -> list[Violation]:
+    """Checks every timeline against the automaton, the masks and the clock.
+
+    Args:
+        grammar: of the tokenizer that made the batch.
+        batch: timelines.
+        complete: each timeline must end with `end`; False for prefixes and unfinished rollouts.
+        threads: worker threads; the result does not depend on it.
+
+    Returns:
+        The first fault of each timeline that has one, in order of the timelines.
+    """
+    rows, positions, rules, states = _core.validate_timelines(grammar, batch, complete, threads)
+    within = positions - batch.offsets[rows]
+    return [
+        Violation(row, position, rule, grammar.state_names[state])
+        for row, position, rule, state in zip(
+            rows.tolist(), within.tolist(), rules, states.tolist(), strict=True
+        )
+    ]
+
+
 def make_masks(
     token_class: NDArray[np.uint8],
     next_state: NDArray[np.int8],
@@ -402,6 +450,7 @@ def make_masks(
         sex_specific: token id -> 1 (F only) or 2 (M only).
     """
     legal = next_state[:, token_class] >= 0  # (S, V)
+    legal[:, token_class == TokenClass.CONTINUED] = False  # put there by cuts, never drawn
     by_sex = np.ones((3, len(token_class)), np.bool_)
     for token, sex in sex_specific.items():
         by_sex[3 - sex, token] = False

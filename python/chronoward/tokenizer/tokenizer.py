@@ -11,12 +11,21 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
+from chronoward._core import TokenizerCore
 from chronoward.errors import ConfigError, DataError, FormatError
-from chronoward.tokenizer import twin
+from chronoward.tokenizer.batch import TokenBatch
+from chronoward.tokenizer.canonical import canonical
 from chronoward.tokenizer.counts import FitCounts, count
-from chronoward.tokenizer.decode import decode_rows, to_table
+from chronoward.tokenizer.decode import DecodedRows, to_table
 from chronoward.tokenizer.fit import FitReport, fit_vocabulary
-from chronoward.tokenizer.grammar import US_PER_DAY, US_PER_MIN, GrammarTables, TokenClass
+from chronoward.tokenizer.grammar import (
+    US_PER_DAY,
+    US_PER_MIN,
+    GrammarTables,
+    TokenClass,
+    Violation,
+    validate,
+)
 from chronoward.tokenizer.inputs import Resolver, prepare_input
 from chronoward.tokenizer.time_scheme import DAY_MIN
 from chronoward.tokenizer.values import draw
@@ -27,12 +36,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from chronoward.tokenizer.batch import TokenBatch
     from chronoward.tokenizer.spec import TokenizerSpec
 
 FORMAT_NAME: Final = "chronoward-tokenizer"
 FORMAT_VERSION: Final = 1
 _SHIFTED_YEAR: Final = 2000  # synthetic timelines without a year token start in this one
+
+
+class _TokenColumns:
+    """What decode needs of each token."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.entry = vocabulary.column("entry", np.int32)
+        self.bin = vocabulary.column("bin", np.int32)
 
 
 class Tokenizer:
@@ -48,8 +64,11 @@ class Tokenizer:
         vocabulary.check()
         self.vocabulary = vocabulary
         self.fit_report = fit_report or FitReport((), ())
-        self._tables = vocabulary.make_encode_tables()
+        self.encode_tables = vocabulary.make_encode_tables()
         self._grammar = vocabulary.make_grammar_tables()
+        self._core = TokenizerCore(
+            self.encode_tables, _TokenColumns(vocabulary), "age" in vocabulary.spec.prompt_fields
+        )
         self._resolvers: list[tuple[pa.Table | None, Resolver]] = []
 
     @property
@@ -147,10 +166,12 @@ class Tokenizer:
         Raises:
             DataError: a table does not have its schema, or subjects do not ascend.
         """
-        given = prepare_input(events, observation, self.vocabulary, self._resolver(codes))
-        return twin.encode(self._tables, given)
+        given = prepare_input(events, observation, self.vocabulary, self.resolver(codes))
+        encoded = self._core.encode(given, threads)
+        return TokenBatch(subject_id=given.subject_id, obs_offsets=given.obs_offsets, **encoded)
 
-    def _resolver(self, codes: pa.Table | None) -> Resolver:
+    def resolver(self, codes: pa.Table | None) -> Resolver:
+        """What finds code entries for a source with this code table; the last few are kept."""
         for table, resolver in self._resolvers:
             if table is codes:
                 return resolver
@@ -159,12 +180,19 @@ class Tokenizer:
         self._resolvers = [*self._resolvers[-3:], (codes, resolver)]
         return resolver
 
-    def decode(self, batch: TokenBatch, *, value_u: NDArray[np.float64] | None = None) -> pa.Table:
+    def decode(
+        self,
+        batch: TokenBatch,
+        *,
+        value_u: NDArray[np.float64] | None = None,
+        threads: int = 1,
+    ) -> pa.Table:
         """Events of token timelines.
 
         Args:
             batch: timelines that the grammar accepts; they may stop anywhere.
             value_u: float64 (T,), uniforms in [0, 1) for values, one a token; 0.5 when not given.
+            threads: worker threads; the result does not depend on it.
 
         Returns:
             An event table in canonical order: `available_time` is the clock, `time` the token's
@@ -178,8 +206,22 @@ class Tokenizer:
         if len(uniforms) != batch.n_tokens or ((uniforms < 0) | (uniforms >= 1)).any():
             message = "value_u must hold one number in [0, 1) per token"
             raise DataError(message)
-        rows = decode_rows(self.vocabulary, batch)
+        rows = self.decode_rows(batch, threads=threads)
         return to_table(self.vocabulary, batch, rows, uniforms.astype(np.float64))
+
+    def decode_rows(self, batch: TokenBatch, *, threads: int = 1) -> DecodedRows:
+        """What each event of a batch stands for, in token order (see `decode.decode_rows`)."""
+        return DecodedRows(**self._core.decode(batch, threads))
+
+    def canonical(self, batch: TokenBatch) -> TokenBatch:
+        """Generated timelines in the order that encode gives (see `canonical.canonical`)."""
+        return canonical(self.encode_tables, batch)
+
+    def validate(
+        self, batch: TokenBatch, *, complete: bool = True, threads: int = 1
+    ) -> list[Violation]:
+        """The first fault of every timeline that the grammar refuses (see `grammar.validate`)."""
+        return validate(self._grammar, batch, complete=complete, threads=threads)
 
     def decode_observation(self, batch: TokenBatch) -> pa.Table:
         """Observation periods of a batch as `chronoward.schema.observation_schema`."""

@@ -1,0 +1,312 @@
+// Encode, decode, validate: tables come in once, as attributes of the Python dataclasses.
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+#include "bindings/bind.hpp"
+#include "core/decode.hpp"
+#include "core/encode.hpp"
+#include "core/errors.hpp"
+#include "core/grammar.hpp"
+#include "core/vocab.hpp"
+
+namespace chronoward::bindings {
+namespace {
+
+/// A copy of an attribute that is an array of one or two dimensions (tables are small).
+template <typename T>
+std::vector<T> column(const py::object& tables, const char* name) {
+  const auto array = tables.attr(name).cast<py::array>();
+  if (!py::isinstance<py::array_t<T>>(array)) {
+    throw py::type_error(std::string(name) + " has the wrong dtype");
+  }
+  const auto flat = py::array_t<T, py::array::c_style>::ensure(array);
+  return {flat.data(), flat.data() + flat.size()};
+}
+
+/// A view of an attribute; its owner keeps the array alive, so a converted copy is refused.
+template <typename T>
+std::span<const T> attribute_view(const py::object& owner, const char* name) {
+  const py::object value = owner.attr(name);
+  if (!Array<T>::check_(value)) {
+    throw py::type_error(std::string(name) + " must be a contiguous array of its own dtype");
+  }
+  return view(value.cast<Array<T>>(), name);
+}
+
+template <typename T>
+T scalar(const py::object& tables, const char* name) {
+  return tables.attr(name).cast<T>();
+}
+
+EncodeTables read_encode_tables(const py::object& source) {
+  EncodeTables t;
+  t.preset = static_cast<Preset>(scalar<int>(source, "preset"));
+  t.resolution_min = scalar<std::int32_t>(source, "resolution_min");
+  t.is_calendar = scalar<bool>(source, "is_calendar");
+  t.order_by_time = scalar<bool>(source, "order_by_time");
+  t.use_hours = scalar<bool>(source, "use_hours");
+  t.is_split = scalar<bool>(source, "is_split");
+  t.max_clock_min = scalar<std::int32_t>(source, "max_clock_min");
+  const auto special = column<std::int32_t>(source, "special");
+  const auto defaults = column<std::int32_t>(source, "default_token");
+  t.end_token = special.at(0);
+  t.visit_start = special.at(1);
+  t.visit_end = special.at(2);
+  t.detail_end = special.at(3);
+  t.death = special.at(4);
+  t.default_sex = defaults.at(0);
+  t.default_race = defaults.at(1);
+  t.default_discharge = defaults.at(3);
+  t.prompt_classes = column<std::uint8_t>(source, "prompt_classes");
+  t.year_first = scalar<std::int32_t>(source, "year_first");
+  t.year_token = column<std::int32_t>(source, "year_token");
+  t.age_edge_min = column<std::int32_t>(source, "age_edge_min");
+  t.age_token = column<std::int32_t>(source, "age_token");
+  t.age_unknown = scalar<std::int32_t>(source, "age_unknown_id");
+  t.entry_plain = column<std::int32_t>(source, "entry_plain");
+  t.entry_bin_token = column<std::int32_t>(source, "entry_bin_token");
+  t.entry_n_bins = column<std::int32_t>(source, "entry_n_bins");
+  t.entry_edge_offset = column<std::int64_t>(source, "entry_edge_offset");
+  t.edges = column<float>(source, "edges");
+  t.entry_sex = column<std::uint8_t>(source, "entry_sex");
+  t.text_key = column<std::int64_t>(source, "text_key");
+  t.text_token = column<std::int32_t>(source, "text_token");
+  t.token_class = column<std::uint8_t>(source, "token_class");
+  t.token_sex = column<std::uint8_t>(source, "token_sex");
+  t.token_rank = column<std::int32_t>(source, "token_rank");
+  t.base_code = column<std::int32_t>(source, "base_code");
+  t.gap_lo = column<std::int32_t>(source, "gap_lo");
+  t.gap_token = column<std::int32_t>(source, "gap_token");
+  t.gap_repeat_token = scalar<std::int32_t>(source, "gap_repeat_token");
+  t.inner_lo = column<std::int32_t>(source, "inner_lo");
+  t.inner_token = column<std::int32_t>(source, "inner_token");
+  t.hour_token = column<std::int32_t>(source, "hour_token");
+  return t;
+}
+
+Grammar read_grammar(const py::object& source) {
+  Grammar g;
+  g.token_class = column<std::uint8_t>(source, "token_class");
+  g.next_state = column<std::int8_t>(source, "next_state");
+  g.n_classes = static_cast<std::size_t>(source.attr("next_state").cast<py::array>().shape(1));
+  g.start_state = scalar<std::int32_t>(source, "start_state");
+  g.state_mask = column<std::uint32_t>(source, "state_mask");
+  g.sex_mask = column<std::uint32_t>(source, "sex_mask");
+  g.token_sex = column<std::uint8_t>(source, "token_sex");
+  g.duration_rule = column<std::uint8_t>(source, "duration_rule");
+  g.duration_q = column<std::int32_t>(source, "duration_q");
+  g.n_knots = g.duration_q.size() / std::max<std::size_t>(g.token_class.size(), 1);
+  g.duration_lo = column<std::int32_t>(source, "duration_lo");
+  g.duration_hi = column<std::int32_t>(source, "duration_hi");
+  g.max_clock_min = scalar<std::int32_t>(source, "max_clock_min");
+  g.n_prompt = column<std::uint8_t>(source, "prompt_classes").size();
+  return g;
+}
+
+/// The bounds of subjects must lie inside the column they point to.
+void check_offsets(std::span<const std::int64_t> offsets, std::size_t size, const char* name) {
+  if (offsets.empty() || offsets.front() != 0 ||
+      offsets.back() != static_cast<std::int64_t>(size)) {
+    throw DataError(std::string(name) + " must run from 0 to the length of its column");
+  }
+  for (std::size_t i = 1; i < offsets.size(); ++i) {
+    if (offsets[i] < offsets[i - 1]) throw DataError(std::string(name) + " must not fall");
+  }
+}
+
+void check_size(std::size_t size, std::size_t expected, const char* name) {
+  if (size != expected) throw DataError(std::string(name) + " has the wrong length");
+}
+
+template <typename T>
+void check_below(std::span<const T> indices, std::size_t limit, std::int64_t least,
+                 const char* name) {
+  for (const T index : indices) {
+    const auto i = static_cast<std::int64_t>(index);
+    if (i < least || i >= static_cast<std::int64_t>(limit)) {
+      throw DataError(std::string(name) + " points outside its table");
+    }
+  }
+}
+
+EventView read_events(const py::object& given, std::size_t n_entries) {
+  const py::object columns = given.attr("columns");
+  EventView e;
+  e.role = attribute_view<std::uint8_t>(columns, "role");
+  const std::size_t n = e.role.size();
+  e.time_us = attribute_view<std::int64_t>(columns, "time_us");
+  e.available_us = attribute_view<std::int64_t>(columns, "available_us");
+  e.visit_id = attribute_view<std::int64_t>(columns, "visit_id");
+  e.end_us = attribute_view<std::int64_t>(columns, "end_us");
+  e.key = attribute_view<std::int32_t>(columns, "key");
+  e.text = attribute_view<std::int32_t>(columns, "text");
+  e.value = attribute_view<float>(columns, "value");
+  e.key_entry = attribute_view<std::int32_t>(given, "key_entry");
+  e.key_exact = attribute_view<std::uint8_t>(given, "key_exact");
+  e.text_number = attribute_view<std::int32_t>(given, "text_number");
+  e.row_offsets = attribute_view<std::int64_t>(given, "row_offsets");
+  e.obs_offsets = attribute_view<std::int64_t>(given, "obs_offsets");
+  e.obs_start_us = attribute_view<std::int64_t>(given, "obs_start_us");
+  e.obs_end_us = attribute_view<std::int64_t>(given, "obs_end_us");
+  for (const std::size_t size : {e.time_us.size(), e.available_us.size(), e.visit_id.size(),
+                                 e.end_us.size(), e.key.size(), e.text.size(), e.value.size()}) {
+    check_size(size, n, "event column");
+  }
+  check_size(e.key_exact.size(), e.key_entry.size(), "key_exact");
+  check_size(e.obs_offsets.size(), e.row_offsets.size(), "obs_offsets");
+  check_size(e.obs_end_us.size(), e.obs_start_us.size(), "obs_end_us");
+  check_offsets(e.row_offsets, n, "row_offsets");
+  check_offsets(e.obs_offsets, e.obs_start_us.size(), "obs_offsets");
+  check_below(e.key, e.key_entry.size(), 0, "key");
+  check_below(e.text, e.text_number.size() - 1, kNoText, "text");
+  check_below(e.key_entry, n_entries, kNotInPreset, "key_entry");
+  return e;
+}
+
+TimelineView read_timelines(const py::object& batch) {
+  TimelineView v;
+  v.offsets = attribute_view<std::int64_t>(batch, "offsets");
+  v.token_id = attribute_view<std::int32_t>(batch, "token_id");
+  v.time_min = attribute_view<std::int32_t>(batch, "time_min");
+  v.event_min = attribute_view<std::int32_t>(batch, "event_min");
+  check_size(v.time_min.size(), v.token_id.size(), "time_min");
+  check_size(v.event_min.size(), v.token_id.size(), "event_min");
+  check_offsets(v.offsets, v.token_id.size(), "offsets");
+  return v;
+}
+
+/// The encoder, decoder and checker of one tokenizer.
+class TokenizerCore {
+ public:
+  TokenizerCore(const py::object& encode_tables, const py::object& token_columns, bool has_age)
+      : encode_(read_encode_tables(encode_tables)) {
+    decode_.token_class = encode_.token_class;
+    decode_.token_entry = column<std::int32_t>(token_columns, "entry");
+    const auto bins = column<std::int32_t>(token_columns, "bin");
+    for (const std::int32_t bin : bins) decode_.has_value.push_back(bin != -1);
+    decode_.has_age = has_age;
+    decode_.age_unknown = encode_.age_unknown;
+  }
+
+  py::dict encode(const py::object& given, int threads) const {
+    const EventView events = read_events(given, encode_.entry_plain.size());
+    TokenTimelines out;
+    {
+      const py::gil_scoped_release released;  // `given` holds the arrays until we return
+      out = chronoward::encode(encode_, events, threads);
+    }
+    py::dict counts;
+    for (std::size_t r = 0; r < out.counts.size(); ++r) {
+      if (out.counts[r] != 0) counts[kEncodeRules[r]] = out.counts[r];
+    }
+    py::dict result;
+    result["origin_us"] = to_numpy(std::move(out.origin_us));
+    result["offsets"] = to_numpy(std::move(out.offsets));
+    result["token_id"] = to_numpy(std::move(out.token_id));
+    result["time_min"] = to_numpy(std::move(out.time_min));
+    result["event_min"] = to_numpy(std::move(out.event_min));
+    result["n_prior"] = to_numpy(std::move(out.n_prior));
+    result["obs_start_min"] = to_numpy(std::move(out.obs_start_min));
+    result["obs_end_min"] = to_numpy(std::move(out.obs_end_min));
+    result["counts"] = counts;
+    return result;
+  }
+
+  py::dict decode(const py::object& batch, int threads) const {
+    const TimelineView timelines = read_timelines(batch);
+    check_below(timelines.token_id, decode_.token_class.size(), 0, "token_id");
+    DecodedRows out;
+    {
+      const py::gil_scoped_release released;  // `batch` holds the arrays until we return
+      out = chronoward::decode(decode_, timelines, threads);
+    }
+    py::dict result;
+    result["subject"] = to_numpy(std::move(out.subject));
+    result["role"] = to_numpy(std::move(out.role));
+    result["entry"] = to_numpy(std::move(out.entry));
+    result["value"] = to_numpy(std::move(out.value));
+    result["position"] = to_numpy(std::move(out.position));
+    result["time_min"] = to_numpy(std::move(out.time_min));
+    result["available_min"] = to_numpy(std::move(out.available_min));
+    result["end_min"] = to_numpy(std::move(out.end_min));
+    result["visit"] = to_numpy(std::move(out.visit));
+    return result;
+  }
+
+ private:
+  EncodeTables encode_;
+  DecodeTables decode_;
+};
+
+py::tuple validate_timelines(const py::object& grammar, const py::object& batch, bool complete,
+                             int threads) {
+  const Grammar tables = read_grammar(grammar);
+  const TimelineView timelines = read_timelines(batch);
+  Violations out;
+  {
+    const py::gil_scoped_release released;  // `batch` holds the arrays until we return
+    out = validate(tables, timelines, complete, threads);
+  }
+  py::list rules;
+  for (const std::uint8_t rule : out.rule) rules.append(kGrammarRules[rule]);
+  return py::make_tuple(to_numpy(std::move(out.subject)), to_numpy(std::move(out.position)), rules,
+                        to_numpy(std::move(out.state)));
+}
+
+py::tuple distinct(const Bytes& role, const Array<std::int32_t>& table,
+                   const Array<std::int32_t>& code, const Array<std::int32_t>& unit,
+                   std::int64_t n_tables, std::int64_t n_codes, std::int64_t n_units) {
+  const KeyColumns columns{view(role, "role"),
+                           view(table, "table"),
+                           view(code, "code"),
+                           view(unit, "unit"),
+                           n_tables,
+                           n_codes,
+                           n_units};
+  const std::size_t n = columns.role.size();
+  check_size(columns.table.size(), n, "table");
+  check_size(columns.code.size(), n, "code");
+  check_size(columns.unit.size(), n, "unit");
+  DistinctKeys out;
+  {
+    const py::gil_scoped_release released;  // the arguments hold the arrays
+    out = distinct_keys(columns);
+  }
+  return py::make_tuple(to_numpy(std::move(out.keys)), to_numpy(std::move(out.index)));
+}
+
+py::tuple count(const Array<std::int32_t>& key, const Array<std::int64_t>& subject_id,
+                std::size_t n_keys) {
+  const auto keys = view(key, "key");
+  const auto subjects = view(subject_id, "subject_id");
+  check_size(subjects.size(), keys.size(), "subject_id");
+  check_below(keys, n_keys, 0, "key");
+  KeyCounts out;
+  {
+    const py::gil_scoped_release released;  // the arguments hold the arrays
+    out = count_keys(keys, subjects, n_keys);
+  }
+  return py::make_tuple(to_numpy(std::move(out.n_events)), to_numpy(std::move(out.n_subjects)));
+}
+
+}  // namespace
+
+void bind_tokenizer(py::module_& m) {
+  py::class_<TokenizerCore>(m, "TokenizerCore")
+      .def(py::init<const py::object&, const py::object&, bool>(), py::arg("encode_tables"),
+           py::arg("token_columns"), py::arg("has_age"))
+      .def("encode", &TokenizerCore::encode, py::arg("given"), py::arg("threads") = 1)
+      .def("decode", &TokenizerCore::decode, py::arg("batch"), py::arg("threads") = 1);
+  m.def("validate_timelines", &validate_timelines, py::arg("grammar"), py::arg("batch"),
+        py::arg("complete"), py::arg("threads") = 1);
+  m.def("distinct_keys", &distinct, py::arg("role"), py::arg("table"), py::arg("code"),
+        py::arg("unit"), py::arg("n_tables"), py::arg("n_codes"), py::arg("n_units"));
+  m.def("count_keys", &count, py::arg("key"), py::arg("subject_id"), py::arg("n_keys"));
+}
+
+}  // namespace chronoward::bindings

@@ -1,0 +1,353 @@
+#include "core/encode_subject.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <tuple>
+
+namespace chronoward {
+namespace {
+
+constexpr std::int64_t floor_div(std::int64_t a, std::int64_t b) {
+  return a / b - static_cast<std::int64_t>(a % b < 0);
+}
+
+constexpr std::int32_t kNone = -1;
+
+/// Year of a day since 1970 (Hinnant, "chrono-compatible low-level date algorithms").
+std::int32_t year_of_day(std::int64_t day) {
+  const std::int64_t z = day + 719468;
+  const std::int64_t era = floor_div(z, 146097);
+  const std::int64_t doe = z - era * 146097;
+  const std::int64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+  const std::int64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+  const bool is_january_or_february = (5 * doy + 2) / 153 >= 10;
+  return static_cast<std::int32_t>(yoe + era * 400 + (is_january_or_february ? 1 : 0));
+}
+
+/// Index of the last edge that is not above x; x >= edges[0] is a precondition.
+std::size_t bucket_of(const std::vector<std::int32_t>& edges, std::int32_t x) {
+  return static_cast<std::size_t>(std::upper_bound(edges.begin(), edges.end(), x) - edges.begin()) -
+         1;
+}
+
+std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
+std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
+
+}  // namespace
+
+SubjectEncoder::SubjectEncoder(const EncodeTables& tables, const EventView& events,
+                               TokenTimelines& out)
+    : t_(tables), e_(events), out_(out), seen_(tables.entry_plain.size()) {}
+
+std::int32_t SubjectEncoder::entry_of(std::int64_t row) const {
+  return e_.key_entry[at(e_.key[at(row)])];
+}
+
+std::int32_t SubjectEncoder::moment_of(std::int32_t clock, bool is_flat) const {
+  if (is_flat) return 0;
+  return t_.resolution_min == 1 ? clock : clock / t_.resolution_min;
+}
+
+std::int32_t SubjectEncoder::minute_uncounted(std::int64_t us) const {
+  const std::int64_t d = us - origin_us_;
+  std::int64_t m = -floor_div(-d, kUsPerMin);
+  if (t_.is_calendar) m = std::min(m, floor_div(d, kUsPerDay) * kDayMin + kDayMin - 1);
+  return static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(m, 0, static_cast<std::int64_t>(t_.max_clock_min)));
+}
+
+std::int32_t SubjectEncoder::minute(std::int64_t us) {
+  const std::int64_t d = us - origin_us_;
+  std::int64_t m = -floor_div(-d, kUsPerMin);
+  if (t_.is_calendar) m = std::min(m, floor_div(d, kUsPerDay) * kDayMin + kDayMin - 1);
+  if (m < 0) {
+    count(EncodeRule::kClampedToOrigin);
+    return 0;
+  }
+  if (m > t_.max_clock_min) {
+    count(EncodeRule::kClampedToCap);
+    return t_.max_clock_min;
+  }
+  return static_cast<std::int32_t>(m);
+}
+
+std::int32_t SubjectEncoder::event_minute(std::int64_t row, std::int32_t clock) const {
+  const std::int64_t us = e_.time_us[at(row)];
+  return us == kNullUs ? clock : std::min(clock, minute_uncounted(us));
+}
+
+void SubjectEncoder::put(std::int32_t token, std::int32_t clock, std::int32_t event) {
+  std::int64_t prior = 0;
+  const std::int32_t base = t_.base_code[at(token)];
+  const auto token_class = static_cast<TokenClass>(t_.token_class[at(token)]);
+  if (token == t_.visit_start && t_.preset != Preset::kEvents) ++visit_;
+  if (base >= 0 && token_class != TokenClass::death) {
+    const std::int32_t visit = t_.preset == Preset::kEvents ? clock / kDayMin : visit_;
+    Seen& seen = seen_[at(base)];
+    if (seen.subject != subject_) seen = {subject_, kNone, 0};
+    prior = seen.n - static_cast<std::int32_t>(seen.last == visit);
+    if (seen.last != visit) {
+      seen.last = visit;
+      ++seen.n;
+    }
+  }
+  out_.token_id.push_back(token);
+  out_.time_min.push_back(clock);
+  out_.event_min.push_back(event);
+  out_.n_prior.push_back(static_cast<std::uint8_t>(std::min<std::int64_t>(prior, 255)));
+}
+
+void SubjectEncoder::scan(std::int64_t begin, std::int64_t end) {
+  visit_rows_.clear();
+  item_rows_.clear();
+  death_rows_.clear();
+  has_birth_ = false;
+  sex_token_ = race_token_ = kNone;
+  first_us_ = std::numeric_limits<std::int64_t>::max();
+  const auto keep_least = [](std::int32_t& kept, std::int32_t token) {
+    if (kept < 0 || token < kept) kept = token;
+  };
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int32_t entry = entry_of(row);
+    if (entry == kNotInPreset) {
+      count(EncodeRule::kNotInPreset);
+      continue;
+    }
+    const auto role = static_cast<Role>(e_.role[at(row)]);
+    if (role < Role::kVisit) {
+      const std::int64_t us = e_.time_us[at(row)];
+      if (role == Role::kBirth && us != kNullUs) {
+        birth_us_ = has_birth_ ? std::min(birth_us_, us) : us;
+        has_birth_ = true;
+      } else if (role == Role::kSex && entry >= 0) {
+        keep_least(sex_token_, t_.entry_plain[at(entry)]);
+      } else if (role == Role::kRace && entry >= 0) {
+        keep_least(race_token_, t_.entry_plain[at(entry)]);
+      }
+      continue;
+    }
+    const std::int64_t us = e_.available_us[at(row)];
+    if (us == kNullUs) {
+      count(EncodeRule::kWithoutTime);
+      continue;
+    }
+    first_us_ = std::min(first_us_, us);
+    if (role == Role::kDeath) {
+      death_rows_.push_back(row);
+    } else if (role == Role::kVisit && t_.preset != Preset::kEvents) {
+      visit_rows_.push_back(row);
+    } else {
+      item_rows_.push_back(row);
+    }
+  }
+  if (sex_token_ < 0) sex_token_ = t_.default_sex;
+  if (race_token_ < 0) race_token_ = t_.default_race;
+}
+
+bool SubjectEncoder::code_tokens(std::int64_t row, std::int32_t& token, std::int32_t& value_token) {
+  const std::size_t key = at(e_.key[at(row)]);
+  const std::int32_t entry = e_.key_entry[key];
+  if (entry < 0) {
+    count(EncodeRule::kUnknownCode);
+    return false;
+  }
+  const bool is_exact = e_.key_exact[key] != 0;
+  if (!is_exact) count(EncodeRule::kRolledUp);
+  const std::uint8_t only = t_.entry_sex[at(entry)];
+  if (only != 0 && sex_ != 0 && only != sex_) {
+    count(EncodeRule::kSexConflict);
+    return false;
+  }
+  token = t_.entry_plain[at(entry)];
+  value_token = kNone;
+  const float value = e_.value[at(row)];
+  if (std::isinf(value)) count(EncodeRule::kInfiniteValue);
+  const std::int32_t text = e_.text[at(row)];
+  if (is_exact && t_.entry_n_bins[at(entry)] > 0 && std::isfinite(value)) {
+    std::int32_t bin = 0;
+    const std::int64_t last = t_.entry_edge_offset[at(entry) + 1];
+    for (std::int64_t i = t_.entry_edge_offset[at(entry)]; i < last; ++i) {
+      bin += static_cast<std::int32_t>(value >= t_.edges[at(i)]);
+    }
+    value_token = t_.entry_bin_token[at(entry)] + bin;
+  } else if (is_exact && text >= 0) {
+    const std::int32_t number = e_.text_number[at(text)];
+    if (number == kNoText) return true;  // values are not part of this vocabulary
+    const std::int64_t wanted = (static_cast<std::int64_t>(entry) << 32) | std::max(number, 0);
+    const auto found = std::lower_bound(t_.text_key.begin(), t_.text_key.end(), wanted);
+    if (number >= 0 && found != t_.text_key.end() && *found == wanted) {
+      value_token = t_.text_token[static_cast<std::size_t>(found - t_.text_key.begin())];
+    } else {
+      count(EncodeRule::kUnknownText);
+    }
+  }
+  if (value_token >= 0 && !t_.is_split) {
+    token = value_token;
+    value_token = kNone;
+  }
+  return true;
+}
+
+void SubjectEncoder::push_item(const Item& item) {
+  const auto key = [](const Item& i) {
+    return std::tie(i.visit, i.moment, i.order, i.rank, i.value_rank, i.event);
+  };
+  if (is_sorted_ && !items_.empty() && key(item) < key(items_.back())) is_sorted_ = false;
+  items_.push_back(item);
+}
+
+void SubjectEncoder::sort_items() {
+  if (is_sorted_) return;  // what a canonical event table gives, nearly always
+  std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
+    return std::tie(a.visit, a.moment, a.order, a.rank, a.value_rank, a.event, a.clock) <
+           std::tie(b.visit, b.moment, b.order, b.rank, b.value_rank, b.event, b.clock);
+  });
+}
+
+void SubjectEncoder::put_items(std::size_t begin, std::size_t end, std::int32_t clock) {
+  for (std::size_t i = begin; i < end; ++i) {
+    const Item& item = items_[i];
+    if (i > begin) {
+      const Item& last = items_[i - 1];
+      if (std::tie(item.order, item.token, item.value_token) ==
+          std::tie(last.order, last.token, last.value_token)) {
+        count(EncodeRule::kDuplicateToken);
+        continue;
+      }
+    }
+    put(item.token, clock, item.event);
+    if (item.value_token >= 0) put(item.value_token, clock, item.event);
+  }
+}
+
+void SubjectEncoder::put_gap(std::int32_t before, std::int32_t after) {
+  std::int32_t d = after - before;
+  if (t_.is_calendar) d = (after / kDayMin - before / kDayMin) * kDayMin;
+  if (t_.gap_repeat_token >= 0 && d >= kRepeatMin) {
+    const std::int32_t n = (d + kRepeatMin / 2) / kRepeatMin;
+    for (std::int32_t i = 1; i < n; ++i) {
+      const std::int32_t clock = before + kRepeatMin * i;
+      put(t_.gap_repeat_token, clock, clock);
+    }
+    put(t_.gap_repeat_token, after, after);
+    return;
+  }
+  put(t_.gap_token[bucket_of(t_.gap_lo, d)], after, after);
+}
+
+void SubjectEncoder::put_inner(std::int32_t before, std::int32_t after) {
+  if (!t_.is_calendar) {
+    put(t_.inner_token[bucket_of(t_.inner_lo, after - before)], after, after);
+    return;
+  }
+  const std::int32_t days = after / kDayMin - before / kDayMin;
+  if (days > 0) put(t_.inner_token[bucket_of(t_.inner_lo, days * kDayMin)], after, after);
+  if (!t_.use_hours) return;
+  const std::int32_t from = days > 0 ? 0 : before % kDayMin / kHourMin;
+  const std::int32_t hours = after % kDayMin / kHourMin - from;
+  if (hours > 0) put(t_.hour_token[at(hours)], after, after);
+}
+
+void SubjectEncoder::put_death() {
+  const std::int32_t clock = std::max(death_min_, std::max(before_, 0));
+  if (before_ >= 0 && (t_.preset != Preset::kEvents || clock > before_)) put_gap(before_, clock);
+  if (t_.preset == Preset::kCehr) put(t_.visit_start, clock, clock);
+  put(t_.death, clock, clock);
+  if (t_.preset == Preset::kCehr) put(t_.visit_end, clock, clock);
+}
+
+void SubjectEncoder::put_moments() {
+  for (std::size_t begin = 0; begin < items_.size();) {
+    std::size_t end = begin + 1;
+    while (end < items_.size() && items_[end].moment == items_[begin].moment) ++end;
+    const std::int32_t clock = items_[begin].clock;
+    if (before_ >= 0) put_gap(before_, clock);
+    put_items(begin, end, clock);
+    before_ = clock;
+    begin = end;
+  }
+}
+
+void SubjectEncoder::put_prompt() {
+  const std::size_t begin = at(out_.offsets.back());
+  const std::size_t n = t_.prompt_classes.size();
+  std::int32_t clock = 0;
+  if (out_.token_id.size() > begin + n) {
+    clock = out_.time_min[begin + n];
+  } else if (has_observation_) {
+    clock = out_.obs_start_min[first_observation_];
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    std::int32_t token = race_token_;
+    const auto token_class = static_cast<TokenClass>(t_.prompt_classes[i]);
+    if (token_class == TokenClass::year) {
+      const std::int64_t us = origin_us_ + clock * kUsPerMin;
+      const std::int32_t year = year_of_day(floor_div(us, kUsPerDay));
+      const auto last = static_cast<std::int32_t>(t_.year_token.size()) - 1;
+      token = t_.year_token[at(std::clamp(year - t_.year_first, 0, last))];
+    } else if (token_class == TokenClass::age) {
+      token = has_birth_ ? t_.age_token[bucket_of(t_.age_edge_min, clock)] : t_.age_unknown;
+    } else if (token_class == TokenClass::sex) {
+      token = sex_token_;
+    }
+    out_.token_id[begin + i] = token;
+    out_.time_min[begin + i] = out_.event_min[begin + i] = clock;
+  }
+  const std::int32_t last = out_.token_id.size() > begin + n ? out_.time_min.back() : clock;
+  put(t_.end_token, last, last);
+}
+
+void SubjectEncoder::encode(std::size_t subject) {
+  ++subject_;
+  scan(e_.row_offsets[subject], e_.row_offsets[subject + 1]);
+  const std::int64_t obs_begin = e_.obs_offsets[subject], obs_end = e_.obs_offsets[subject + 1];
+  std::int64_t first = has_birth_ ? birth_us_ : first_us_;
+  if (first == std::numeric_limits<std::int64_t>::max()) {
+    first = obs_begin < obs_end ? e_.obs_start_us[at(obs_begin)] : 0;
+  }
+  origin_us_ = floor_div(first, kUsPerDay) * kUsPerDay;
+  has_observation_ = obs_begin < obs_end;
+  first_observation_ = out_.obs_start_min.size();
+  for (std::int64_t i = obs_begin; i < obs_end; ++i) {
+    out_.obs_start_min.push_back(minute_uncounted(e_.obs_start_us[at(i)]));
+    out_.obs_end_min.push_back(minute_uncounted(e_.obs_end_us[at(i)]));
+  }
+  death_min_ = kNone;
+  for (const std::int64_t row : death_rows_) {
+    const std::int32_t m = minute(e_.available_us[at(row)]);
+    death_min_ = death_min_ < 0 ? m : std::min(death_min_, m);
+  }
+  const bool has_sex =
+      std::find(t_.prompt_classes.begin(), t_.prompt_classes.end(),
+                static_cast<std::uint8_t>(TokenClass::sex)) != t_.prompt_classes.end();
+  sex_ = has_sex ? t_.token_sex[at(sex_token_)] : 0;
+  visit_ = 0;
+  before_ = kNone;
+  next_discharge_ = 0;
+  items_.clear();
+  is_sorted_ = true;
+  for (std::size_t i = 0; i < t_.prompt_classes.size(); ++i) {  // filled when the clock is known
+    out_.token_id.push_back(0);
+    out_.time_min.push_back(0);
+    out_.event_min.push_back(0);
+    out_.n_prior.push_back(0);
+  }
+  if (t_.preset == Preset::kEvents) {
+    collect_moments();
+    sort_items();
+    put_moments();
+  } else {
+    find_visits();
+    fill_visits();
+    sort_items();
+    std::size_t item = 0, detail = 0;
+    for (std::size_t v = 0; v < visits_.size(); ++v) put_visit(v, item, detail);
+  }
+  if (death_min_ >= 0) put_death();
+  put_prompt();
+  out_.origin_us.push_back(origin_us_);
+  out_.offsets.push_back(static_cast<std::int64_t>(out_.token_id.size()));
+}
+
+}  // namespace chronoward

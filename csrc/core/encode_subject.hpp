@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "core/encode.hpp"
+
+namespace chronoward {
+
+/// Encodes one subject after another into the same output; keeps its scratch space.
+/// The Python twin (chronoward/tokenizer/twin.py) is the specification, function by function.
+class SubjectEncoder {
+ public:
+  SubjectEncoder(const EncodeTables& tables, const EventView& events, TokenTimelines& out);
+
+  void encode(std::size_t subject);
+
+ private:
+  struct Visit {
+    std::int64_t id;
+    std::int32_t start, end, event, entry;
+    bool is_exact, is_flat;
+  };
+  /// A code of a visit or moment; sorts by (visit, moment, order, rank, value_rank, event).
+  struct Item {
+    std::int32_t visit, moment, order, rank, value_rank, event, clock, token, value_token;
+  };
+  struct Detail {
+    std::int32_t visit, start, end, rank, token;
+    auto operator<=>(const Detail&) const = default;
+  };
+  struct Mark {
+    std::int32_t clock, token;
+  };
+  /// Visits (days in preset events) in which a code entry was seen so far.
+  struct Seen {
+    std::int64_t subject = -1;
+    std::int32_t last = -1, n = 0;
+  };
+
+  void scan(std::int64_t begin, std::int64_t end);
+  void find_visits();
+  std::int32_t last_event_of(std::int64_t visit_id);
+  void fill_visits();
+  std::int32_t visit_of(std::int64_t visit_id);
+  void collect_moments();
+  void push_item(const Item& item);
+  void sort_items();
+  bool code_tokens(std::int64_t row, std::int32_t& token, std::int32_t& value_token);
+  void put_discharge(std::size_t visit, std::int32_t clock);
+  void put_visit(std::size_t visit, std::size_t& item, std::size_t& detail);
+  void put_items(std::size_t begin, std::size_t end, std::int32_t clock);
+  void put_moments();
+  void put_death();
+  void put_gap(std::int32_t before, std::int32_t after);
+  void put_inner(std::int32_t before, std::int32_t after);
+  void make_marks(std::size_t visit, std::size_t& detail);
+  void put(std::int32_t token, std::int32_t clock, std::int32_t event);
+  void put_prompt();
+
+  std::int32_t minute_uncounted(std::int64_t us) const;
+  std::int32_t minute(std::int64_t us);
+  std::int32_t event_minute(std::int64_t row, std::int32_t clock) const;
+  std::int32_t moment_of(std::int32_t clock, bool is_flat) const;
+  std::int32_t entry_of(std::int64_t row) const;
+  void count(EncodeRule rule) { ++out_.counts[static_cast<std::size_t>(rule)]; }
+
+  const EncodeTables& t_;
+  const EventView& e_;
+  TokenTimelines& out_;
+
+  std::vector<std::int64_t> visit_rows_, item_rows_, death_rows_;
+  std::vector<Visit> visits_;
+  std::vector<std::pair<std::int64_t, std::int32_t>> visit_index_;  // (id, position), sorted by id
+  std::vector<Item> items_;
+  std::vector<Detail> details_;
+  std::vector<std::pair<std::int32_t, std::int32_t>> discharges_;  // (visit, token)
+  std::vector<Mark> marks_;
+  std::vector<Seen> seen_;
+
+  std::int64_t subject_ = -1;
+  std::int64_t origin_us_ = 0, birth_us_ = 0, first_us_ = 0;
+  std::int32_t sex_token_ = -1, race_token_ = -1, death_min_ = -1, sex_ = 0;
+  std::int32_t visit_ = 0;      // number of visits begun, for n_prior
+  std::int32_t before_ = -1;    // clock of the last visit's end or last moment, -1 at the start
+  std::int64_t cached_id_ = 0;  // the visit that the last event belonged to
+  std::int32_t cached_visit_ = -1;
+  std::size_t next_discharge_ = 0;
+  std::size_t first_observation_ = 0;  // position of the subject's first period in the output
+  bool has_birth_ = false, has_observation_ = false, is_sorted_ = true;
+};
+
+}  // namespace chronoward
