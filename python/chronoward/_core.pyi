@@ -15,11 +15,15 @@ __all__: list[str] = [
     "RULES_VERSION",
     "Sampler",
     "ShardArrays",
+    "TokenizerCore",
+    "count_keys",
     "cut_windows",
+    "distinct_keys",
     "fill_rows",
     "pack_rows",
     "philox4x32",
     "splitmix64",
+    "validate_timelines",
 ]
 
 class Sampler:
@@ -126,6 +130,22 @@ class ShardArrays:
         obs_end_min: numpy.typing.NDArray[numpy.int32],
     ) -> None: ...
 
+class TokenizerCore:
+    def __init__(
+        self, encode_tables: typing.Any, token_columns: typing.Any, has_age: bool
+    ) -> None: ...
+    def decode(
+        self, batch: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
+    ) -> dict: ...
+    def encode(
+        self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
+    ) -> dict: ...
+
+def count_keys(
+    key: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    subject_id: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    n_keys: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple: ...
 def cut_windows(
     offsets: numpy.typing.NDArray[numpy.int64],
     token_id: numpy.typing.NDArray[numpy.int32],
@@ -144,6 +164,15 @@ def cut_windows(
     Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.
     """
 
+def distinct_keys(
+    role: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    table: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    code: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    unit: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    n_tables: typing.SupportsInt | typing.SupportsIndex,
+    n_codes: typing.SupportsInt | typing.SupportsIndex,
+    n_units: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple: ...
 def fill_rows(
     shards: list[ShardArrays],
     positions: numpy.typing.NDArray[numpy.int64],
@@ -187,6 +216,13 @@ def splitmix64(words: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArra
     """
     splitmix64 of each uint64 word.
     """
+
+def validate_timelines(
+    grammar: typing.Any,
+    batch: typing.Any,
+    complete: bool,
+    threads: typing.SupportsInt | typing.SupportsIndex = 1,
+) -> tuple: ...
 
 RULES_VERSION: int = 1
 __version__: str = "0.1.0"
