@@ -15,6 +15,7 @@ __version__ = _version("chronoward")
 # public name -> module that defines it
 _PUBLIC: dict[str, str] = {
     "pack": "chronoward.packing",
+    "synthesize": "chronoward.synthesize",
 }
 
 __all__ = ["__version__"]

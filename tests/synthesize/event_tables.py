@@ -129,7 +129,7 @@ def lives() -> tuple[pa.Table, pa.Table]:
             **office,
         ),
         row(Role.CODE, "2010-04-20 09:20", condition, "SNOMED/160603005", **office),
-        row(Role.CODE, "2010-04-20 09:20", drug, "RxNorm/17767", **office),
+        row(Role.CODE, "2010-04-20 09:20", drug, "RxNorm/17767", text_value="order", **office),
         row(
             Role.VISIT,
             "2010-12-20 12:00",

@@ -109,7 +109,7 @@ def test_a_drug_lasts_a_day_in_a_stay_else_thirty_cut_at_the_end_of_life(
 ) -> None:
     inside, outside, last = tables["drug_exposure"]
     assert [d["days_supply"] for d in (inside, outside, last)] == [1, 30, 12]
-    assert [d["drug_type_concept_id"] for d in (inside, outside)] == [32818, 32838]
+    assert [d["drug_type_concept_id"] for d in (inside, outside)] == [32817, 32838]
     assert last["drug_exposure_end_date"] == date(2010, 12, 31)
 
 

@@ -28,6 +28,7 @@ VERBS: tuple[str, ...] = (
     "report",
     "score",
     "simulate",
+    "synthesize",
     "train",
 )
 

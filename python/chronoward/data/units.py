@@ -85,6 +85,11 @@ def unit_name(concept_id: int | None, concept_code: str | None, text: str | None
     return by_spelling.get(stripped.casefold(), stripped)
 
 
+def concept_ids() -> dict[str, int]:
+    """OMOP concept of each unit's own spelling."""
+    return {row["unit"]: int(row["concept_id"]) for row in _rows("unit_names.csv")}
+
+
 def quantity_of(code: str) -> str | None:
     """The quantity a code measures; MEDS codes may carry a unit after the LOINC code."""
     quantities = _quantities()

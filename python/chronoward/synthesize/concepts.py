@@ -33,6 +33,7 @@ TABLE_DOMAINS = {table: domain for domain, table in DOMAIN_TABLES.items()} | {
     "visit_detail": "Visit",
     "person": "Race",
 }
+UNMAPPED = "Source/"  # what reading puts before the source value of a record without a concept
 # Concept ids of visit codes, for sources that had no OMOP ids (MEDS).
 VISIT_CONCEPTS = {
     "Visit/IP": 9201,
@@ -47,6 +48,7 @@ VISIT_CONCEPTS = {
 TYPE_EHR = 32817
 TYPE_ADMINISTRATION = 32818
 TYPE_BILLING = 32821
+TYPE_DISPENSING = 32825
 TYPE_ENCOUNTER = 32827
 TYPE_PRESCRIPTION = 32838
 TYPE_PERIOD = 32882
@@ -54,49 +56,21 @@ MALE, FEMALE = 8507, 8532
 POSITIVE, NEGATIVE = 9191, 9189
 
 # (concept_id, name, domain, vocabulary, class, code): what every written database refers to.
+_TYPES = {
+    TYPE_EHR: ("EHR", "OMOP4976890"),
+    TYPE_ADMINISTRATION: ("EHR administration record", "OMOP4976891"),
+    TYPE_BILLING: ("EHR billing record", "OMOP4976894"),
+    TYPE_DISPENSING: ("EHR dispensing record", "OMOP4976898"),
+    TYPE_ENCOUNTER: ("EHR encounter record", "OMOP4976900"),
+    TYPE_PRESCRIPTION: ("EHR prescription", "OMOP4976911"),
+    TYPE_PERIOD: ("Standard algorithm from EHR", "OMOP4976955"),
+}
 _FIXED = (
     (MALE, "MALE", "Gender", "Gender", "Gender", "M"),
     (FEMALE, "FEMALE", "Gender", "Gender", "Gender", "F"),
-    (TYPE_EHR, "EHR", "Type Concept", "Type Concept", "Type Concept", "OMOP4976890"),
-    (
-        TYPE_ADMINISTRATION,
-        "EHR administration record",
-        "Type Concept",
-        "Type Concept",
-        "Type Concept",
-        "OMOP4976891",
-    ),
-    (
-        TYPE_BILLING,
-        "EHR billing record",
-        "Type Concept",
-        "Type Concept",
-        "Type Concept",
-        "OMOP4976894",
-    ),
-    (
-        TYPE_ENCOUNTER,
-        "EHR encounter record",
-        "Type Concept",
-        "Type Concept",
-        "Type Concept",
-        "OMOP4976900",
-    ),
-    (
-        TYPE_PRESCRIPTION,
-        "EHR prescription",
-        "Type Concept",
-        "Type Concept",
-        "Type Concept",
-        "OMOP4976911",
-    ),
-    (
-        TYPE_PERIOD,
-        "Standard algorithm from EHR",
-        "Type Concept",
-        "Type Concept",
-        "Type Concept",
-        "OMOP4976955",
+    *(
+        (key, name, "Type Concept", "Type Concept", "Type Concept", code)
+        for key, (name, code) in _TYPES.items()
     ),
     (POSITIVE, "Positive", "Meas Value", "SNOMED", "Qualifier Value", "10828004"),
     (NEGATIVE, "Negative", "Meas Value", "SNOMED", "Qualifier Value", "260385009"),
@@ -276,7 +250,7 @@ def map_codes(codes: list[Code], units: dict[str, int]) -> CodeMap:
                 "target": _target(code, concept_id if standard else 0, domain),
                 "standard_id": concept_id if standard else 0,
                 "source_id": 0 if standard else concept_id,
-                "source_value": code.code[:50],
+                "source_value": code.code.removeprefix(UNMAPPED)[:50],
                 "domain": domain if concept_id else None,
                 "is_inpatient": code.is_inpatient,
                 "is_ingredient": code.concept_class_id == "Ingredient",

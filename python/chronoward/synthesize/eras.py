@@ -21,13 +21,14 @@ def _islands(source: str, pad_days: int, sums: str) -> str:
       sum(n) AS n{sums}
     FROM (
       SELECT *, sum(CASE WHEN reach IS NULL OR start_date > reach + {pad_days} THEN 1 ELSE 0 END)
-        OVER (PARTITION BY person_id, concept_id ORDER BY start_date, end_date
-          ROWS UNBOUNDED PRECEDING) AS island
+        OVER (PARTITION BY person_id, concept_id ORDER BY place) AS island
       FROM (
-        SELECT *, max(end_date) OVER (PARTITION BY person_id, concept_id
-          ORDER BY start_date, end_date
+        SELECT *, max(end_date) OVER (PARTITION BY person_id, concept_id ORDER BY place
           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reach
-        FROM {source}
+        FROM (
+          SELECT *, row_number() OVER (ORDER BY person_id, concept_id, start_date, end_date)
+            AS place FROM {source}
+        )
       )
     ) GROUP BY person_id, concept_id, island
     """

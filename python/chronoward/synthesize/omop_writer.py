@@ -1,7 +1,8 @@
 """A unit of generated subjects as rows of OMOP CDM 5.4: what is not in a token is imputed by rule.
 
 - person: birth is the clock's origin, month and day as the tokenizer drew them from the start of
-  the timeline; `person_source_value` is `synthetic-<person_id>`; ethnicity is not in a token: 0.
+  the timeline; where the age is unknown, the year of the first event without month and day.
+  `person_source_value` is `synthetic-<person_id>`; ethnicity is not in a token: 0.
 - observation_period: from the timeline's start to the drawn end of observation, or to the death.
 - visits: start and end as generated. Visits without a known type (`Visit/0`) exist only to hold
   events outside visits: they are not written, and their events carry no visit.
@@ -9,8 +10,10 @@
 - condition_occurrence: a condition in the final moment of a stay (an inpatient visit, or one of at
   least 24 hours) is a billing diagnosis: dated at the stay's start, type 32821. All others are
   dated when they were known, type 32817. condition_end_date: the visit's end, else the start.
-- drug_exposure: in a stay one day, type 32818 (administration); else 30 days, type 32838
-  (prescription), cut at the end of observation and at death. days_supply = end - start + 1.
+- drug_exposure: the type is the token's category (administration 32818, dispense 32825, order
+  32838), 32817 without one. An administration, and in a stay a drug without category, lasts one
+  day; all others 30 days, cut at the end of observation and at death. days_supply = end - start
+  + 1. A `stop` is the end of an exposure that the tokens do not name: not written.
 - procedures and devices have no end; quantities, providers and sites are null.
 - measurement and observation: value, unit and category as generated; POS and NEG also as concepts.
 - A value of a code that goes to another table has no column there and is left out.
@@ -91,7 +94,8 @@ _PERSON = f"""
 SELECT l.person_id,
   CASE s.code WHEN 'Gender/F' THEN {c.FEMALE} WHEN 'Gender/M' THEN {c.MALE} ELSE 0 END
     AS gender_concept_id,
-  year(b.time) AS year_of_birth, month(b.time) AS month_of_birth, day(b.time) AS day_of_birth,
+  year(COALESCE(b.time, l.first_time)) AS year_of_birth, month(b.time) AS month_of_birth,
+  day(b.time) AS day_of_birth,
   b.time AS birth_datetime,
   CASE WHEN m.domain = 'Race' THEN m.standard_id ELSE 0 END AS race_concept_id,
   0 AS ethnicity_concept_id,
@@ -99,7 +103,7 @@ SELECT l.person_id,
   left(regexp_replace(s.code, '^[^/]*/', ''), 50) AS gender_source_value,
   left(regexp_replace(r.code, '^[^/]*/', ''), 50) AS race_source_value
 FROM life l
-JOIN {_fact(Role.BIRTH)} b ON b.subject_id = l.person_id
+LEFT JOIN {_fact(Role.BIRTH)} b ON b.subject_id = l.person_id
 LEFT JOIN {_fact(Role.SEX)} s ON s.subject_id = l.person_id
 LEFT JOIN {_fact(Role.RACE)} r ON r.subject_id = l.person_id
 LEFT JOIN code_map m ON m."table" = r.tbl AND m.code = r.code
@@ -171,14 +175,16 @@ FROM (
   SELECT n, person_id, standard_id AS drug_concept_id,
     CAST(happened AS DATE) AS drug_exposure_start_date,
     happened AS drug_exposure_start_datetime,
-    CASE WHEN is_stay THEN CAST(happened AS DATE)
+    CASE WHEN COALESCE(category = 'administration', false) OR (category IS NULL AND is_stay)
+      THEN CAST(happened AS DATE)
       ELSE LEAST(CAST(happened AS DATE) + {PRESCRIPTION_DAYS - 1}, last_day) END
       AS drug_exposure_end_date,
-    CASE WHEN is_stay THEN {c.TYPE_ADMINISTRATION} ELSE {c.TYPE_PRESCRIPTION} END
-      AS drug_type_concept_id,
+    CASE category WHEN 'administration' THEN {c.TYPE_ADMINISTRATION}
+      WHEN 'dispense' THEN {c.TYPE_DISPENSING} WHEN 'order' THEN {c.TYPE_PRESCRIPTION}
+      ELSE {c.TYPE_EHR} END AS drug_type_concept_id,
     visit AS visit_occurrence_id, source_value AS drug_source_value,
     source_id AS drug_source_concept_id
-  FROM record WHERE target = 'drug_exposure'
+  FROM record WHERE target = 'drug_exposure' AND category IS DISTINCT FROM 'stop'
 ) ORDER BY n
 """
 

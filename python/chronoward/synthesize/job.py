@@ -1,0 +1,240 @@
+"""`synthesize`: synthetic subjects from a RUN folder, the same bytes however they came about.
+
+Units are drawn by any number of worker processes and written whole; a job that is killed goes on
+where it stopped when the same call is made again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from chronoward import __version__
+from chronoward.errors import ConfigError, FormatError
+from chronoward.files import read_json, sha256_file
+from chronoward.model import load
+from chronoward.synthesize.concepts import map_codes
+from chronoward.synthesize.folder import unit_tables, write_manifest, write_meds, write_omop
+from chronoward.synthesize.plan import UNIT_SUBJECTS, Files, Format, Keys, SynthesisPlan, key_space
+from chronoward.synthesize.timelines import Synthesizer, code_list, unit_concepts
+from chronoward.synthesize.units import MANIFEST, is_done, job_folder, remove_units, write_unit
+from chronoward.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chronoward.synthesize.concepts import Code, CodeMap
+
+MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE = (
+    "model.safetensors",
+    "tokenizer.json",
+    "population.json",
+)
+MAX_TOKENS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisOptions:
+    """What few callers change.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    files: Files = "csv"
+    """How OMOP tables are stored: csv, parquet or duckdb (its bytes are not reproducible)."""
+    keys: Keys = "auto"
+    """Type of primary keys; auto: int32 while they fit."""
+    workers: int = 1
+    """Processes; they change nothing but the time it takes."""
+    max_tokens: int = MAX_TOKENS
+    """Most tokens drawn for one subject."""
+    unit_subjects: int = UNIT_SUBJECTS
+    """Subjects of a unit; part of what the bytes depend on."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_tokens", "unit_subjects"):
+            if getattr(self, name) < 1:
+                message = f"{name} must be positive, got {getattr(self, name)}"
+                raise ConfigError(message)
+
+
+def make_plan(
+    run: Path, n_subjects: int, *, format: Format, seed: int, options: SynthesisOptions
+) -> SynthesisPlan:
+    """The plan of a job.
+
+    Raises:
+        ConfigError: a number out of range or an unknown choice.
+        FormatError: `run` lacks a file that synthesis needs.
+    """
+    for name in (MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE):
+        if not (run / name).is_file():
+            message = f"{run} has no {name}: not a finished RUN folder"
+            raise FormatError(message)
+    if n_subjects < 1:
+        message = f"n_subjects must be positive, got {n_subjects}"
+        raise ConfigError(message)
+    keys, stride = key_space(
+        n_subjects,
+        unit_subjects=options.unit_subjects,
+        max_tokens=options.max_tokens,
+        keys=options.keys,
+    )
+    return SynthesisPlan(
+        n_subjects=n_subjects,
+        seed=seed,
+        format=format,
+        files=options.files if format == "omop" else "parquet",
+        max_tokens=options.max_tokens,
+        model_hash=sha256_file(run / MODEL_FILE),
+        tokenizer_hash=Tokenizer.load(run / TOKENIZER_FILE).hash,
+        population_hash=sha256_file(run / POPULATION_FILE),
+        version=__version__,
+        unit_subjects=options.unit_subjects,
+        keys=keys,
+        stride=stride,
+    )
+
+
+class _Worker:
+    """Draws and writes units; one a process."""
+
+    def __init__(self, run: Path, out: Path, plan: SynthesisPlan) -> None:
+        self.out, self.plan = out, plan
+        tokenizer = Tokenizer.load(run / TOKENIZER_FILE)
+        self.codes, self.map = _codes(tokenizer)
+        self.synthesizer = Synthesizer(
+            load(run, tokenizer_hash=tokenizer.hash),
+            tokenizer,
+            read_json(run / POPULATION_FILE),
+            seed=plan.seed,
+            max_tokens=plan.max_tokens,
+        )
+
+    def write(self, unit: int) -> None:
+        """Draws a unit and writes it whole."""
+        with torch.inference_mode():
+            drawn = self.synthesizer.unit(self.plan.subjects(unit))
+        tables = unit_tables(self.plan, unit, drawn.events, drawn.observation, self.map)
+        write_unit(self.out, unit, tables, drawn.counts)
+
+
+def _codes(tokenizer: Tokenizer) -> tuple[list[Code], CodeMap]:
+    codes = code_list(tokenizer)
+    return codes, map_codes(codes, unit_concepts(tokenizer))
+
+
+_worker: _Worker | None = None
+
+
+def _open_worker(run: Path, out: Path, plan: SynthesisPlan) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = _Worker(run, out, plan)
+
+
+def _write_in_worker(unit: int) -> int:
+    assert _worker is not None
+    _worker.write(unit)
+    return unit
+
+
+def _draw(
+    run: Path,
+    out: Path,
+    plan: SynthesisPlan,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Writes the units that are not there yet."""
+    pending = [unit for unit in range(plan.n_units) if not is_done(out, unit)]
+    done = sum(len(plan.subjects(unit)) for unit in range(plan.n_units) if unit not in pending)
+    progress(done, plan.n_subjects)
+    if not pending:
+        return
+    if workers == 1 or len(pending) == 1:
+        worker = _Worker(run, out, plan)
+        for unit in pending:
+            worker.write(unit)
+            done += len(plan.subjects(unit))
+            progress(done, plan.n_subjects)
+        return
+    # spawn: forking a process that has threads (torch, duckdb) can hang it
+    with ProcessPoolExecutor(
+        min(workers, len(pending)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_open_worker,
+        initargs=(run, out, plan),
+    ) as pool:
+        running = {pool.submit(_write_in_worker, unit) for unit in pending}
+        try:
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done += len(plan.subjects(future.result()))
+                    progress(done, plan.n_subjects)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def synthesize(
+    run: Path | str,
+    n_subjects: int,
+    out: Path | str,
+    *,
+    format: Format = "omop",
+    seed: int = 0,
+    options: SynthesisOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Draws synthetic subjects from a trained model and writes them as OMOP 5.4 or MEDS 0.4.
+
+    The same call after a kill goes on where it stopped; after success it does nothing.
+
+    Args:
+        run: RUN folder of `chronoward train` (model, tokenizer, population).
+        n_subjects: how many; their ids are 1 … n_subjects.
+        out: folder to make; also the folder of an interrupted job with the same plan.
+        format: "omop" or "meds".
+        seed: names the random numbers.
+        options: file type, keys, workers, token cap.
+        progress: called with (subjects written, n_subjects).
+
+    Returns:
+        The manifest, as in `out/manifest.json`.
+
+    Raises:
+        ConfigError: a number out of range or an unknown choice.
+        DataError: the population had fewer than 11 subjects.
+        FormatError: the RUN folder is not whole, or a file does not match its hash.
+        LimitError: a unit needs more keys than int32 leaves it.
+        StateError: `out` holds something else or is in use.
+    """
+    run, out = Path(run), Path(out)
+    options = options or SynthesisOptions()
+    plan = make_plan(run, n_subjects, format=format, seed=seed, options=options)
+    with job_folder(out, plan) as folder:
+        if (folder / MANIFEST).is_file():
+            remove_units(folder)
+            manifest: dict[str, Any] = read_json(folder / MANIFEST)
+            return manifest
+        _draw(run, folder, plan, options.workers, progress or _silent)
+        codes, mapped = _codes(Tokenizer.load(run / TOKENIZER_FILE))
+        if plan.format == "omop":
+            written = write_omop(folder, plan, mapped)
+        else:
+            written = write_meds(folder, plan, codes)
+        manifest = write_manifest(folder, plan, written)
+        remove_units(folder)
+    return manifest
+
+
+def _silent(_done: int, _total: int) -> None:
+    """No progress."""
