@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from typer.testing import CliRunner
 
 from chronoward.cli.evaluate import app
+from chronoward.data.simulate import simulate
 from chronoward.evaluation.run import cohort_section
 from chronoward.evaluation.sections import read_metrics
 
@@ -34,3 +35,18 @@ def test_the_verb_fills_the_folder(made_up: Path, tmp_path: Path) -> None:
 
 def test_a_cohort_without_a_flow_is_fine(tmp_path: Path) -> None:
     assert cohort_section(tmp_path, {}) == {"definition": {}, "flow": [], "outcomes": {}}
+
+
+def test_synthetic_folders_are_prepared_and_compared(tmp_path: Path) -> None:
+    simulate(tmp_path / "real", n_subjects=500, seed=1)
+    simulate(tmp_path / "synthetic", n_subjects=60, seed=2)
+    real = str(tmp_path / "real")
+    call = ["synthetic", "--synthetic", str(tmp_path / "synthetic"), "--train", real]
+    call += ["--held-out", real, "--out", str(tmp_path / "out"), "--n-replicates", "5"]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    assert "Code prevalence, R²" in result.output
+    section = read_metrics(tmp_path / "out")["synthetic"]
+    assert 20 <= section["n_subjects_each"] <= 60
+    assert section["metrics"][0]["synthetic"]["value"] > 0.7
+    assert section["metrics"][0]["floor"]["value"] < section["metrics"][0]["ceiling"]["value"]

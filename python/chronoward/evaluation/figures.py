@@ -208,7 +208,7 @@ def decision_curve(task: dict[str, Any], name: str) -> Markup:
             handles=axes.lines[:3],
             labels=["act by the model", "act for everybody", "act for nobody"],
             fontsize=8,
-            loc="lower left",
+            loc="upper right",
         )
         return inline(figure, name, f"Decision curve for {task['title']}")
 

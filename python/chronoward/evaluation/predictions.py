@@ -41,7 +41,8 @@ from chronoward.evaluation.prediction_rows import (
 )
 from chronoward.evaluation.suppression import partition
 from chronoward.evaluation.survival import horizon_labels
-from chronoward.evaluation.verdict import verdict
+from chronoward.evaluation.threads import single_threaded
+from chronoward.evaluation.verdict import general_limits, verdict
 from chronoward.files import read_json
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class EvaluationConfig:
             raise ConfigError(message)
 
 
+@single_threaded
 def evaluate_predictions(
     score_dir: Path,
     cohort_dir: Path,
@@ -111,10 +113,11 @@ def evaluate_predictions(
         titles = about.get("titles", {})
         task |= {"outcome": name, "horizon_days": days, "title": titles.get(name, name)}
         task |= {"evaluated_splits": splits}
-        task["verdict"] = verdict(task, about)
+        task["verdict"] = verdict(task)
         tasks.append(task)
     return {
         "tasks": tasks,
+        "not_when": general_limits(about),
         "cohort": about,
         "run": _run(score_dir),
         "chronoward_version": __version__,

@@ -156,7 +156,7 @@ def estimate(found: dict[str, Any] | None, digits: int = 2) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with fixed digits, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def share(value: float | None, digits: int = 1) -> str:

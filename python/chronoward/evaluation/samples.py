@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from chronoward import splits
+from chronoward.data import PreparedEvents, prepare
 from chronoward.errors import ConfigError, DataError
 from chronoward.evaluation.corpus import Codebook, Corpus, CorpusReader, sample_ids, shuffled
 
@@ -82,10 +82,9 @@ class Samples:
 
 def open_events(source: Path, work_dir: Path) -> Events:
     """Opens a prepared folder, or prepares an OMOP or MEDS one in `work_dir`."""
-    data: Any = import_module("chronoward.data")  # by name: duckdb stays off the import path
-    ready = (source / "prepared.json").exists()
-    events: Events = data.PreparedEvents.open(source) if ready else data.prepare(source, work_dir)
-    return events
+    if (source / "prepared.json").exists():
+        return PreparedEvents.open(source)
+    return prepare(source, work_dir)
 
 
 def read_samples(opened: dict[str, Events], config: SyntheticConfig, *, by_split: bool) -> Samples:

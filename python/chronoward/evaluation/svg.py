@@ -1,8 +1,9 @@
 """Matplotlib figures as SVG that may stand inside one HTML page.
 
-The bytes repeat: fixed hash salt, no date. Nothing in them names a network address (namespaces and
-metadata are cut; HTML knows SVG without them), and ids carry the figure's name, so that two figures
-on a page do not borrow each other's clip paths. Text stays text: it can be searched and read aloud.
+The bytes repeat: fixed hash salt, no date, ids numbered. Nothing in them names a network address
+(namespaces and metadata are cut; HTML knows SVG without them), and ids carry the figure's name, so
+that two figures on a page do not borrow each other's clip paths. Text stays text: it can be
+searched and read aloud.
 """
 
 from __future__ import annotations
@@ -84,12 +85,20 @@ def inline(figure: Figure, name: str, description: str) -> Markup:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     width = figure.get_figwidth() * 96
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = _renumbered(text, name)
     label = html.escape(description, quote=True)
     opening = f'<svg role="img" aria-label="{label}" style="width:100%;max-width:{width:.0f}px"'
     return Markup(text.replace("<svg", opening, 1))
+
+
+def _renumbered(text: str, name: str) -> str:
+    """Ids in order of appearance: matplotlib makes some of them from memory addresses."""
+    places = {old: f"{name}-{n}" for n, old in enumerate(re.findall(r'\bid="([^"]+)"', text))}
+
+    def rename(match: re.Match[str]) -> str:
+        return match[1] + places.get(match[2], match[2]) + match[3]
+
+    return re.sub(r'(\bid="|href="#|url\(#)([^")]+)([")])', rename, text)
 
 
 def note(figure: Figure, text: str) -> None:

@@ -18,6 +18,7 @@ from chronoward.evaluation import fidelity as fid
 from chronoward.evaluation.corpus import commonest_codes
 from chronoward.evaluation.samples import Samples, SyntheticConfig, open_events, read_samples
 from chronoward.evaluation.suppression import SMALLEST_CELL
+from chronoward.evaluation.threads import single_threaded
 from chronoward.evaluation.utility import discriminator, transfer
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def evaluate_synthetic(
     return compare(samples, settings)
 
 
+@single_threaded
 def compare(samples: Samples, config: SyntheticConfig) -> dict[str, Any]:
     """All metrics of the three samples, with what the figures draw.
 

@@ -175,7 +175,10 @@ def transfer(samples: dict[str, Corpus], test: Corpus) -> dict[str, Any]:
         if tasks
     }
     room = means.get("real", 0.5) - 0.5
-    kept = {name: (mean - 0.5) / room for name, mean in means.items()} if room > 0 else {}
+    errors = np.array([task["auroc"]["real"].se for task in tasks])
+    # a share of next to nothing would be noise: real subjects must teach something first
+    teaches = bool(tasks) and room > 2 * float(np.sqrt(np.square(errors).sum())) / len(tasks)
+    kept = {name: (mean - 0.5) / room for name, mean in means.items()} if teaches else {}
     return {"tasks": tasks, "mean": means, "kept": kept}
 
 

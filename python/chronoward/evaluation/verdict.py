@@ -18,12 +18,11 @@ RATIO_RANGE = (0.8, 1.25)
 MOST_UNDETERMINED = 0.01
 
 
-def verdict(task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+def verdict(task: dict[str, Any]) -> dict[str, Any]:
     """Verdict of one task.
 
     Args:
         task: the task's metrics.
-        about: cohort.json.
 
     Returns:
         headline, level ("good" | "mixed" | "bad" | "none"), beats (by baseline), not_when (list).
@@ -34,16 +33,18 @@ def verdict(task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
             "level": "none",
             "headline": f"Insufficient follow-up: {task['reason']}.",
             "beats": {},
-            "not_when": ["Do not use these risks: they could not be checked on these data."],
+            "not_when": ["at all: these risks could not be checked on these data"],
         }
     beats = {name: _beats(gain) for name, gain in group["differences"].items()}
-    rivals = {name: how for name, how in beats.items() if name != "prevalence"}
+    # one risk for all ranks nobody; so does "had it before" where nobody had it
+    ranks = {name for name, found in group["baselines"].items() if found["auroc"]["lower"]}
+    rivals = {name: how for name, how in beats.items() if name in ranks}
     level, headline = _headline(rivals, group)
     return {
         "level": level,
         "headline": headline,
         "beats": beats,
-        "not_when": _not_when(task, group, about),
+        "not_when": _not_when(task, group),
         "calibrated": _calibrated(group),
     }
 
@@ -92,22 +93,38 @@ def _calibrated(group: dict[str, Any]) -> str:
     return "yes" if RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1] else "no"
 
 
-def _not_when(task: dict[str, Any], group: dict[str, Any], about: dict[str, Any]) -> list[str]:
+def general_limits(about: dict[str, Any]) -> list[str]:
+    """When not to use any of it.
+
+    Args:
+        about: cohort.json.
+    """
     notes = ["As a medical device, or for the care of one person: it was never tested for that."]
+    known = about.get("death_ascertainment", "not recorded")
+    if known != "linked":
+        notes.append(
+            "To compare with registers: deaths outside the record may be missing "
+            f"(deaths known from: {str(known).replace('_', ' ')})."
+        )
+    return notes
+
+
+def _not_when(task: dict[str, Any], group: dict[str, Any]) -> list[str]:
+    """Clauses that go on after "not ..."."""
+    notes = []
     if task["status"] == "unstable":
-        notes.append(f"Where a firm number is needed: {task['reason']}.")
+        notes.append("where a firm number is needed (fewer than 100 events or non-events)")
     ratio = group["model"]["observed_expected"]["value"]
     calibrated = _calibrated(group)
     if calibrated == "no":
         side = "too low" if ratio > 1 else "too high"
         notes.append(
-            f"Where the risk itself matters, not only the order: predictions are {side} "
-            f"(observed / expected {ratio:.2f})."
+            "where the risk itself matters, not only the order "
+            f"(risks are {side}: observed / expected {ratio:.2f})"
         )
     if calibrated == "not judged":
         notes.append(
-            f"Where the risk itself matters: fewer than {VERDICT_EVENTS} events, so calibration "
-            "is not judged."
+            f"where the risk itself matters (calibration is judged from {VERDICT_EVENTS} events on)"
         )
     silent = [
         row["label"]
@@ -116,19 +133,12 @@ def _not_when(task: dict[str, Any], group: dict[str, Any], about: dict[str, Any]
         if row["status"] == FEW
     ]
     if silent:
-        notes.append(f"In groups with too few events to check: {', '.join(silent)}.")
+        notes.append(f"in groups with too few events to check: {', '.join(silent)}")
     recurrent = task["groups"]["recurrent"]
-    if task["primary_group"] == "incident" and recurrent["status"] == FEW:
-        notes.append("In people who already had the outcome: too few of them to check.")
+    anybody = recurrent["counts"]["n_rows"] != 0
+    if task["primary_group"] == "incident" and anybody and recurrent["status"] == FEW:
+        notes.append("in people who already had it (too few to check)")
     undetermined = task["monte_carlo"]["mean_undetermined"]
     if undetermined is not None and undetermined > MOST_UNDETERMINED:
-        notes.append(
-            f"As single numbers: {undetermined:.1%} of rollouts ended undetermined, so each risk "
-            "is an interval."
-        )
-    if about.get("death_ascertainment") != "linked":
-        notes.append(
-            "To compare with registers: deaths outside the record may be missing "
-            f"(death ascertainment: {about.get('death_ascertainment')})."
-        )
+        notes.append(f"as single numbers ({undetermined:.1%} of futures ended undetermined)")
     return notes
