@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
     from chronoward.data.config import IngestConfig, VisitPattern
+    from chronoward.data.meds_writer import write_meds
     from chronoward.data.prepared import PreparedEvents
     from chronoward.data.rules import Rule
     from chronoward.data.source import recognize
@@ -23,6 +24,7 @@ _HOMES = {
     "VisitPattern": "config",
     "prepare": "assemble",
     "recognize": "source",
+    "write_meds": "meds_writer",
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "VisitPattern",
     "prepare",
     "recognize",
+    "write_meds",
 ]
 
 

@@ -26,12 +26,17 @@ _COVERS = """CASE WHEN r.date_only THEN r.time >= date_trunc('day', v.start)
     ELSE r.time BETWEEN v.start AND v.finish END"""
 
 
-def link_records(work: Workspace) -> None:
-    """Makes `link` for the kept records and adds artificial visits to `visit`."""
+def link_records(work: Workspace, chosen: str = "r.gone = 0") -> None:
+    """Makes `link` for the kept records and adds artificial visits to `visit`.
+
+    Args:
+        work: holds `record`, `visit` and `visit_map`.
+        chosen: SQL condition on the records (alias `r`) that belong into visits.
+    """
     if not work.value("SELECT count(*) FROM visit"):
         work.run(
-            "CREATE TABLE link AS SELECT rid, NULL::BIGINT AS vid, 4::UTINYINT AS how FROM record "
-            "WHERE gone = 0"
+            "CREATE TABLE link AS SELECT rid, NULL::BIGINT AS vid, 4::UTINYINT AS how "
+            f"FROM record r WHERE {chosen}"
         )
         return
     early = f"""CASE WHEN r.date_only THEN r.time = date_trunc('day', v.start) - to_days(1)
@@ -40,12 +45,12 @@ def link_records(work: Workspace) -> None:
         f"""CREATE TABLE link AS SELECT r.rid, v.vid,
           CASE WHEN {_COVERS} THEN 0 ELSE 1 END::UTINYINT AS how
         FROM record r JOIN visit_map m ON r.visit_ref = m.ref AND r.subject_id = m.subject_id
-        JOIN visit v ON m.vid = v.vid WHERE r.gone = 0 AND ({_COVERS} OR {early})"""
+        JOIN visit v ON m.vid = v.vid WHERE {chosen} AND ({_COVERS} OR {early})"""
     )
     work.run(
         f"""CREATE TABLE unlinked AS SELECT r.rid, r.subject_id, r.time, r.date_only,
           r.death, CASE WHEN r.date_only THEN {day_end("r.time")} ELSE r.time END AS latest
-        FROM record r WHERE r.gone = 0 AND r.rid NOT IN (SELECT rid FROM link)"""
+        FROM record r WHERE {chosen} AND r.rid NOT IN (SELECT rid FROM link)"""
     )
     work.run(
         f"""CREATE TABLE nearest AS SELECT r.rid, r.subject_id, r.time, r.date_only, r.death,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from chronoward.data.source import arrow_kind, read_parquet_schema
 from chronoward.data.workspace import quote_name, quote_text
 from chronoward.errors import DataError, FormatError, StateError
-from chronoward.schema import Role
+from chronoward.schema import Role, observation_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,6 +251,17 @@ def read_code_metadata(root: Path) -> pa.Table:
                 raise
             columns[name] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)
+
+
+def read_observation(root: Path) -> pa.Table:
+    """Observation periods that chronoward wrote beside a MEDS folder; else no rows."""
+    file = root / "metadata" / "observation.parquet"
+    if not file.is_file():
+        return observation_schema().empty_table()
+    if not set(observation_schema().names) <= set(read_parquet_schema(file).names):
+        message = f"{file}: columns {', '.join(observation_schema().names)} are required"
+        raise DataError(message)
+    return pq.read_table(file, columns=observation_schema().names).cast(observation_schema())
 
 
 def role_expression() -> str:

@@ -10,6 +10,7 @@ from chronoward.data import events, ledger, links, records, values, visits
 from chronoward.data.meds import (
     data_files,
     read_code_metadata,
+    read_observation,
     role_expression,
     stage_meds,
     static_code,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LEDGER_TABLE = "data"
 _FIXED_TEXT = ("POS", "NEG", "not_done", "order", "dispense", "administration", "stop")
+_VISIBLE = f"r.role = {int(Role.CODE)} AND r.rid NOT IN (SELECT rid FROM silent)"
 _CONTENT = """subject_id, role, event_code, time, number, text, unit, end_time, available,
         visit_ref, source_table"""
 
@@ -79,7 +81,7 @@ def load_meds(
     else:
         pattern_visits(work, config)
     has_visits = bool(work.value("SELECT count(*) FROM visit"))
-    links.link_records(work)
+    links.link_records(work, f"r.gone = 0 AND {_VISIBLE}")
     links.number_visits(work)
     say("codes and values")
     make_meds_units(work)
@@ -92,7 +94,12 @@ def load_meds(
     number = {name: i for i, name in enumerate(tables)}
     events.add_visit_events(work, number["visit_occurrence"], number["visit_detail"])
     _add_static_events(work)
-    work.run("""CREATE TABLE period (subject_id BIGINT, start TIMESTAMP, finish TIMESTAMP)""")
+    work.add_rows("meds_period", read_observation(root))
+    work.run(
+        """CREATE TABLE period AS SELECT o.subject_id, o.start_time AS start,
+          LEAST(o.end_time, p.death) AS finish FROM meds_period o JOIN subject p
+        ON o.subject_id = p.subject_id WHERE p.death IS NULL OR o.start_time <= p.death"""
+    )
     say("ledger")
     _fill_ledger(work)
     n_rows = work.value("SELECT count(*) FROM ledger")
@@ -205,7 +212,6 @@ def _make_meds_records(work: Workspace, config: IngestConfig, future: str, exclu
 
 def _make_coded(work: Workspace, explicit: bool) -> None:
     """Makes `coded` from the records that are CODE events of their own."""
-    visible = f"r.role = {int(Role.CODE)} AND r.rid NOT IN (SELECT rid FROM silent)"
     link_bits = links.link_changes("false") if explicit else links.artificial_change()
     fixed = ", ".join(quote_text(text) for text in _FIXED_TEXT)
     available = """LEAST(r.death, CASE WHEN l.how < 3
@@ -216,7 +222,7 @@ def _make_coded(work: Workspace, explicit: bool) -> None:
           {available} AS available, r.number, u.name AS unit, r.text,
           COALESCE(r.text IN ({fixed}), false) AS fixed_text, r.code, {link_bits} AS more
         FROM record r JOIN link l ON r.rid = l.rid LEFT JOIN visit v ON l.vid = v.vid
-        LEFT JOIN unit_dim u ON r.unit = u.unit_text WHERE {visible}"""
+        LEFT JOIN unit_dim u ON r.unit = u.unit_text WHERE {_VISIBLE}"""
     )
     work.run("CREATE TABLE record_change AS SELECT rid, more FROM coded WHERE more <> 0")
 

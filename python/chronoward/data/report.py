@@ -9,6 +9,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from chronoward.data import ledger
+from chronoward.data.rules import Rule
+from chronoward.errors import DataError
 from chronoward.schema import Role
 
 if TYPE_CHECKING:
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from chronoward.data.omop import Loaded
     from chronoward.data.workspace import Workspace
 
+_NULLING = (
+    Rule.END_BEFORE_START,
+    Rule.SENTINEL_END,
+    Rule.UNPARSABLE_END,
+    Rule.VALUE_NOT_FINITE,
+    Rule.VALUE_UNPARSABLE,
+)
 N_LISTED = 50
 """Unmapped codes that the report lists, commonest first."""
 MIN_LISTED_SUBJECTS = 11
@@ -68,6 +77,23 @@ def make_report(
         "tables_not_read": loaded.not_read,
         "warnings": warnings,
     }
+
+
+def check_strict(report: dict[str, Any]) -> None:
+    """Refuses a source with faulty records.
+
+    Raises:
+        DataError: a record was quarantined or a value of it nulled; the message names the rules.
+    """
+    faults = {
+        rule: n
+        for rule, n in report["rules"].items()
+        if Rule(rule).effect == "quarantined" or Rule(rule) in _NULLING
+    }
+    if faults:
+        listed = ", ".join(f"{rule} {n}" for rule, n in faults.items())
+        message = f"strict: faulty records were found ({listed})"
+        raise DataError(message)
 
 
 def _visits(work: Workspace, config: IngestConfig) -> dict[str, Any]:
