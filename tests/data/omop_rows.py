@@ -80,3 +80,44 @@ def write_omop(folder: Path, tables: dict[str, list[Row]]) -> Path:
             writer.writeheader()
             writer.writerows(row for row in rows if any(v is not None for v in row.values()))
     return folder
+
+
+def death(person_id: int, when: str) -> Row:
+    return {
+        "person_id": person_id,
+        "death_date": when[:10],
+        "death_datetime": when if len(when) > 10 else None,
+    }
+
+
+def period(key: int, person_id: int, start: str, end: str) -> Row:
+    return {
+        "observation_period_id": key,
+        "person_id": person_id,
+        "observation_period_start_date": start,
+        "observation_period_end_date": end,
+    }
+
+
+def drug(key: int, start: str, concept: int, visit_id: int | None = None, **other: Any) -> Row:
+    return {
+        "drug_exposure_id": key,
+        "person_id": 1,
+        "drug_concept_id": concept,
+        "drug_exposure_start_date": start[:10],
+        "drug_exposure_start_datetime": start if len(start) > 10 else None,
+        "drug_type_concept_id": 32838,
+        "visit_occurrence_id": visit_id,
+    } | other
+
+
+def concept(concept_id: int, code: str, vocabulary: str = "SNOMED", **other: Any) -> Row:
+    return {
+        "concept_id": concept_id,
+        "concept_name": f"name of {code}",
+        "domain_id": "Condition",
+        "vocabulary_id": vocabulary,
+        "concept_class_id": "Clinical Finding",
+        "standard_concept": "S",
+        "concept_code": code,
+    } | other

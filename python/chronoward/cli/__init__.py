@@ -24,6 +24,8 @@ VERBS: tuple[str, ...] = (
     "embed",
     "evaluate",
     "generate",
+    "ingest",
+    "inspect",
     "release",
     "report",
     "score",

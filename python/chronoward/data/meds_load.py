@@ -131,7 +131,7 @@ def _judge(
     work.drop("meds_stage")
     sentinel = number_list(config.sentinel_years)
     usable = f"time IS NOT NULL AND year(time) NOT IN {sentinel}"
-    midnight = visits.is_midnight("time")
+    midnight = f"available IS NULL AND {visits.is_midnight('time')}"
     ends = f"CASE WHEN {midnight} THEN {day_end('time')} ELSE time END"
     out = "AND subject_id NOT IN (SELECT subject_id FROM excluded)" if excluded else ""
     work.run(
@@ -139,7 +139,7 @@ def _judge(
             role = {int(Role.BIRTH)} AND {usable}) AS birth FROM meds_role
           WHERE subject_id IS NOT NULL {out} GROUP BY subject_id)
         SELECT b.subject_id, b.birth, d.death, 0::UTINYINT AS gone FROM born b LEFT JOIN (
-          SELECT m.subject_id, min({ends.replace("time", "m.time")}) AS death FROM meds_role m
+          SELECT m.subject_id, min({ends}) AS death FROM meds_role m
           JOIN born USING (subject_id) WHERE m.role = {int(Role.DEATH)}
             AND {usable.replace("time", "m.time")} AND (born.birth IS NULL OR
               date_trunc('day', m.time) >= date_trunc('day', born.birth))
@@ -205,7 +205,10 @@ def _make_meds_records(work: Workspace, config: IngestConfig, future: str, exclu
           CASE WHEN end_kind = 0 THEN end_raw END AS end_time, available, visit_ref, death,
           unit, {records.number()} AS number, {records.text()} AS text, gone,
           CASE WHEN gone <> 0 THEN 0::UBIGINT ELSE {records.changes()} | {
-            changed_if(f"role = {death} AND {visits.is_midnight('time')}", Rule.DEATH_DATE_ONLY)
+            changed_if(
+                f"role = {death} AND available IS NULL AND {visits.is_midnight('time')}",
+                Rule.DEATH_DATE_ONLY,
+            )
         } END AS changes FROM valued"""
     )
 

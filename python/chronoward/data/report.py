@@ -88,7 +88,7 @@ def check_strict(report: dict[str, Any]) -> None:
     faults = {
         rule: n
         for rule, n in report["rules"].items()
-        if Rule(rule).effect == "quarantined" or Rule(rule) in _NULLING
+        if Rule.named(rule).effect == "quarantined" or Rule.named(rule) in _NULLING
     }
     if faults:
         listed = ", ".join(f"{rule} {n}" for rule, n in faults.items())

@@ -32,6 +32,15 @@ class Rule(StrEnum):
         member.meaning = meaning
         return member
 
+    @classmethod
+    def named(cls, name: str) -> Rule:
+        """The rule of a name in a report.
+
+        Raises:
+            KeyError: no such rule.
+        """
+        return {str(rule): rule for rule in cls}[name]
+
     @property
     def removes(self) -> bool:
         """Whether the record makes no event (or is absorbed by another)."""
