@@ -33,7 +33,8 @@ def run(
     import shutil
     import tempfile
 
-    from chronoward.data.assemble import IngestConfig, prepare
+    from chronoward.data.assemble import prepare
+    from chronoward.data.config import IngestConfig
     from chronoward.data.meds_writer import write_meds
     from chronoward.data.report import check_strict
     from chronoward.files import make_output_folder, write_json
