@@ -39,7 +39,7 @@ from chronoward.evaluation.prediction_rows import (
     read_predictions,
     read_truth,
 )
-from chronoward.evaluation.suppression import partition
+from chronoward.evaluation.suppression import hide, partition
 from chronoward.evaluation.survival import horizon_labels
 from chronoward.evaluation.threads import single_threaded
 from chronoward.evaluation.verdict import general_limits, verdict
@@ -135,7 +135,8 @@ def _about(cohort_dir: Path) -> dict[str, Any]:
 
 def _run(score_dir: Path) -> dict[str, Any]:
     path = score_dir / "score.json"
-    return dict(read_json(path)) if path.exists() else {}
+    run = dict(read_json(path)) if path.exists() else {}
+    return {key: hide(value) if key in ("rows", "labels") else value for key, value in run.items()}
 
 
 def _evaluated(rows: TaskRows, cohort: CohortTable | None) -> tuple[TaskRows, list[str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from chronoward import __version__
 from chronoward.evaluation.predictions import meds_dev_results
 from chronoward.evaluation.sections import plain, write_section
-from chronoward.evaluation.suppression import count, suppress_steps
+from chronoward.evaluation.suppression import hide, suppress_steps
 from chronoward.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -63,15 +63,7 @@ def cohort_section(cohort_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
     path = cohort_dir / "flow.json"
     flow = read_json(path) if path.exists() else {}
     steps = _steps(flow) if "candidates" in flow else []
-    outcomes = {
-        name: {
-            key: {k: count(v) for k, v in value.items()}
-            if isinstance(value, dict)
-            else count(value)
-            for key, value in entry.items()
-        }
-        for name, entry in flow.get("outcomes", {}).items()
-    }
+    outcomes = hide(flow.get("outcomes", {}))
     return {"definition": about, "flow": steps, "outcomes": outcomes}
 
 

@@ -54,6 +54,17 @@ def partition(counts: Sequence[int]) -> list[Count]:
     return shown
 
 
+def hide(value: Any) -> Any:
+    """Nested dicts of counts with the small ones hidden.
+
+    Args:
+        value: a count, or a dict of such.
+    """
+    if isinstance(value, dict):
+        return {key: hide(item) for key, item in value.items()}
+    return count(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def is_hidden(cell: Any) -> bool:
     """Whether a count was suppressed or withheld."""
     return isinstance(cell, str)
