@@ -178,6 +178,7 @@ def test_covariates_hold_only_what_was_available(tmp_path: Path) -> None:
     assert bags[1] == {}
     assert bags[2] == {"condition_occurrence|SNOMED/84114007": 1}
     assert rows[0]["sex"] == "F"
+    assert [row["silence_days"] for row in rows[:2]] == [0.0, 0.0]  # the visit has just ended
     assert rows[0]["age_years"] == pytest.approx(50 + 402 / 365.2425)
 
 

@@ -311,7 +311,7 @@ def _covariates(
     import pyarrow as pa
 
     race = _names(static_code(arrays, Role.RACE), lookup, "Race/unknown")[rows.subject]
-    bags, counts, n_prior = [], [], []
+    bags, counts, n_prior, silence = [], [], [], []
     countable = (arrays.role == Role.CODE) & (arrays.code >= 0)
     for subject, time_us in zip(rows.subject.tolist(), rows.time_us.tolist(), strict=True):
         begin, end = arrays.first[subject], arrays.first[subject + 1]
@@ -320,6 +320,9 @@ def _covariates(
         bags.append(bag.astype(np.int32))
         counts.append(count.astype(np.int32))
         n_prior.append(int(known.sum()))
+        until = np.r_[arrays.available_us[begin:end], arrays.end_us[begin:end]]
+        last = int(until[until <= time_us].max(initial=-NEVER))
+        silence.append((time_us - last) / US_PER_DAY if last != -NEVER else np.nan)
     years = rows.time_us.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int32) + 1970
     columns = {
         "split": pa.array(split_of(arrays.subject_ids[rows.subject]).tolist(), pa.string()),
@@ -328,6 +331,7 @@ def _covariates(
         "race": pa.array(race.tolist(), pa.string()),
         "calendar_year": pa.array(years, pa.int32()),
         "n_prior_events": pa.array(n_prior, pa.int32()),
+        "silence_days": pa.array(silence, pa.float64()),  # since the last event known by then
         "code_index": pa.array(bags, pa.list_(pa.int32())),
         "code_count": pa.array(counts, pa.list_(pa.int32())),
     }
