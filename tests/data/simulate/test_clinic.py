@@ -61,8 +61,9 @@ def test_concept_ids_and_codes_are_unique(folder: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     simulate(tmp_path / "again", 200, seed=3)
-    for path in folder.iterdir():
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+    for path in folder.rglob("*.*"):
+        again = tmp_path / "again" / path.relative_to(folder)
+        assert again.read_bytes() == path.read_bytes(), path.name
 
 
 def test_a_folder_with_content_is_refused(folder: Path) -> None:

@@ -1,20 +1,26 @@
-"""One simulated clinic in memory, and its way to disk."""
+"""One simulated clinic in memory, and its tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chronoward import __version__
 from chronoward.data.simulate.chains import N_CLASSES, Table
 from chronoward.data.simulate.concepts import Catalog, build_catalog
-from chronoward.data.simulate.config import SimulationConfig
-from chronoward.data.simulate.contents import Records, is_late, routine_levels, write_contents
+from chronoward.data.simulate.contents import (
+    NO_RECORDS,
+    Records,
+    is_late,
+    routine_levels,
+    write_contents,
+)
 from chronoward.data.simulate.course import Course, simulate_course
 from chronoward.data.simulate.diseases import compile_chains
 from chronoward.data.simulate.draws import Draws
+from chronoward.data.simulate.events import DIAGNOSIS_DELAY
 from chronoward.data.simulate.omop import (
     TABLES,
     Rows,
@@ -29,16 +35,14 @@ from chronoward.data.simulate.omop import (
 )
 from chronoward.data.simulate.panel import Panel, compile_panel, draw_panel, item_levels
 from chronoward.data.simulate.population import Population, day_number, draw_population
-from chronoward.data.simulate.schedule import Observation, Visits, observe, schedule
-from chronoward.data.simulate.tables import build_table, write_csv
+from chronoward.data.simulate.schedule import IS_STAY, Observation, Visits, observe, schedule
 from chronoward.data.simulate.vocabulary import vocabulary_tables
 from chronoward.errors import ConfigError
-from chronoward.files import make_output_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
+
+    from chronoward.data.simulate.config import SimulationConfig
 
 MAX_SUBJECTS = 1 << 24
 
@@ -66,14 +70,22 @@ class Clinic:
     records: Records
     shown: NDArray[np.int64]
 
+    def outcome_minute(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """When the outcomes of these rows of the course are recorded, minutes since 1970."""
+        delay = np.where(IS_STAY[self.course.event[rows]], DIAGNOSIS_DELAY, 0)
+        return self.visits.start[rows] + delay
 
-def run_clinic(config: SimulationConfig, n_subjects: int, seed: int) -> Clinic:
+
+def run_clinic(
+    config: SimulationConfig, n_subjects: int, seed: int, *, write: bool = True
+) -> Clinic:
     """Simulates a clinic in memory.
 
     Args:
         config: its rates.
         n_subjects: at least 1, at most 2^24.
         seed: any integer.
+        write: also what visits hold besides the panel (the truth does not need it).
 
     Raises:
         ConfigError: an impossible number of subjects, or rates that exceed a week.
@@ -93,7 +105,9 @@ def run_clinic(config: SimulationConfig, n_subjects: int, seed: int) -> Clinic:
     )
     late = is_late(config, visits, routine)
     held = draw_panel(panel, draws, course.subject[routine], course.week[routine], levels, late)
-    records = write_contents(config, catalog, draws, population, course, visits, panel, held)
+    records = NO_RECORDS
+    if write:
+        records = write_contents(config, catalog, draws, population, course, visits, panel, held)
     return Clinic(
         config, seed, catalog, chains, panel, draws, population, course, visits, observation,
         held, records, observed_events(observation, population, course),
@@ -152,33 +166,3 @@ def clinic_tables(clinic: Clinic) -> dict[str, Rows]:
     for domain, name in TABLES.items():
         tables[name] = domain_rows(c.config, c.catalog, c.population, shown, domain)
     return tables | _site_tables() | vocabulary_tables(c.catalog)
-
-
-def simulate(
-    out: Path,
-    n_subjects: int,
-    seed: int,
-    config: SimulationConfig | None = None,
-) -> dict[str, Any]:
-    """Writes a simulated clinic as an OMOP CDM 5.4 folder.
-
-    Args:
-        out: folder to make; must not exist or be empty.
-        n_subjects: how many enter the clinic.
-        seed: any integer; the same seed and config give the same bytes on every machine.
-        config: rates and half-lives; the shipped clinic by default.
-
-    Returns:
-        Counts: rows by table.
-
-    Raises:
-        ConfigError: impossible parameters.
-        StateError: `out` has content.
-        OSError: `out` cannot be written.
-    """
-    clinic = run_clinic(config or SimulationConfig(), n_subjects, seed)
-    out = make_output_folder(out)
-    tables = clinic_tables(clinic)
-    for name, rows in tables.items():
-        write_csv(out, name, build_table(name, rows.n, rows.columns))
-    return {name: rows.n for name, rows in tables.items()}

@@ -42,9 +42,14 @@ class PopulationConfig:
 class VisitConfig:
     """The routine visit: the one whose panel tells about every latent state."""
 
-    rate: float = 0.75
-    frequent_ratio: float = 3.2
-    frailty_ratios: tuple[float, float, float] = (0.8, 1.15, 1.6)
+    rate: float = 0.9
+    frequent_ratio: float = 1.8
+    frailty_ratios: tuple[float, float, float] = (0.9, 1.05, 1.3)
+    burst_rate: float = 0.22
+    """How often a burst of visits begins that means nothing."""
+    burst_half_life: float = 5.0
+    burst_visit_probability: float = 0.75
+    """Probability a week of a routine visit in a burst."""
     repeat_probability: float = 0.6
     """A chronic code is recorded again with this probability at each routine visit."""
     background_codes: float = 1.6
@@ -66,19 +71,19 @@ class DeathConfig:
 class AirwayConfig:
     """The spontaneous outcome: flares in short windows that no code announces."""
 
-    severe_share: float = 0.33
+    severe_share: float = 0.35
     worsening_rate: float = 0.02
-    window_rate: float = 0.34
-    window_severe_ratio: float = 1.6
-    window_half_life: float = 24.0
-    visit_ratio: float = 4.0
-    """Routine visits in a window, relative to outside."""
-    flare_rate_quiet: float = 0.02
-    flare_rate_window: float = 0.5
-    severe_ratio: float = 4.0
-    smoker_ratio: float = 1.6
-    age_slope: float = 0.16
-    eosinophil_separation: float = 2.4
+    window_rate: float = 0.1
+    window_severe_ratio: float = 3.5
+    window_half_life: float = 70.0
+    window_visit_rate: float = 17.0
+    """Routine visits a year in a window."""
+    flare_rate_quiet: float = 0.006
+    flare_rate_window: float = 0.8
+    severe_ratio: float = 1.8
+    smoker_ratio: float = 1.5
+    age_slope: float = 0.3
+    eosinophil_separation: float = 3.2
     """Distance of the two stages' mean values, in standard deviations."""
 
 
@@ -86,26 +91,26 @@ class AirwayConfig:
 class HeartConfig:
     """The announced outcome: precursors in a short symptomatic stage, then the diagnosis."""
 
-    onset_rate: float = 0.022
-    age_slope: float = 0.42
+    onset_rate: float = 0.06
+    age_slope: float = 0.45
     male_ratio: float = 1.3
     metabolic_ratio: float = 2.6
     black_ratio: float = 1.35
-    prevalent_share: float = 0.07
+    prevalent_share: float = 0.2
     """Preclinical disease at entry, at 65 without the metabolic trait."""
-    symptom_rate: float = 0.42
-    symptom_half_life: float = 20.0
+    symptom_rate: float = 0.16
+    symptom_half_life: float = 40.0
     false_symptom_rate: float = 0.02
-    repeat_symptom_rate: float = 0.5
-    diagnosis_rate: float = 1.9
+    repeat_symptom_rate: float = 0.3
+    diagnosis_rate: float = 1.6
     site_b_diagnosis_ratio: float = 0.75
     drug_effect: float = 0.55
     """Ratio by which the drug multiplies onset of symptoms and diagnosis: the causal effect."""
-    drug_start_rate: float = 0.02
+    drug_start_rate: float = 0.03
     drug_metabolic_ratio: float = 3.5
-    drug_preclinical_rate: float = 0.3
+    drug_preclinical_rate: float = 0.15
     drug_stop_rate: float = 0.2
-    refill_rate: float = 2.6
+    refill_rate: float = 1.5
     symptom_death_rate: float = 0.12
     stable_death_rate: float = 0.07
     acute_death_rate: float = 0.35
@@ -117,7 +122,7 @@ class HeartConfig:
     stiff_share_male: float = 0.35
     """The planted subtype: preserved ejection fraction."""
     stiff_acute_ratio: float = 0.6
-    bnp_separation: float = 1.7
+    bnp_separation: float = 2.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,7 @@ class CancerConfig:
     """From remission after local and after regional disease."""
     relapse_half_life: float = 70.0
     """The relapse window: who stays well as long leaves it with probability one half."""
-    progression_rate: float = 1.1
+    progression_rate: float = 0.9
     death_rates: tuple[float, float, float] = (0.02, 0.15, 0.55)
     """During treatment of local, regional and metastatic disease."""
     late_death_rates: tuple[float, float] = (0.7, 1.6)
@@ -198,7 +203,7 @@ class CensoringConfig:
     """What ends the record, but not the life; patients are the same at every level."""
 
     level: Censoring = "light"
-    dropout_rate: float = 0.035
+    dropout_rate: float = 0.07
     after_stay_ratio: float = 3.0
     """Dropout in the half year after a stay: informative, through what is recorded."""
     old_ratio: float = 1.4

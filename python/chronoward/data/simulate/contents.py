@@ -120,6 +120,10 @@ class Records:
         )  # fmt: skip
 
 
+_NONE: Final = np.zeros(0, np.int64)
+NO_RECORDS: Final = Records(_NONE, _NONE, _NONE, np.zeros(0), _NONE, _NONE)
+
+
 class _Collector:
     """Gathers columns of records."""
 

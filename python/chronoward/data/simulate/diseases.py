@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from chronoward.data.simulate.chains import Axis
     from chronoward.data.simulate.config import SimulationConfig
 
 
@@ -63,43 +64,59 @@ def life(config: SimulationConfig) -> Chain:
     )
 
 
+AIRWAY_STATES = (
+    "mild, quiet",
+    "mild, window",
+    "mild, burst",
+    "severe, quiet",
+    "severe, window",
+    "severe, burst",
+)
+
+
 def airway(config: SimulationConfig) -> Chain:
-    """Routine visits, and flares: state = 2 * severe + in_window."""
+    """Routine visits, and flares.
+
+    Visits come every few weeks in a window, every few days in a burst (which means nothing), and
+    rarely otherwise: only the length of the gaps tells a window from a burst, not the order.
+    """
     c, v = config.airway, config.visits
     visits = v.rate * by_flag("frequent", v.frequent_ratio) * axis("frailty", v.frailty_ratios)
     person = by_flag("smoker", c.smoker_ratio) * by_age(c.age_slope)
+    flare = EVENT_ID["flare"]
     branches: list[Branch] = []
     for severe in (0, 1):
-        quiet, window = 2 * severe, 2 * severe + 1
+        quiet, window, burst = 3 * severe, 3 * severe + 1, 3 * severe + 2
         stage = c.severe_ratio if severe else 1.0
-        enter = c.window_rate * (c.window_severe_ratio if severe else 1.0)
+        enter = c.window_rate * (c.window_severe_ratio if severe else 1.0) * person
+        outside = weekly(c.flare_rate_quiet * stage * person)
+        inside = weekly(np.minimum(c.flare_rate_window * stage * person, 8.0))
         branches += [
             Branch(quiet, ROUTINE, quiet, weekly(visits)),
-            Branch(quiet, EVENT_ID["flare"], window, weekly(c.flare_rate_quiet * stage * person)),
+            Branch(quiet, flare, window, outside),
             Branch(quiet, NO_EVENT, window, weekly(enter)),
-            Branch(window, ROUTINE, window, weekly(np.minimum(visits * c.visit_ratio, 40.0))),
-            Branch(window, EVENT_ID["flare"], window, weekly(c.flare_rate_window * stage * person)),
+            Branch(quiet, NO_EVENT, burst, weekly(v.burst_rate)),
+            Branch(window, ROUTINE, window, weekly(c.window_visit_rate)),
+            Branch(window, flare, window, inside),
             Branch(window, NO_EVENT, quiet, leaving(c.window_half_life)),
+            Branch(burst, ROUTINE, burst, v.burst_visit_probability),
+            Branch(burst, flare, window, outside),
+            Branch(burst, NO_EVENT, quiet, leaving(v.burst_half_life)),
         ]
-    branches.append(Branch(0, NO_EVENT, 2, weekly(c.worsening_rate)))
-    share = enter_share(c.window_rate, c.window_half_life)
+    branches.append(Branch(0, NO_EVENT, 3, weekly(c.worsening_rate)))
     severe_share = np.minimum(c.severe_share * by_age(0.1), 0.8)
-    initial = np.stack(
-        [
-            (1 - severe_share) * (1 - share),
-            (1 - severe_share) * share,
-            severe_share * (1 - share),
-            severe_share * share,
-        ],
-        axis=-1,
+    parts = []
+    for weight, ratio in ((1 - severe_share, 1.0), (severe_share, c.window_severe_ratio)):
+        share = enter_share(c.window_rate * ratio * person, c.window_half_life)
+        parts += [weight * (1 - share), weight * share, 0.0 * weight]
+    return Chain(
+        "airway", AIRWAY_STATES, tuple(branches), np.stack(np.broadcast_arrays(*parts), axis=-1)
     )
-    states = ("mild quiet", "mild window", "severe quiet", "severe window")
-    return Chain("airway", states, tuple(branches), initial)
 
 
-def enter_share(rate: float, half_life_weeks: float) -> float:
+def enter_share(rate: Axis, half_life_weeks: float) -> Axis:
     """Share of time inside a window that opens at `rate` a year: its stationary probability."""
-    opening, closing = float(weekly(rate)), leaving(half_life_weeks)
+    opening, closing = weekly(rate), leaving(half_life_weeks)
     return opening / (opening + closing)
 
 

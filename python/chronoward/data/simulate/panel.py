@@ -116,9 +116,9 @@ def build_items(config: SimulationConfig) -> tuple[Item, ...]:
     heart, airway = CHAIN_INDEX["heart"], CHAIN_INDEX["airway"]
     dementia, knee = CHAIN_INDEX["dementia"], CHAIN_INDEX["knee"]
     cancer, diabetes = CHAIN_INDEX["cancer"], CHAIN_INDEX["diabetes"]
-    ill = (0.015, 0.015, 0.03, 0.03, 0.3, 0.3)
+    ill = (0.02, 0.02, 0.03, 0.03, 0.12, 0.12)
     found = [0.0] * 4 + [again] * 8
-    early, late, sick = 18.0, 18.0 + bnp, 18.0 + 2 * bnp
+    early, late, sick = 18.0, 18.0 + bnp, 18.0 + 1.25 * bnp
     bnp_centers = (early, early, late, late, sick, sick, late, sick, late, sick)
     return (
         Item("hypertension", CLASS, _by_class((0.0,) * 3, (0.0, again))),
@@ -128,7 +128,7 @@ def build_items(config: SimulationConfig) -> tuple[Item, ...]:
         Item("systolic", CLASS, None, _by_class((22.0, 22.0, 22.0), (0.0, 8.0))),
         Item("creatinine", CLASS, None, _by_class((18.0, 22.0, 28.0), (0.0, 0.0))),
         Item("ldl", CLASS, None, _by_class((20.0, 20.0, 20.0), (0.0, 4.0))),
-        Item("eosinophils", airway, None, (12.0, 12.0, 12.0 + eosinophil, 12.0 + eosinophil)),
+        Item("eosinophils", airway, None, (12.0,) * 3 + (12.0 + eosinophil,) * 3),
         Item("nt_probnp", heart, None, bnp_centers),
         Item("dyspnea", heart, (*ill, 0.3, 0.5, 0.3, 0.5)),
         Item("edema", heart, (*(0.8 * p for p in ill), 0.2, 0.5, 0.2, 0.5)),

@@ -91,7 +91,7 @@ class Population:
     gap_end: NDArray[np.int64]
 
     def context(
-        self, week: int, rows: NDArray[np.int64] | slice = slice(None)
+        self, week: NDArray[np.int64] | int, rows: NDArray[np.int64] | slice = slice(None)
     ) -> NDArray[np.int64]:
         """Index of the observed context in a week, int64; moves with age only."""
         start = week - week % AGE_REFRESH_WEEKS
