@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # id -> module; no id here needs a GPU
 MODULES: dict[str, str] = {
     "D6": "benchmarks.packing",
+    "G1": "benchmarks.generation",
+    "R4": "benchmarks.risk",
 }
 
 

@@ -103,7 +103,7 @@ def test_the_engine_equals_model_generate(model: Model, max_context: int) -> Non
     """The naive loop over full forward passes, under the same sampler and the same cut."""
     grammar = toy_grammar()
     config = EngineConfig(n_slots=4, max_context=max_context)
-    params = SamplingParams(outcome_sets=SETS, max_new_tokens=90)
+    params = SamplingParams(outcome_sets=SETS, max_new_tokens=40)
     for prompt in prompts(3, 2):
         prompt = replace(prompt, deadline_min=None)
         rollouts = list(Engine(model, grammar, config).generate([prompt], params))
