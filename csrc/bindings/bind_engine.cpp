@@ -1,9 +1,12 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <array>
+
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "core/attention.hpp"
+#include "core/block.hpp"
 #include "core/philox.hpp"
 #include "core/sample.hpp"
 
@@ -156,6 +159,21 @@ void attend(KeyValueCache& cache, std::size_t layer, const Places& places, const
   cache.attend(layer, rows, flat(q), flat(slope), flat(inverse_tau), result);
 }
 
+void norm_rows(const Floats& x, const Floats& weight, float eps, Floats& out) {
+  rms_norm(flat(x), flat(weight), eps, target(out));
+}
+
+void gate_rows(const Floats& gate_up, std::size_t width, Floats& out) {
+  silu_gate(flat(gate_up), width, target(out));
+}
+
+void split_rows(const Floats& projected, const std::array<std::size_t, 3>& shape,
+                const Floats& q_weight, const Floats& k_weight, float eps, const Floats& cosine,
+                const Floats& sine, Floats& q, Floats& k, Floats& v) {
+  split_heads(flat(projected), {shape[0], shape[1], shape[2]}, flat(q_weight), flat(k_weight), eps,
+              flat(cosine), flat(sine), target(q), target(k), target(v));
+}
+
 }  // namespace
 
 void bind_engine(py::module_& m) {
@@ -173,6 +191,15 @@ void bind_engine(py::module_& m) {
       .def("arrays", &slot_arrays, py::arg("slot"), "Copies of what a slot has drawn so far.")
       .def("walk", &walk_tokens, py::arg("tokens").noconvert(),
            "-1, or the position at which the grammar refuses the tokens.");
+  m.def("rms_norm", &norm_rows, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+        py::arg("eps"), py::arg("out").noconvert(), "RMS norm of each row into `out`.");
+  m.def("silu_gate", &gate_rows, py::arg("gate_up").noconvert(), py::arg("width"),
+        py::arg("out").noconvert(), "silu(gate) * up of each row (gate, up) into `out`.");
+  m.def("split_heads", &split_rows, py::arg("projected").noconvert(), py::arg("shape"),
+        py::arg("q_weight").noconvert(), py::arg("k_weight").noconvert(), py::arg("eps"),
+        py::arg("cosine").noconvert(), py::arg("sine").noconvert(), py::arg("q").noconvert(),
+        py::arg("k").noconvert(), py::arg("v").noconvert(),
+        "Rows of (q, k, v) heads apart, normalized and turned; shape is (heads, kv heads, d).");
   py::class_<KeyValueCache>(m, "KeyValueCache",
                             "Keys and values by buffer, and attention of rows over them.")
       .def(py::init(&make_cache), py::arg("n_buffers"), py::kw_only(), py::arg("n_layers"),

@@ -22,6 +22,9 @@ __all__: list[str] = [
     "fill_rows",
     "pack_rows",
     "philox4x32",
+    "rms_norm",
+    "silu_gate",
+    "split_heads",
     "splitmix64",
     "validate_timelines",
 ]
@@ -210,6 +213,43 @@ def philox4x32(
 ) -> numpy.typing.NDArray[numpy.uint32]:
     """
     Philox4x32-10 blocks: uint32 (n, 4) counters to uint32 (n, 4) words.
+    """
+
+def rms_norm(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32],
+) -> None:
+    """
+    RMS norm of each row into `out`.
+    """
+
+def silu_gate(
+    gate_up: numpy.typing.NDArray[numpy.float32],
+    width: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32],
+) -> None:
+    """
+    silu(gate) * up of each row (gate, up) into `out`.
+    """
+
+def split_heads(
+    projected: numpy.typing.NDArray[numpy.float32],
+    shape: typing.Annotated[
+        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(3)"
+    ],
+    q_weight: numpy.typing.NDArray[numpy.float32],
+    k_weight: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    cosine: numpy.typing.NDArray[numpy.float32],
+    sine: numpy.typing.NDArray[numpy.float32],
+    q: numpy.typing.NDArray[numpy.float32],
+    k: numpy.typing.NDArray[numpy.float32],
+    v: numpy.typing.NDArray[numpy.float32],
+) -> None:
+    """
+    Rows of (q, k, v) heads apart, normalized and turned; shape is (heads, kv heads, d).
     """
 
 def splitmix64(words: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from chronoward import _core
 from chronoward.errors import ConfigError
 from chronoward.kernels.decode_attention import DecodeCache, decode_cache
 from chronoward.model.blocks import Block
@@ -72,8 +73,40 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Weights:
+    """A block's parameters as the fused path wants them: matrices transposed, vectors in NumPy."""
+
+    def __init__(self, block: Block) -> None:
+        nothing = np.zeros(0, np.float32)
+        self.attention_norm = block.attention_norm.weight.detach().numpy()
+        self.feed_forward_norm = block.feed_forward_norm.weight.detach().numpy()
+        self.eps = block.attention_norm.eps
+        self.query_norm = self.key_norm = nothing
+        if block.query_norm is not None and block.key_norm is not None:
+            self.query_norm = block.query_norm.weight.detach().numpy()
+            self.key_norm = block.key_norm.weight.detach().numpy()
+        self.qkv = block.qkv_projection.weight.detach().t().contiguous()
+        self.attention_output = block.attention_output.weight.detach().t().contiguous()
+        self.gate_and_up = block.gate_and_up.weight.detach().t().contiguous()
+        self.down = block.down.weight.detach().t().contiguous()
+        self.slope = self.inverse_tau = nothing
+        a, tau = block.bias()
+        if a is not None and tau is not None:
+            self.slope = a.detach().float().numpy().copy()
+            self.inverse_tau = (1.0 / tau.detach().float()).numpy()
+
+
 class ModelDecoder:
-    """A `Model` on the CPU with its key-value cache."""
+    """A `Model` on the CPU with its key-value cache.
+
+    Args:
+        model: float32, on the CPU.
+        backend: "cpu" (C++ between the matrix products) or "reference" (`Block`'s own methods and
+            NumPy attention: the oracle of the other).
+
+    Raises:
+        ConfigError: a model of another type or device.
+    """
 
     def __init__(self, model: Model, *, backend: str = "cpu") -> None:
         self.model = model.eval()
@@ -83,18 +116,15 @@ class ModelDecoder:
                 message = "the engine decodes float32 models on the CPU"
                 raise ConfigError(message)
         config = model.config
+        self._shape = (config.n_heads, config.n_kv_heads, config.d_head)
         self._cache: DecodeCache | None = None
-        self._attended = torch.zeros(TILE, config.n_heads, config.d_head)
-        self._bias: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        nothing = np.zeros(0, np.float32)
         self._blocks = [block for block in model.blocks if isinstance(block, Block)]
-        with torch.no_grad():
-            for block in self._blocks:
-                a, tau = block.bias()
-                if a is None or tau is None:
-                    self._bias.append((nothing, nothing))
-                else:
-                    self._bias.append((a.float().numpy().copy(), (1.0 / tau.float()).numpy()))
+        self._weights = [_Weights(block) for block in self._blocks]
+        d, kv = config.d_model, config.n_kv_heads * config.d_head
+        widths = {"normed": d, "qkv": d + 2 * kv, "q": d, "k": kv, "v": kv, "attended": d}
+        widths |= {"gate_up": 2 * config.d_ff, "gated": config.d_ff}
+        self._tensors = {name: torch.zeros(TILE, width) for name, width in widths.items()}
+        self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
 
     @property
     def vocab_size(self) -> int:
@@ -105,7 +135,7 @@ class ModelDecoder:
         """Allocates the cache: fp32 keys and values of every buffer."""
         config = self.model.config
         self._cache = decode_cache(
-            n_buffers + 1,  # one more: padded rows need a place too
+            n_buffers,
             n_layers=config.n_layers,
             n_heads=config.n_heads,
             n_kv_heads=config.n_kv_heads,
@@ -126,7 +156,6 @@ class ModelDecoder:
         wants_logits: bool,
     ) -> NDArray[np.float32] | None:
         """See `Decoder.forward`."""
-        assert self._cache is not None, "open() comes first"
         rows = len(token_id)
         logits = np.empty((rows, self.vocab_size), np.float32) if wants_logits else None
         for first in range(0, rows, TILE):
@@ -134,9 +163,8 @@ class ModelDecoder:
             tile = slice(first, last)
             hidden = self._tile(token_id[tile], time_min[tile], start_min[tile], places[tile])
             if logits is not None:
-                logits[tile] = self.model.logits(self.model.final_norm(hidden)).numpy()[
-                    : last - first
-                ]
+                scores = self.model.logits(self.model.final_norm(hidden))
+                logits[tile] = scores.numpy()[: last - first]
         return logits
 
     def _tile(
@@ -148,7 +176,7 @@ class ModelDecoder:
     ) -> torch.Tensor:
         """Residual stream (TILE, d) after the last block; rows behind the real ones are padding."""
         cache, n = self._cache, len(token_id)
-        assert cache is not None
+        assert cache is not None, "open() comes first"
         padded = np.zeros((3, TILE), np.int64)
         padded[0, :n] = token_id
         padded[1, :n] = places[:, 1] + places[:, 3] - 1
@@ -157,10 +185,53 @@ class ModelDecoder:
         places = np.ascontiguousarray(places)
         cache.write_times(places, np.ascontiguousarray(time_min))
         angles = self.model.rotary(index, elapsed)
-        x = self.model.embed(tokens)
-        out = self._attended.numpy()
+        x = self.model.embed(tokens).contiguous()
+        if self.backend == "reference":
+            return self._reference_blocks(cache, x, angles, places)
+        return self._blocks_in_place(cache, x, angles, places)
+
+    def _blocks_in_place(
+        self,
+        cache: DecodeCache,
+        x: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor] | None,
+        places: NDArray[np.int32],
+    ) -> torch.Tensor:
+        """All blocks: matrix products by BLAS, what lies between them in C++, nothing allocated."""
+        n, x_rows = len(places), x.numpy()
+        t, a = self._tensors, self._arrays
+        nothing = np.zeros(0, np.float32)
+        cosine, sine = (angle.numpy() for angle in angles) if angles else (nothing, nothing)
+        q, k, v, attended = (
+            a[name].reshape(TILE, -1, self._shape[2])[:n] for name in ("q", "k", "v", "attended")
+        )
+        for layer, w in enumerate(self._weights):
+            _core.rms_norm(x_rows, w.attention_norm, w.eps, a["normed"])
+            torch.mm(t["normed"], w.qkv, out=t["qkv"])
+            _core.split_heads(
+                *(a["qkv"], self._shape, w.query_norm, w.key_norm, w.eps, cosine, sine),
+                *(a["q"], a["k"], a["v"]),
+            )
+            cache.attend(layer, places, q, k, v, w.slope, w.inverse_tau, attended)
+            x.addmm_(t["attended"], w.attention_output)
+            _core.rms_norm(x_rows, w.feed_forward_norm, w.eps, a["normed"])
+            torch.mm(t["normed"], w.gate_and_up, out=t["gate_up"])
+            _core.silu_gate(a["gate_up"], a["gated"].shape[1], a["gated"])
+            x.addmm_(t["gated"], w.down)
+        return x
+
+    def _reference_blocks(
+        self,
+        cache: DecodeCache,
+        x: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor] | None,
+        places: NDArray[np.int32],
+    ) -> torch.Tensor:
+        n = len(places)
+        attended = self._tensors["attended"].view(TILE, self._shape[0], -1)
         for layer, block in enumerate(self._blocks):
             q, k, v = (part.contiguous().numpy()[:n] for part in block.qkv(x, angles))
-            cache.attend(layer, places, q, k, v, *self._bias[layer], out[:n])
-            x = block.finish(x, self._attended)
+            w = self._weights[layer]
+            cache.attend(layer, places, q, k, v, w.slope, w.inverse_tau, attended.numpy()[:n])
+            x = block.finish(x, attended)
         return x
