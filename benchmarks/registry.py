@@ -22,6 +22,7 @@ MODULES: dict[str, str] = {
     "D6": "benchmarks.packing",
     "G1": "benchmarks.generation",
     "R4": "benchmarks.risk",
+    "S4": "benchmarks.synthesis",
 }
 
 

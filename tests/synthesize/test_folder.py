@@ -32,6 +32,7 @@ def plan(**changes: Any) -> SynthesisPlan:
         "format": "omop",
         "files": "csv",
         "max_tokens": 64,
+        "max_context": 64,
         "model_hash": "0" * 64,
         "tokenizer_hash": "1" * 64,
         "population_hash": "2" * 64,

@@ -164,6 +164,15 @@ def test_a_population_too_small_to_publish_is_refused(random_run: Path, tmp_path
         synthesize(run, 8, tmp_path / "out", options=SMALL)
 
 
+def test_a_model_trained_with_repeat_weights_is_refused(random_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(random_run, run)
+    config = read_json(run / "config.json")
+    write_json(run / "config.json", {**config, "training": {"repeat_weight": "raven"}})
+    with pytest.raises(ConfigError, match="repeat_weight raven"):
+        synthesize(run, 8, tmp_path / "out", options=SMALL)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"no model\.safetensors"):
         synthesize(tmp_path, 8, tmp_path / "out")

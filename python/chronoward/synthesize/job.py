@@ -7,6 +7,7 @@ where it stopped when the same call is made again.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chronoward import __version__
+from chronoward.engine.workers import run_context
 from chronoward.errors import ConfigError, FormatError
 from chronoward.files import read_json, sha256_file
-from chronoward.model import load
+from chronoward.model import load, read_config
 from chronoward.synthesize.concepts import map_codes
 from chronoward.synthesize.folder import unit_tables, write_manifest, write_meds, write_omop
 from chronoward.synthesize.plan import UNIT_SUBJECTS, Files, Format, Keys, SynthesisPlan, key_space
@@ -70,7 +72,8 @@ def make_plan(
     """The plan of a job.
 
     Raises:
-        ConfigError: a number out of range or an unknown choice.
+        ConfigError: a number out of range, an unknown choice, or a model trained with repeat
+            weights.
         FormatError: `run` lacks a file that synthesis needs.
     """
     for name in (MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE):
@@ -79,6 +82,13 @@ def make_plan(
             raise FormatError(message)
     if n_subjects < 1:
         message = f"n_subjects must be positive, got {n_subjects}"
+        raise ConfigError(message)
+    weight = read_config(run)["training"].get("repeat_weight", "none")
+    if weight != "none":
+        message = (
+            f"{run} was trained with repeat_weight {weight}: weighted cross-entropy learns too few "
+            "recurrences, and so would its subjects have; train with repeat_weight none"
+        )
         raise ConfigError(message)
     keys, stride = key_space(
         n_subjects,
@@ -92,6 +102,7 @@ def make_plan(
         format=format,
         files=options.files if format == "omop" else "parquet",
         max_tokens=options.max_tokens,
+        max_context=run_context(run),
         model_hash=sha256_file(run / MODEL_FILE),
         tokenizer_hash=Tokenizer.load(run / TOKENIZER_FILE).hash,
         population_hash=sha256_file(run / POPULATION_FILE),
@@ -115,6 +126,7 @@ class _Worker:
             read_json(run / POPULATION_FILE),
             seed=plan.seed,
             max_tokens=plan.max_tokens,
+            max_context=plan.max_context,
         )
 
     def write(self, unit: int) -> None:
@@ -135,6 +147,7 @@ _worker: _Worker | None = None
 
 def _open_worker(run: Path, out: Path, plan: SynthesisPlan) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     torch.set_num_threads(1)
     _worker = _Worker(run, out, plan)
 

@@ -37,6 +37,8 @@ class SynthesisPlan:
     """How OMOP tables are stored; MEDS is always Parquet."""
     max_tokens: int
     """Most tokens drawn for one subject; a timeline cut there says so in the manifest."""
+    max_context: int
+    """Tokens of a context; longer timelines are cut at a visit border while they are drawn."""
     model_hash: str
     """SHA-256 of the weights."""
     tokenizer_hash: str
@@ -49,7 +51,7 @@ class SynthesisPlan:
     """Keys that a unit may use in each table."""
 
     def __post_init__(self) -> None:
-        for name in ("n_subjects", "max_tokens", "unit_subjects", "stride"):
+        for name in ("n_subjects", "max_tokens", "max_context", "unit_subjects", "stride"):
             if getattr(self, name) < 1:
                 message = f"{name} must be positive, got {getattr(self, name)}"
                 raise ConfigError(message)

@@ -114,6 +114,7 @@ class Synthesizer:
         profile: what `chronoward.population.profile` made of the training data.
         seed: names the random numbers.
         max_tokens: most tokens drawn for one subject.
+        max_context: tokens of the engine's context.
     """
 
     def __init__(
@@ -124,12 +125,15 @@ class Synthesizer:
         *,
         seed: int,
         max_tokens: int,
+        max_context: int = 1024,
     ) -> None:
         self.tokenizer = tokenizer
         self.profile = profile
         self.seed = seed
         self.grammar = barred_by_sex(tokenizer)
-        self.engine = Engine(model, self.grammar, EngineConfig(n_slots=N_SLOTS))
+        self.engine = Engine(
+            model, self.grammar, EngineConfig(n_slots=N_SLOTS, max_context=max_context)
+        )
         self.params = SamplingParams(seed=seed, stream=STREAM, max_new_tokens=max_tokens)
 
     def start(self, subject_id: int) -> Start:
