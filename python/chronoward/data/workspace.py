@@ -7,6 +7,7 @@ and `quote_text`.
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from chronoward.data.rules import Rule
+
+
+_CSV_REASONS = {
+    "quote": "a quoted field does not end",
+    "unicode": "not UTF-8 text",
+    "Maximum line size": "the line is longer than 16 MiB",
+}
 
 
 def quote_name(name: str) -> str:
@@ -103,8 +111,8 @@ class Workspace:
 
     def value(self, sql: str) -> Any:
         """The single value of a one-row result."""
-        row = self.run(sql).fetchone()
-        return None if row is None else row[0]
+        rows = self.rows(sql)
+        return rows[0][0] if rows else None
 
     def table(self, sql: str) -> pa.Table:
         """A result as an Arrow table."""
@@ -149,6 +157,9 @@ def _translated() -> Iterator[None]:
         raise LimitError(message) from None
     except duckdb.IOException as error:
         raise OSError(_first_line(error)) from None
+    except (duckdb.ConversionException, duckdb.OutOfRangeException):
+        message = "a value does not fit its column's type"
+        raise DataError(message) from None
     except duckdb.InvalidInputException as error:
         text = _first_line(error)
         if "arquet" in text or "hrift" in text or "ecompress" in text:
@@ -161,10 +172,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _without_values(text: str) -> str:
-    """DuckDB's CSV message without the lines that quote the file's content."""
-    kept = [
-        line
-        for line in text.strip().splitlines()
-        if line.strip() and not line.startswith("Original Line") and "LINE " not in line
-    ]
-    return " ".join(kept[:2])
+    """DuckDB's CSV message as file, line and reason, without the content that it quotes."""
+    line = re.search(r"CSV Error on Line: (\d+)", text)
+    file = re.search(r"^\s*file ?= ?(.+?)\s*$", text, re.MULTILINE)
+    named = next((reason for part, reason in _CSV_REASONS.items() if part in text), None)
+    if line is None:
+        return text.strip().splitlines()[0]
+    columns = re.search(r"Expected Number of Columns: \d+ Found: \d+", text)
+    reason = columns.group(0).lower() if columns else named or "cannot be read as CSV"
+    return f"{file.group(1) if file else 'CSV file'}: line {line.group(1)}: {reason}"
