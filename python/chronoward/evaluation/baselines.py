@@ -1,7 +1,8 @@
 """What a model must beat: prevalence, age and sex, "had it before", a bag of codes.
 
-All four are fitted on the cohort's train rows and scored on the evaluated ones. Labels censored
-before the horizon are left out and the others weighted for it, in the fit as in the evaluation.
+All four are fitted on the cohort's train rows and scored on the evaluated ones; the caller fits
+them for incident and recurrent rows apart. Labels censored before the horizon are left out and the
+others weighted for it, in the fit as in the evaluation.
 """
 
 from __future__ import annotations

@@ -156,20 +156,29 @@ def _evaluated(rows: TaskRows, cohort: CohortTable | None) -> tuple[TaskRows, li
 
 def _baselines(
     rows: TaskRows, cohort: CohortTable | None, outcome: OutcomeTable | None, days: int
-) -> dict[str, Floats]:
+) -> dict[str, dict[str, Floats]]:
+    """Baseline risks of all rows by group: fitted on train rows of that group where it can be.
+
+    A baseline fitted on recurrences as well would be far too high for people who never had it.
+    """
     if cohort is None or outcome is None or (rows.cohort_row < 0).any():
         return {}
     place = match(outcome.keys, cohort.keys)
     is_train = (place >= 0) & (cohort.split[place] == "train")
     train = np.flatnonzero(is_train & (outcome.prior | outcome.at_risk))
-    if len(train) == 0:
-        return {}
-    labels = horizon_labels(outcome.time[train], outcome.cause[train], float(days))
-    return fit_and_score(
-        covariates_of(cohort, place[train], outcome.prior[train]),
-        TrainLabels(labels.event, labels.weight, outcome.keys.subject[train]),
-        covariates_of(cohort, rows.cohort_row, rows.prior),
-    )
+    prior = outcome.prior[train]
+    found: dict[str, dict[str, Floats]] = {}
+    for group, kept in (("all", prior | True), ("incident", ~prior), ("recurrent", prior)):
+        chosen = train[kept]
+        if len(chosen):
+            labels = horizon_labels(outcome.time[chosen], outcome.cause[chosen], float(days))
+            found[group] = fit_and_score(
+                covariates_of(cohort, place[chosen], outcome.prior[chosen]),
+                TrainLabels(labels.event, labels.weight, outcome.keys.subject[chosen]),
+                covariates_of(cohort, rows.cohort_row, rows.prior),
+            )
+        found[group] = found.get(group) or found.get("all", {})
+    return found
 
 
 def _take(baselines: dict[str, Floats], rows: Ints) -> dict[str, Floats]:
@@ -178,7 +187,7 @@ def _take(baselines: dict[str, Floats], rows: Ints) -> dict[str, Floats]:
 
 def _task(
     rows: TaskRows,
-    baselines: dict[str, Floats],
+    baselines: dict[str, dict[str, Floats]],
     cohort: CohortTable | None,
     horizon: float,
     settings: EvaluationConfig,
@@ -192,13 +201,15 @@ def _task(
     report: dict[str, Any] = {
         "estimator": rows.estimator,
         "groups": {},
-        "baselines_fitted": sorted(baselines),
+        "baselines_fitted": sorted(baselines.get("all", {})),
         "monte_carlo": _monte_carlo(rows),
         "censoring_survival_at_horizon": rows.labels.censoring_survival,
         "n_truncated_weights": rows.labels.n_truncated,
     }
     for name, place in groups.items():
-        report["groups"][name] = group_metrics(rows.take(place), _take(baselines, place), **draws)
+        report["groups"][name] = group_metrics(
+            rows.take(place), _take(baselines.get(name, {}), place), **draws
+        )
     _add_counts(report["groups"], {n: raw_counts(rows.take(i), horizon) for n, i in groups.items()})
     primary = "incident" if len(groups["incident"]) else "all"
     shown = rows.take(groups[primary])
@@ -206,7 +217,9 @@ def _task(
         "primary_group": primary,
         **dict(zip(("status", "reason"), standing(shown), strict=True)),
     }
-    report["truth"] = truth_report(shown, _take(baselines, groups[primary]), seed=settings.seed)
+    report["truth"] = truth_report(
+        shown, _take(baselines.get(primary, {}), groups[primary]), seed=settings.seed
+    )
     report["subgroups"] = {} if cohort is None else _subgroups(shown, cohort, horizon)
     enough = report["status"] != FEW
     report["curves"] = curves(shown) if enough else None
