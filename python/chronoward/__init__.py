@@ -14,7 +14,10 @@ __version__ = _version("chronoward")
 
 # public name -> module that defines it
 _PUBLIC: dict[str, str] = {
+    "embed": "chronoward.embed",
+    "generate": "chronoward.trajectories",
     "pack": "chronoward.packing",
+    "score": "chronoward.score",
     "synthesize": "chronoward.synthesize",
 }
 

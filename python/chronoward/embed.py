@@ -3,12 +3,15 @@
 By default the mean over the tokens of the last visit (days, in preset `events`, have no visits:
 there, and before the first visit, over the whole context's last moment): it holds what was just
 seen in the light of all before. `last` takes the last token alone. Embeddings are patient data.
+The module can be called: `chronoward.embed(run, …)` is its function `embed`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,3 +170,11 @@ def _table(prefixes: Prefixes, vectors: NDArray[np.float32]) -> pa.Table:
             "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
     )
+
+
+class _CallableModule(ModuleType):
+    def __call__(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return embed(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -11,6 +11,7 @@ import pytest
 from tests.score.made import Made, copied, make_run
 from tests.tokenizer.clinic import make_world
 
+import chronoward
 from chronoward import cli
 from chronoward.errors import ConfigError, DataError, FormatError, StateError
 from chronoward.score import ScoreConfig, score
@@ -219,6 +220,17 @@ def test_a_run_with_another_tokenizer_is_refused(made: Made, tmp_path: Path) -> 
     run_dir = make_run(tmp_path / "run", other)
     with pytest.raises(FormatError, match="have different tokenizers"):
         score(run_dir, made.tokens, made.cohort, [str(made.outcome)], [30], tmp_path / "out", FEW)
+
+
+def test_the_package_itself_scores(made: Made, tmp_path: Path) -> None:
+    for name in ("first", "second"):  # the first import puts the package under its name
+        report = chronoward.score(
+            made.run, made.tokens, made.cohort, [str(made.outcome)], [30], tmp_path / name,
+            n_rollouts=1, max_new_tokens=50, split="held_out",
+        )  # fmt: skip
+        assert report["n_rollouts"] == 1
+    assert callable(chronoward.embed)
+    assert callable(chronoward.generate)
 
 
 def test_an_output_folder_with_content_is_refused(made: Made, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,7 @@ def score(
     *,
     threads: int = 1,
     progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Estimates each row's risk of each outcome by each horizon.
 
@@ -114,6 +115,7 @@ def score(
         config: estimator, rollouts, split.
         threads: worker processes; the result does not depend on it.
         progress: called with (rows done, rows in all).
+        options: fields of `ScoreConfig` that differ from `config`.
 
     Returns:
         The content of `score.json`.
@@ -125,7 +127,7 @@ def score(
         StateError: `out` has content.
     """
     began = time.monotonic()
-    config = config or ScoreConfig()
+    config = replace(config or ScoreConfig(), **options)
     if not horizons or any(h < 1 for h in horizons) or len(set(horizons)) < len(horizons):
         message = f"horizons must be different positive numbers of days, got {list(horizons)}"
         raise ConfigError(message)
