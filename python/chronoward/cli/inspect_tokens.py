@@ -47,7 +47,9 @@ def describe_store(path: Path) -> list[Section]:
         _distribution(
             "Tokens a subject", [split.lengths.astype(np.float64) for split in splits.values()]
         ),
-        _distribution("Days between moments", [_gaps(split) for split in splits.values()]),
+        _distribution(
+            "Days between moments", [_gaps(split, tokenizer) for split in splits.values()]
+        ),
         _example(tokenizer),
     ]
 
@@ -91,12 +93,14 @@ def _distribution(title: str, parts: list[Any]) -> Section:
     return Section(title, columns, [tuple(f"{value:,.4g}" for value in found)])
 
 
-def _gaps(split: StoreSplit) -> Any:
-    """Days between successive different clock times of a subject, for up to a million tokens."""
+def _gaps(split: StoreSplit, tokenizer: Tokenizer) -> Any:
+    """Days between successive different clock times after the prompt, of the first subjects."""
+    is_prompt = tokenizer.token_class <= TokenClass.CONTINUED
     gaps = []
     n_seen = 0
     for i in range(len(split)):
-        steps = np.diff(split.timeline(i).time_min)
+        timeline = split.timeline(i)
+        steps = np.diff(timeline.time_min[~is_prompt[timeline.token_id]])
         gaps.append(steps[steps > 0] / _DAY_MIN)
         n_seen += len(steps)
         if n_seen > 1_000_000:
@@ -108,7 +112,7 @@ def _first(tokenizer: Tokenizer, prefix: str, table: str, n: int = 1) -> list[Co
     found = [
         entry for entry in tokenizer.codes if entry.table == table and entry.code.startswith(prefix)
     ]
-    return sorted(found, key=lambda entry: (-entry.n_subjects, entry.code))[:n]
+    return sorted(found, key=lambda e: (e.code == "Visit/0", -e.n_subjects, e.code))[:n]
 
 
 def _example_events(tokenizer: Tokenizer) -> pa.Table:
