@@ -20,6 +20,7 @@ from chronoward.errors import DataError, FormatError
 from chronoward.schema import Role
 from chronoward.tokenizer.columns import NULL_US, EventColumns, read_events
 from chronoward.tokenizer.grammar import US_PER_DAY, US_PER_MIN
+from chronoward.tokenizer.sampling import Sample, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,75 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SAMPLE_SIZE: Final = 4096
 COUNTS_VERSION: Final = 1
 CODE_COLUMNS: Final = ("table", "code")
 
 Key = tuple[int, str, str, "str | None"]
-
-
-def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One step of SplitMix64 (Steele et al. 2014) per element; a bijection."""
-    with np.errstate(over="ignore"):
-        z = x + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A bottom-k sample per group, sorted by (group, priority, subject, value)."""
-
-    group: NDArray[np.int64]
-    priority: NDArray[np.uint64]
-    subject: NDArray[np.uint64]
-    value: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls) -> Sample:
-        """No rows."""
-        none = np.zeros(0, np.uint64)
-        return cls(np.zeros(0, np.int64), none, none, np.zeros(0, np.float64))
-
-    @classmethod
-    def of(
-        cls,
-        group: NDArray[np.int64],
-        subject: NDArray[np.int64],
-        salt: NDArray[np.int64],
-        value: NDArray[np.float64],
-    ) -> Sample:
-        """Rows with a priority that hangs on (subject, salt, value) only."""
-        who = splitmix64(subject.astype(np.uint64))
-        bits = np.ascontiguousarray(value, np.float64).view(np.uint64)
-        priority = splitmix64(splitmix64(who ^ salt.astype(np.uint64)) ^ bits)
-        return cls(group, priority, who, value).bottom()
-
-    def bottom(self, k: int = SAMPLE_SIZE) -> Sample:
-        """The k rows of least priority of each group."""
-        order = np.lexsort((self.value, self.subject, self.priority, self.group))
-        group = self.group[order]
-        starts = np.flatnonzero(np.diff(group, prepend=np.int64(-1)))
-        within = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
-        kept = order[within < k]
-        return Sample(*(getattr(self, n)[kept] for n in ("group", "priority", "subject", "value")))
-
-    def renamed(self, new_group: NDArray[np.int64]) -> Sample:
-        """The same rows with group g called new_group[g]."""
-        return Sample(new_group[self.group], self.priority, self.subject, self.value)
-
-    def of_group(self, group: int) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
-        """(values, subjects) of one group."""
-        lo, hi = np.searchsorted(self.group, [group, group + 1])
-        return self.value[lo:hi], self.subject[lo:hi]
-
-    @classmethod
-    def union(cls, a: Sample, b: Sample) -> Sample:
-        """Sample of the union of what a and b were sampled from."""
-        names = ("group", "priority", "subject", "value")
-        joined = [np.concatenate([getattr(a, n), getattr(b, n)]) for n in names]
-        return cls(*joined).bottom()
 
 
 def _first_per_subject(group: NDArray[np.int64], subject: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -107,6 +43,18 @@ def _first_per_subject(group: NDArray[np.int64], subject: NDArray[np.int64]) -> 
     mask = np.zeros(len(g), np.bool_)
     mask[order[is_new]] = True
     return mask
+
+
+def _distinct_moments(
+    group: NDArray[np.int64], minute: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct (group, minute), sorted; minutes of years 1 to 9999 fit in 34 bits."""
+    if not len(group):
+        return group, minute
+    least = int(minute.min())
+    packed = np.sort((group.astype(np.int64) << 34) | (minute - least))
+    packed = packed[np.diff(packed, prepend=-1) != 0]  # np.unique hashes these badly
+    return packed >> 34, (packed & ((1 << 34) - 1)) + least
 
 
 @dataclass(eq=False)
@@ -130,12 +78,13 @@ class FitCounts:
     n_subjects: dict[Key, int] = field(default_factory=dict)
     n_text_subjects: dict[tuple[Key, str], int] = field(default_factory=dict)
     years: dict[int, int] = field(default_factory=dict)
-    values: Sample = field(default_factory=Sample.empty)
-    durations: Sample = field(default_factory=Sample.empty)
-    starts: Sample = field(default_factory=Sample.empty)
+    values: Sampler = field(default_factory=Sampler)
+    durations: Sampler = field(default_factory=Sampler)
+    starts: Sampler = field(default_factory=Sampler)
     key_order: list[Key] = field(default_factory=list)
     codes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _group_of: dict[Key, int] = field(default_factory=dict)
+    _texts: dict[Key, dict[str, int]] = field(default_factory=dict)
 
     def add(self, events: pa.Table) -> None:
         """Counts a table of whole subjects.
@@ -167,9 +116,13 @@ class FitCounts:
             for key, n in theirs.items():
                 mine[key] = mine.get(key, 0) + n
         groups = np.array([self._group(key) for key in other.key_order], np.int64)
-        self.values = Sample.union(self.values, other.values.renamed(groups))
-        self.durations = Sample.union(self.durations, other.durations)
-        self.starts = Sample.union(self.starts, other.starts)
+        values = other.values.sample()
+        renamed = values.renamed(groups) if len(groups) else values
+        self.values = Sampler(Sample.union([self.values.sample(), renamed]))
+        for name in ("durations", "starts"):
+            both = [getattr(self, name).sample(), getattr(other, name).sample()]
+            setattr(self, name, Sampler(Sample.union(both)))
+        self._texts.clear()
         for key, row in other.codes.items():
             self.codes.setdefault(key, row)
 
@@ -181,11 +134,14 @@ class FitCounts:
 
     def sampled_values(self, key: Key) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
         """(values, subjects) sampled for a key."""
-        return self.values.of_group(self._group_of.get(key, -1))
+        return self.values.sample().of_group(self._group_of.get(key, -1))
 
     def texts_of(self, key: Key) -> dict[str, int]:
         """Subjects per text category of a key."""
-        return {text: n for (name, text), n in self.n_text_subjects.items() if name == key}
+        if not self._texts:
+            for (name, text), n in self.n_text_subjects.items():
+                self._texts.setdefault(name, {})[text] = n
+        return self._texts.get(key, {})
 
     def _add_keys(self, c: EventColumns) -> None:
         events, subjects = count_keys(c.key, c.subject_id, len(c.keys))
@@ -206,13 +162,14 @@ class FitCounts:
         rows = np.flatnonzero(np.isfinite(c.value) & (c.role == Role.CODE))
         present, group = np.unique(c.key[rows], return_inverse=True)
         new = np.array([self._group(c.keys[k]) for k in present], np.int64)
-        sample = Sample.of(
-            new[group] if len(new) else group.astype(np.int64),
-            c.subject_id[rows],
-            c.available_us[rows],
-            c.value[rows].astype(np.float64),
-        )
-        self.values = Sample.union(self.values, sample)
+        if len(new):
+            self.values.add(
+                new[group],
+                c.subject_id[rows],
+                c.available_us[rows],
+                c.value[rows].astype(np.float64),
+            )
+        self._texts.clear()
 
     def _add_times(self, c: EventColumns) -> None:
         timed = np.flatnonzero((c.role >= Role.VISIT) & (c.available_us != NULL_US))
@@ -228,8 +185,10 @@ class FitCounts:
         end = np.where(c.end_us[timed] == NULL_US, minute, np.maximum(end, minute))
         self._add_durations(0, subject[visit], minute[visit], end[visit])
         self._add_inner(c, timed, minute, end)
-        moment = np.unique(np.stack([subject, minute], 1), axis=0)
-        self._add_durations(2, moment[:, 0], moment[:, 1], moment[:, 1])
+        run = np.cumsum(np.diff(subject, prepend=subject[:1]) != 0)
+        who, moment = _distinct_moments(run, minute)
+        row_of_run = np.flatnonzero(np.diff(run, prepend=-1))
+        self._add_durations(2, subject[row_of_run][who], moment, moment)
 
     def _add_starts(
         self, c: EventColumns, subject: NDArray[np.int64], us: NDArray[np.int64]
@@ -253,8 +212,7 @@ class FitCounts:
         ]
         for group, (value, kept) in enumerate(parts):
             groups = np.full(int(kept.sum()), group, np.int64)
-            sample = Sample.of(groups, who[kept], groups, value[kept].astype(np.float64))
-            self.starts = Sample.union(self.starts, sample)
+            self.starts.add(groups, who[kept], groups, value[kept].astype(np.float64))
 
     def _add_inner(
         self,
@@ -269,12 +227,19 @@ class FitCounts:
         subject = np.concatenate([c.subject_id[timed][inside], c.subject_id[timed][is_visit]])
         visit = np.concatenate([c.visit_id[timed][inside], c.visit_id[timed][is_visit]])
         at = np.concatenate([minute[inside], end[is_visit]])
-        moments = np.unique(np.stack([subject, visit, at], 1), axis=0)
-        same = (np.diff(moments[:, 0]) == 0) & (np.diff(moments[:, 1]) == 0)
-        rows = np.flatnonzero(same)
-        self._sample_durations(
-            1, moments[rows, 0], moments[rows, 2], moments[rows + 1, 2] - moments[rows, 2]
+        if not len(at):
+            return
+        _, run = np.unique(subject, return_inverse=True)
+        _, visit_number = np.unique(visit, return_inverse=True)
+        _, first, stay = np.unique(
+            run.astype(np.int64) * (int(visit_number.max()) + 1) + visit_number,
+            return_index=True,
+            return_inverse=True,
         )
+        which, moment = _distinct_moments(stay, at)
+        rows = np.flatnonzero(which[1:] == which[:-1])
+        owner = subject[first][which[rows]]
+        self._sample_durations(1, owner, moment[rows], moment[rows + 1] - moment[rows])
 
     def _add_durations(
         self,
@@ -298,13 +263,12 @@ class FitCounts:
     ) -> None:
         # a group per kind and power of two, so that rare long durations keep a sample of their own
         group = kind * 64 + np.frexp(minutes.astype(np.float64))[1].astype(np.int64)
-        sample = Sample.of(group, subject, start, minutes.astype(np.float64))
-        self.durations = Sample.union(self.durations, sample)
+        self.durations.add(group, subject, start, minutes.astype(np.float64))
 
     def sampled_durations(self, kind: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """(minutes, subjects) of one kind, over all magnitudes."""
-        lo, hi = np.searchsorted(self.durations.group, [kind * 64, (kind + 1) * 64])
-        return self.durations.value[lo:hi].astype(np.int64), self.durations.subject[lo:hi]
+        minutes, subjects = self.durations.sample().of_group(kind * 64, 64)
+        return minutes.astype(np.int64), subjects
 
     def save(self, path: Path) -> None:
         """Writes the counts as an Arrow IPC file (contains rare codes: keep it private)."""
@@ -317,7 +281,7 @@ class FitCounts:
             "key_order": [list(k) for k in self.key_order],
             "codes": list(self.codes.values()),
         }
-        samples = (self.values, self.durations, self.starts)
+        samples = [s.sample() for s in (self.values, self.durations, self.starts)]
         columns = {
             name: np.concatenate([getattr(s, name) for s in samples])
             for name in ("group", "priority", "subject", "value")
@@ -348,7 +312,7 @@ class FitCounts:
         for number in range(3):
             part = table.filter(pa.compute.equal(table["section"], number))
             names = ("group", "priority", "subject", "value")
-            samples.append(Sample(*(part[n].to_numpy() for n in names)))
+            samples.append(Sampler(Sample(*(part[n].to_numpy() for n in names))))
         order = [_as_key(k) for k in head["key_order"]]
         return cls(
             n_events={_as_key(k): n for *k, n in head["n_events"]},

@@ -380,7 +380,7 @@ def _time_token(
 def _with_starts(vocabulary: Vocabulary, counts: FitCounts) -> Vocabulary:
     """Quantile functions of where timelines start: day of the year, age inside a band, minute."""
     minimum = vocabulary.spec.min_subjects
-    stamps, subjects = counts.starts.of_group(0)
+    stamps, subjects = counts.starts.sample().of_group(0)
     years, days = np.divmod(stamps.astype(np.int64), 1000)
     day_q = {}
     for token in vocabulary.ids_of(TokenClass.YEAR):
@@ -389,7 +389,7 @@ def _with_starts(vocabulary: Vocabulary, counts: FitCounts) -> Vocabulary:
         if len(np.unique(subjects[own])) < 4 * minimum:
             own = np.ones(len(years), np.bool_)  # too few: the season of all years
         day_q[year] = fit_duration_quantiles(days[own], subjects[own], 0, 365, minimum)
-    ages, owners = counts.starts.of_group(1)
+    ages, owners = counts.starts.sample().of_group(1)
     age_q = {}
     edges, tokens, _ = vocabulary.age_tokens
     lows = edges.astype(np.int64) // DAY_MIN
@@ -399,6 +399,6 @@ def _with_starts(vocabulary: Vocabulary, counts: FitCounts) -> Vocabulary:
         age_q[token] = fit_duration_quantiles(
             ages[inside].astype(np.int64), owners[inside], lo, hi, minimum
         )
-    minutes, whose = counts.starts.of_group(2)
+    minutes, whose = counts.starts.sample().of_group(2)
     minute_q = fit_duration_quantiles(minutes.astype(np.int64), whose, 0, DAY_MIN, minimum)
     return replace(vocabulary, start_day_q=day_q, start_age_q=age_q, start_minute_q=minute_q)

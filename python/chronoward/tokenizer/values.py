@@ -54,7 +54,7 @@ def fit_value_bins(
         (edges, quantiles): ascending float32 edges between bins; per bin the knots on an even grid.
         Fewer than `min_subjects` subjects: no bins at all.
     """
-    if len(np.unique(subjects)) < min_subjects:
+    if len(values) < min_subjects or len(np.unique(subjects)) < min_subjects:
         return (), ()
     x = values.astype(np.float64)
     clip = _tail_clip(x, subjects, min_subjects)
