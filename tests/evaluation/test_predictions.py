@@ -54,6 +54,19 @@ def test_truth_metrics_stand_beside(section: dict[str, Any]) -> None:
     assert truth["scores"]["model"]["observed_expected"]["value"] == pytest.approx(1, abs=0.1)
 
 
+def test_oracles_beside_the_truth_are_reported(made_up: Path, tmp_path: Path) -> None:
+    (tmp_path / "truth.parquet").write_bytes((made_up / "truth.parquet").read_bytes())
+    oracle = {"schema": 1, "heart_failure": {"365": {"time_aware": 0.74, "age_sex": 0.64}}}
+    (tmp_path / "oracle.json").write_text(json.dumps(oracle))
+    found = evaluate_predictions(
+        made_up / "score", made_up / "cohort", tmp_path / "truth.parquet", config=QUICK
+    )
+    truth = found["tasks"][0]["truth"]
+    assert truth["oracles"]["age_sex"] == 0.64
+    own = truth["scores"]["model"]["auroc"]["value"]
+    assert truth["gain_share_of_oracle"] == pytest.approx((own - 0.64) / 0.1)
+
+
 def test_subgroups_and_silence_bands_are_reported(section: dict[str, Any]) -> None:
     kinds = section["tasks"][0]["subgroups"]
     assert {"sex", "age", "age and sex", "time since the last event"} <= set(kinds)

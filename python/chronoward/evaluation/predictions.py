@@ -114,6 +114,7 @@ def evaluate_predictions(
         task |= {"outcome": name, "horizon_days": days, "title": titles.get(name, name)}
         task |= {"evaluated_splits": splits}
         task["verdict"] = verdict(task)
+        _add_oracles(task, truth)
         tasks.append(task)
     return {
         "tasks": tasks,
@@ -179,6 +180,21 @@ def _baselines(
             )
         found[group] = found.get(group) or found.get("all", {})
     return found
+
+
+def _add_oracles(task: dict[str, Any], truth: Path | None) -> None:
+    """Adds AUROCs of oracle.json beside the truth, and the gain measured against its age × sex."""
+    path = None if truth is None else Path(truth).parent / "oracle.json"
+    if path is None or not path.exists() or not task["truth"]:
+        return
+    found = read_json(path).get(task["outcome"], {}).get(str(task["horizon_days"]))
+    if not found:
+        return
+    task["truth"]["oracles"] = found
+    own = task["truth"]["scores"]["model"]["auroc"]["value"]
+    trivial, best = found.get("age_sex"), found.get("time_aware")
+    if trivial is not None and best is not None and best > trivial:
+        task["truth"]["gain_share_of_oracle"] = (own - trivial) / (best - trivial)
 
 
 def _take(baselines: dict[str, Floats], rows: Ints) -> dict[str, Floats]:
