@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def _written() -> tuple[pa.Table, pa.Table]:
     events, periods = lives()
-    return before_midnight(events), periods
+    return before_midnight(events, periods), periods
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,16 @@ def test_eras_join_gaps_of_thirty_days(second: str, eras: int) -> None:
     written = omop_tables(*_exposures([("2010-01-01", "2010-01-01"), (second, second)]), code_map())
     assert written["condition_era"].num_rows == eras
     assert sum(written["condition_era"]["condition_occurrence_count"].to_pylist()) == 2
+
+
+def test_a_death_at_the_very_start_stays_where_it_is() -> None:
+    rows = [
+        *demographics(1, "1950-01-01"),
+        row(Role.DEATH, "2010-01-02 00:00", "death", "MEDS_DEATH"),
+    ]
+    periods = observation([(1, "2010-01-02 00:00", "2010-01-02 00:00")])
+    written = omop_tables(before_midnight(events(rows), periods), periods, code_map())
+    period = written["observation_period"].to_pylist()[0]
+    assert period["observation_period_start_date"] == date(2010, 1, 2)
+    assert period["observation_period_end_date"] == date(2010, 1, 2)
+    assert written["death"]["death_date"].to_pylist() == [date(2010, 1, 2)]

@@ -46,7 +46,7 @@ def unit_tables(
         observation: observation_schema, one row a subject.
         codes: where codes go.
     """
-    written = before_midnight(events)
+    written = before_midnight(events, observation)
     if plan.format == "meds":
         return {SHARD: meds_shard(written)}
     return omop_tables(

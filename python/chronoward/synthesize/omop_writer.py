@@ -16,6 +16,8 @@
   + 1. A `stop` is the end of an exposure that the tokens do not name: not written.
 - procedures and devices have no end; quantities, providers and sites are null.
 - measurement and observation: value, unit and category as generated; POS and NEG also as concepts.
+- A code without a concept (all of a MEDS source) keeps its text in `*_source_value`, 50 characters
+  of it, with concept 0, and is read back as `Source/<text>`.
 - A value of a code that goes to another table has no column there and is left out.
 - condition_era and drug_era: OHDSI's 30-day rule (chronoward.synthesize.eras).
 

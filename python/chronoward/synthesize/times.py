@@ -33,15 +33,16 @@ def _timestamps(values: NDArray[np.int64]) -> pa.Array:
     return pa.array(values, pa.int64(), mask=values == _NULL).cast(pa.timestamp("us"))
 
 
-def before_midnight(events: pa.Table) -> pa.Table:
+def before_midnight(events: pa.Table, observation: pa.Table) -> pa.Table:
     """Moves ends at 00:00 to the last second of the day before.
 
     Args:
         events: event_schema, whole subjects.
+        observation: observation_schema, one row a subject.
 
     Returns:
         The same rows in the same order; a visit or a death never comes to lie before anything
-        that preceded it.
+        that preceded it, observation's start included.
     """
     role = events["role"].to_numpy()
     subject = events["subject_id"].to_numpy()
@@ -65,9 +66,15 @@ def before_midnight(events: pa.Table) -> pa.Table:
         available[at_end] -= US_PER_SECOND
         end[ends_there] -= US_PER_SECOND
 
+    starts = _microseconds(observation["start_time"])
+    begun = dict(zip(observation["subject_id"].to_pylist(), starts.tolist(), strict=True))
     for row in np.flatnonzero((role == Role.DEATH) & (time % US_PER_DAY == 0)):
         others = (subject == subject[row]) & (role != Role.DEATH)
-        last = max(time[others].max(initial=_NULL), end[others].max(initial=_NULL))
+        last = max(
+            time[others].max(initial=_NULL),
+            end[others].max(initial=_NULL),
+            begun.get(int(subject[row]), _NULL),
+        )
         if last < time[row]:
             time[row] -= US_PER_SECOND
             available[row] -= US_PER_SECOND
