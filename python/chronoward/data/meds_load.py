@@ -147,6 +147,7 @@ def _judge(
     )
     _find_meds_duplicates(work)
     _make_meds_records(work, config, future, excluded)
+    _remove_surplus(work)
     work.drop("meds_role", "duplicate")
 
 
@@ -171,7 +172,6 @@ def _make_meds_records(work: Workspace, config: IngestConfig, future: str, exclu
         if excluded
         else ""
     )
-    single = f"s.role IN ({birth}, {death}, {sex}, {race})"
     gone = f"""(CASE WHEN s.subject_id IS NULL THEN {removed(Rule.MISSING_SUBJECT)} {out}
       WHEN s.code IS NULL THEN {removed(Rule.MISSING_CODE)}
       WHEN d.rid IS NOT NULL THEN {removed(Rule.EXACT_DUPLICATE)}
@@ -187,20 +187,12 @@ def _make_meds_records(work: Workspace, config: IngestConfig, future: str, exclu
     blank = "NULL::BIGINT AS value_concept, NULL::BIGINT AS operator, false AS number_bad"
     work.run(
         f"""CREATE TABLE record AS WITH judged AS (
-          SELECT s.*, p.birth, p.death, {gone} AS gone0, {blank}, s.time AS start,
+          SELECT s.*, p.birth, p.death, {gone} AS gone, {blank}, s.time AS start,
             false AS date_only, s.end_time AS end_raw, false AS end_bad, false AS is_further
           FROM meds_role s LEFT JOIN subject p ON s.subject_id = p.subject_id
           LEFT JOIN duplicate d ON s.rid = d.rid),
-        single AS (SELECT s.*, CASE WHEN gone0 = 0 AND {single} AND row_number() OVER (
-            PARTITION BY subject_id, CASE WHEN {single} THEN role ELSE 255 END,
-              CASE WHEN {single} THEN 0 ELSE rid END, gone0
-            ORDER BY CASE WHEN role IN ({birth}, {death}) THEN time END, event_code,
-              length(key), key) > 1
-          THEN CASE role WHEN {birth} THEN {removed(Rule.BIRTH_DUPLICATE)}
-            WHEN {death} THEN {removed(Rule.DEATH_DUPLICATE)}
-            ELSE {removed(Rule.STATIC_DUPLICATE)} END ELSE gone0 END AS gone FROM judged s),
         valued AS (SELECT *, {records.value_kind()} AS kind, {records.end_kind(config)} AS end_kind
-          FROM single)
+          FROM judged)
         SELECT rid, tbl, key, subject_id, role, event_code AS code, time, date_only,
           CASE WHEN end_kind = 0 THEN end_raw END AS end_time, available, visit_ref, death,
           unit, {records.number()} AS number, {records.text()} AS text, gone,
@@ -211,6 +203,22 @@ def _make_meds_records(work: Workspace, config: IngestConfig, future: str, exclu
             )
         } END AS changes FROM valued"""
     )
+
+
+def _remove_surplus(work: Workspace) -> None:
+    """A subject has one birth, death, sex and race: the earliest, or first in the alphabet."""
+    birth, death, sex, race = (int(role) for role in (Role.BIRTH, Role.DEATH, Role.SEX, Role.RACE))
+    work.run(
+        f"""CREATE TABLE surplus AS SELECT rid, CASE role
+            WHEN {birth} THEN {removed(Rule.BIRTH_DUPLICATE)}
+            WHEN {death} THEN {removed(Rule.DEATH_DUPLICATE)}
+            ELSE {removed(Rule.STATIC_DUPLICATE)} END AS gone
+        FROM record WHERE gone = 0 AND role IN ({birth}, {death}, {sex}, {race})
+        QUALIFY row_number() OVER (PARTITION BY subject_id, role ORDER BY
+          CASE WHEN role IN ({birth}, {death}) THEN time END, code, length(key), key) > 1"""
+    )
+    work.run("UPDATE record SET gone = s.gone, changes = 0 FROM surplus s WHERE record.rid = s.rid")
+    work.drop("surplus")
 
 
 def _make_coded(work: Workspace, explicit: bool) -> None:
