@@ -131,7 +131,7 @@ def settle_after_death(work: Workspace, future: str) -> None:
         f"""CREATE TABLE visit_lived AS SELECT r.* EXCLUDE (gone, finish, changes), p.death,
         CASE WHEN r.gone = 0 AND {future} THEN {removed(Rule.FUTURE_DATE)}
              WHEN r.gone = 0 AND {late} THEN {removed(Rule.AFTER_DEATH)} ELSE r.gone END AS gone,
-        LEAST(r.finish, p.death) AS finish,
+        CASE WHEN r.finish > p.death THEN p.death ELSE r.finish END AS finish,
         r.changes | {changed_if(cut, Rule.VISIT_END_AFTER_DEATH)} | {
             changed_if(
                 "d.key = r.key AND d.finish = p.death AND NOT EXISTS (SELECT 1 FROM death_record x "

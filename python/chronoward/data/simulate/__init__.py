@@ -7,7 +7,7 @@ outcome given what was *recorded* is computed, not estimated. See the simulator'
 
 from __future__ import annotations
 
-from chronoward.data.simulate.config import SimulationConfig, load_config
+from chronoward.data.simulate.config import SimulationConfig, draw_config, load_config
 from chronoward.data.simulate.write import simulate
 
-__all__ = ["SimulationConfig", "load_config", "simulate"]
+__all__ = ["SimulationConfig", "draw_config", "load_config", "simulate"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chronoward import __version__
 from chronoward.data.simulate.chains import N_CLASSES, Table
 from chronoward.data.simulate.concepts import Catalog, build_catalog
 from chronoward.data.simulate.contents import (
@@ -121,7 +120,7 @@ def _source_rows(config: SimulationConfig, seed: int) -> Rows:
             "cdm_source_name": "chronoward simulated clinic (synthetic)",
             "cdm_source_abbreviation": "CWSIM",
             "cdm_holder": "nobody: synthetic subjects",
-            "source_description": f"synthetic; seed {seed}; chronoward {__version__}",
+            "source_description": f"synthetic; seed {seed}",
             "source_release_date": np.array([extract]),
             "cdm_release_date": np.array([extract]),
             "cdm_version": "5.4",

@@ -8,15 +8,36 @@ this file knows a number that it could change.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chronoward.errors import ConfigError
+from chronoward.philox import hash64
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Censoring = Literal["none", "light", "heavy"]
+
+# How far `draw_config` moves a field, by the end of its name: up to this factor either way. Names
+# that end otherwise (dates, codes, censoring level) stay.
+_FACTORS: Final = (
+    ("separation", 1.1),
+    ("age_slope", 1.15),
+    ("frailty_shares", 1.0),
+    ("share", 1.2),
+    ("probability", 1.0),
+    ("drug_effect", 1.15),
+    ("ratio", 1.15),
+    ("ratios", 1.15),
+    ("half_life", 1.3),
+    ("half_lives", 1.3),
+    ("visit_rate", 1.2),
+    ("rate", 1.3),
+    ("rates", 1.3),
+)
+_FIXED_SECTIONS: Final = ("calendar", "records", "censoring")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,3 +357,37 @@ def load_config(path: Path) -> SimulationConfig:
         message = f"{path}: expected sections with fields"
         raise ConfigError(message)
     return SimulationConfig.from_dict(values)
+
+
+def draw_config(seed: int) -> SimulationConfig:
+    """Another clinic: every rate, half-life, ratio and share drawn anew around the shipped one.
+
+    Each number moves by its own factor, log-uniform in a range by kind (rates and half-lives 0.77
+    to 1.3), drawn from a hash of (seed, its name), so that the clinic's properties stay.
+
+    Args:
+        seed: any integer.
+    """
+    base = SimulationConfig()
+    sections = {}
+    for section in dataclasses.fields(base):
+        if section.name in _FIXED_SECTIONS:
+            continue
+        old = getattr(base, section.name)
+        new = {
+            item.name: _moved(seed, section.name, item.name, getattr(old, item.name))
+            for item in dataclasses.fields(old)
+        }
+        sections[section.name] = dataclasses.replace(old, **new)
+    return dataclasses.replace(base, **sections)
+
+
+def _moved(seed: int, section: str, name: str, value: Any) -> Any:
+    factor = next((f for end, f in _FACTORS if name.endswith(end)), 1.0)
+    if factor == 1.0 or isinstance(value, int | str):
+        return value
+    uniform = hash64("draw_config", seed, section, name) / 2.0**64
+    ratio = math.exp((2.0 * uniform - 1.0) * math.log(factor))
+    if isinstance(value, tuple):
+        return tuple(round(part * ratio, 6) for part in value)
+    return round(value * ratio, 6)

@@ -90,6 +90,7 @@ BACKGROUND_SHARES: Final = {
     "stay": 1.6,
 }
 MAX_BACKGROUND: Final = 6
+NO_CODE: Final = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +147,15 @@ class _Collector:
         self.parts.append((visit, full[0], minute, full[1], full[2]))
         self.values.append(np.full(n, np.nan) if value is None else value)
 
-    def records(self) -> Records:
+    def records(self, visits: Visits) -> Records:
         visit, concept, minute, unit, answer = (
             np.concatenate([part[i] for part in self.parts] or [np.zeros(0, np.int64)])
             for i in range(5)
         )
         value = np.concatenate(self.values or [np.zeros(0)])
+        # Exactly midnight would read as a date without a time.
+        midnight = minute % MINUTES_PER_DAY == 0
+        minute = minute + np.where(midnight, np.where(minute < visits.end[visit], 1, -1), 0)
         order = np.lexsort((concept, minute, visit))
         return Records(visit, concept, minute, value, unit, answer).take(order)
 
@@ -207,7 +211,7 @@ def write_contents(
             rows = np.flatnonzero(course.event == number)
             _write_event(out, catalog, draws, course, visits, number, rows)
     _write_background(out, config, catalog, draws, population, course, visits)
-    return out.records()
+    return out.records(visits)
 
 
 def _write_panel(
@@ -337,12 +341,15 @@ def _write_background(
             week=course.week[rows], item=1 + course.event[rows],
         )  # fmt: skip
         n_codes = choose(words[0], _poisson_table(config.visits.background_codes * share))
+        codes = np.full((MAX_BACKGROUND, len(rows)), NO_CODE, np.int64)
         for k in range(MAX_BACKGROUND):
             for s in (0, 1):
                 hits = np.flatnonzero((n_codes > k) & (site[rows] == s))
-                concept = catalog.n_named + choose(words[1 + 2 * k][hits], zipf[s])
-                minute = _inside(visits, rows[hits], words[2 + 2 * k][hits])
-                out.add(rows[hits], concept, minute)
+                codes[k, hits] = choose(words[1 + 2 * k][hits], zipf[s])
+            # A code once a visit: a second one would be a duplicate that nobody planted.
+            hits = np.flatnonzero((codes[k] != NO_CODE) & ~(codes[:k] == codes[k]).any(axis=0))
+            minute = _inside(visits, rows[hits], words[2 + 2 * k][hits])
+            out.add(rows[hits], catalog.n_named + codes[k, hits], minute)
 
 
 def is_late(config: SimulationConfig, visits: Visits, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

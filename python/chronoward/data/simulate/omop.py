@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,10 +36,29 @@ _OUTCOME = np.array([bool(event.outcome) for event in EVENTS])
 
 @dataclass
 class Rows:
-    """Rows of one table: its columns, all of one length, and how many."""
+    """Rows of one table: its columns, all of one length, and how many.
+
+    Attributes:
+        columns: name -> array, or one value for all rows.
+        n: rows, without the extra ones.
+        visit, concept: of clinical records, int64 [n]: row of the course, index into the catalog.
+        extra: planted rows: how many, and their columns.
+        text: columns written as text, because a planted value is not of their type.
+        patches: (column, rows, texts) of such values.
+    """
 
     columns: Columns
     n: int
+    visit: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    concept: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    extra: list[tuple[int, Columns]] = field(default_factory=list)
+    text: tuple[str, ...] = ()
+    patches: list[tuple[str, NDArray[np.int64], list[str | None]]] = field(default_factory=list)
+
+    @property
+    def n_written(self) -> int:
+        """Rows with the extra ones."""
+        return self.n + sum(n for n, _ in self.extra)
 
 
 def person_rows(population: Population) -> Rows:
@@ -260,7 +279,7 @@ def domain_rows(
         f"{prefix}_source_concept_id": 0,
     }
     columns |= _extra(domain, catalog, r, rows, minute)
-    return Rows(columns, len(rows))
+    return Rows(columns, len(rows), visit=r.visit[rows], concept=concept)
 
 
 def _types(shown: Shown, rows: NDArray[np.int64], domain: str) -> NDArray[np.int64]:

@@ -86,6 +86,10 @@ FIELDS: Final[dict[str, str]] = {
         "device_source_value:s device_source_concept_id:i unit_concept_id:i "
         "unit_source_value:s unit_source_concept_id:i"
     ),
+    "condition_era": (
+        "condition_era_id:i person_id:i condition_concept_id:i condition_era_start_date:d "
+        "condition_era_end_date:d condition_occurrence_count:i"
+    ),
     "death": (
         "person_id:i death_date:d death_datetime:t death_type_concept_id:i "
         "cause_concept_id:i cause_source_value:s cause_source_concept_id:i"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from chronoward.data.simulate.omop_fields import columns
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from chronoward.data.simulate.omop import Rows
 
 Columns = dict[str, Any]
 
@@ -59,18 +62,30 @@ def _column(kind: str, value: Any, n: int) -> pa.Array:
     return pa.array(array.tolist() if isinstance(array, np.ndarray) else array, pa.string())
 
 
-def build_table(name: str, n: int, given: Columns) -> pa.Table:
-    """A CDM table of `n` rows from the columns that are known.
+def build_table(name: str, rows: Rows) -> pa.Table:
+    """A CDM table from the columns that are known, planted rows last.
 
     Raises:
         KeyError: a column that the table does not have (a fault of ours).
     """
     fields = columns(name)
-    unknown = set(given) - {field for field, _ in fields}
-    if unknown:
-        raise KeyError(name, sorted(unknown))
-    arrays = {field: _column(kind, given.get(field), n) for field, kind in fields}
-    return pa.table(arrays)
+    known = {field for field, _ in fields}
+    parts = []
+    for n, given in ((rows.n, rows.columns), *rows.extra):
+        if set(given) - known:
+            raise KeyError(name, sorted(set(given) - known))
+        arrays = {field: _column(kind, given.get(field), n) for field, kind in fields}
+        for field in rows.text:
+            arrays[field] = arrays[field].cast(pa.string())
+        parts.append(pa.table(arrays))
+    base = parts[0]
+    for field, at, values in rows.patches:
+        mask = np.zeros(rows.n, dtype=np.bool_)
+        mask[at] = True
+        column = base.column(field).combine_chunks()
+        column = pc.replace_with_mask(column, pa.array(mask), pa.array(values, pa.string()))
+        base = base.set_column(base.schema.get_field_index(field), field, column)
+    return pa.concat_tables([base, *parts[1:]])
 
 
 def write_csv(folder: Path, name: str, table: pa.Table) -> None:

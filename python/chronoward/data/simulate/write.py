@@ -6,15 +6,50 @@ from typing import TYPE_CHECKING
 
 from chronoward.data.simulate.clinic import clinic_tables, run_clinic
 from chronoward.data.simulate.config import SimulationConfig
+from chronoward.data.simulate.faults import (
+    Plan,
+    plant_codes,
+    plant_links_and_times,
+    plant_unit_variant,
+    plant_values,
+)
 from chronoward.data.simulate.outcomes import write_outcomes
 from chronoward.data.simulate.tables import build_table, write_csv
+from chronoward.data.simulate.visit_faults import (
+    plant_artificial,
+    plant_deaths_and_periods,
+    plant_details,
+    plant_persons,
+    plant_unread_table,
+    plant_visits,
+)
 from chronoward.errors import ConfigError
 from chronoward.files import make_output_folder, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chronoward.data.simulate.clinic import Clinic
+    from chronoward.data.simulate.omop import Rows
+
 DEFAULT_ORACLE_ROWS = 200_000
+
+
+def plant(clinic: Clinic, tables: dict[str, Rows]) -> dict[str, int]:
+    """Plants faults into the tables; returns how often each ingestion rule will apply."""
+    plan = Plan(clinic, tables)
+    # Order matters: units before copies are made, persons last.
+    plant_unit_variant(plan)
+    plant_visits(plan)
+    plant_details(plan)
+    plant_links_and_times(plan)
+    plant_codes(plan)
+    plant_values(plan)
+    plant_artificial(plan)
+    plant_deaths_and_periods(plan)
+    plant_persons(plan)
+    plant_unread_table(plan)
+    return dict(plan.counts)
 
 
 def simulate(
@@ -55,11 +90,13 @@ def simulate(
     clinic = run_clinic(config or SimulationConfig(), n_subjects, seed)
     out = make_output_folder(out)
     tables = clinic_tables(clinic)
+    rules = plant(clinic, tables)
     for name, rows in tables.items():
-        write_csv(out, name, build_table(name, rows.n, rows.columns))
+        write_csv(out, name, build_table(name, rows))
+    write_json(out / "traps.json", {"schema": 1, "rules": rules})
     write_outcomes(clinic.catalog, out)
     write_json(out / "simulation.json", {"seed": seed, "config": clinic.config.to_dict()})
-    counts = {name: rows.n for name, rows in tables.items()}
+    counts = {name: rows.n_written for name, rows in tables.items()}
     if truth:
         # scikit-learn and the filter load only when they are asked for.
         from chronoward.data.simulate.answers import write_oracle, write_truth
