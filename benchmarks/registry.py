@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # id -> module; no id here needs a GPU
 MODULES: dict[str, str] = {
+    "D1": "benchmarks.data",
+    "D2": "benchmarks.data",
     "D6": "benchmarks.packing",
     "G1": "benchmarks.generation",
     "R4": "benchmarks.risk",

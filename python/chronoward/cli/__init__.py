@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 VERBS: tuple[str, ...] = (
     "embed",
     "evaluate",
+    "fit",
     "generate",
     "ingest",
     "inspect",
+    "merge",
     "release",
     "report",
     "score",
     "simulate",
     "synthesize",
+    "tokenize",
     "train",
+    "verify",
 )
 
 EXIT_DATA_FAULT = 1

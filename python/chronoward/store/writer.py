@@ -160,22 +160,19 @@ class StoreWriter:
 
     def _write_shard(self, split: str) -> None:
         n, n_tokens, columns = self._pending[split].take(self._max_tokens)
-        arrays = [
-            pa.array(columns["subject_id"]),
-            pa.array(columns["origin_us"]).view(pa.timestamp("us")),
-        ]
+        schema = shard_schema(self.tokenizer_hash)
+        origin = pa.array(columns["origin_us"]).view(pa.timestamp("us"))
+        arrays = [pa.array(columns["subject_id"]), origin]
         for names, lengths in ((TOKEN_COLUMNS, "lengths"), (PERIOD_COLUMNS, "n_periods")):
             offsets = np.zeros(n + 1, np.int32)
             np.cumsum(columns[lengths], out=offsets[1:])
             arrays += [
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(columns[name]))
+                pa.ListArray.from_arrays(
+                    pa.array(offsets), pa.array(columns[name]), type=schema.field(name).type
+                )
                 for name in names
             ]
-        schema = shard_schema(self.tokenizer_hash)
-        record = pa.RecordBatch.from_arrays(
-            [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)],
-            schema=schema,
-        )
+        record = pa.RecordBatch.from_arrays(arrays, schema=schema)
         folder = self.out / split
         folder.mkdir(mode=0o700, exist_ok=True)
         name = f"{split}/{len(self._shards[split])}.arrow"

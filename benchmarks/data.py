@@ -1,0 +1,143 @@
+"""D1: events encoded per CPU-second. D2: the whole command, MEDS to token store, per wall second.
+
+The data are made up: subjects of about 500 events, 5,000 codes with Zipf frequencies, codes as a
+string column, a number in 30 % of the rows, no visits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from benchmarks.record import Measurement, Stopwatch
+
+from chronoward.data import prepare
+from chronoward.philox import uniforms
+from chronoward.tokenize import tokenize, verify
+from chronoward.tokenizer import TokenClass, Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chronoward.store import TokenStore
+
+N_CODES = 5_000
+EVENTS_A_SUBJECT = 500
+VALUE_SHARE = 0.3
+_SHARD_ROWS = 1_000_000
+_DAY_US = 86_400_000_000
+
+
+def write_meds(folder: Path, n_rows: int) -> None:
+    """Writes a MEDS dataset of `n_rows` events, sorted as MEDS asks for."""
+    weights = 1.0 / np.arange(1, N_CODES + 1)
+    edges = np.cumsum(weights) / weights.sum()
+    names = pa.array([f"CODE//{i:05d}" for i in range(N_CODES)])
+    (folder / "data").mkdir(parents=True)
+    first_subject = 1
+    for number, begin in enumerate(range(0, n_rows, _SHARD_ROWS)):
+        n = min(_SHARD_ROWS, n_rows - begin)
+        n_subjects = -(-n // EVENTS_A_SUBJECT)
+        subject = first_subject + np.minimum(np.arange(n) // EVENTS_A_SUBJECT, n_subjects - 1)
+        first_subject += n_subjects
+        u, v, w = (uniforms(10 * number + k, n) for k in range(3))
+        gaps = np.exp(8 * u) * 60_000_000  # a minute to two days
+        clock = (
+            np.cumsum(gaps) - np.repeat(np.cumsum(gaps)[::EVENTS_A_SUBJECT], EVENTS_A_SUBJECT)[:n]
+        )
+        time = (subject % 15_000) * _DAY_US + clock.astype(np.int64) // 60_000_000 * 60_000_000
+        code = np.searchsorted(edges, v)
+        has_value = uniforms(10 * number + 3, n) < VALUE_SHARE
+        values = np.where(has_value, np.exp(w * 5), np.nan).astype(np.float32)
+        table = pa.table(
+            {
+                "subject_id": pa.array(subject),
+                "time": pa.array(time).cast(pa.timestamp("us")),
+                "code": names.take(pa.array(code)),
+                "numeric_value": pa.array(values, mask=~has_value),
+            }
+        )
+        pq.write_table(table, folder / "data" / f"{number}.parquet")
+
+
+def _check(store: TokenStore) -> None:
+    """The store makes sense, and each event is a token or is counted as what became of it."""
+    verify(store.path)
+    tokenizer = Tokenizer.load(store.tokenizer_path)
+    is_code = tokenizer.token_class == TokenClass.CODE
+    n_codes = sum(
+        int(is_code[shard.token_id].sum())
+        for name in ("train", "tuning", "held_out")
+        for shard in store.split(name).shards
+    )
+    counts = store.manifest["counts"]
+    lost = sum(counts.get(rule, 0) for rule in ("unknown_code", "duplicate_token"))
+    report = (store.path / "ingest_report.json").read_text()
+    n_events = int(report.split('"n_events": ')[1].split(",")[0].strip())
+    if n_codes + lost != n_events:
+        message = f"{n_events} events, but {n_codes} code tokens and {lost} counted as lost"
+        raise AssertionError(message)
+
+
+def measure_encode(quick: bool) -> Iterator[Measurement]:
+    """The line of D1."""
+    n_rows = 100_000 if quick else 1_000_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_meds(folder / "meds", n_rows)
+        store = tokenize(folder / "meds", folder / "tokens")
+        _check(store)
+        tokenizer = Tokenizer.load(store.tokenizer_path)
+        prepared = prepare(folder / "meds", folder / "work")
+        tables = list(prepared.batches())
+        codes, observation = prepared.codes, prepared.observation
+        with Stopwatch() as watch:
+            batches = [tokenizer.encode(table, observation, codes=codes) for table in tables]
+        n_tokens = sum(batch.n_tokens for batch in batches)
+        if n_tokens != sum(s["n_tokens"] for s in store.manifest["splits"].values()):
+            message = "encoding twice gave another number of tokens"
+            raise AssertionError(message)
+    yield Measurement(
+        id="D1",
+        metric="encode",
+        value=prepared.n_events / watch.cpu,
+        unit="events/CPU-s",
+        seconds=watch.wall,
+        extra={"n_rows": n_rows, "n_tokens": n_tokens, "n_codes": N_CODES},
+    )
+
+
+def measure_command(quick: bool) -> Iterator[Measurement]:
+    """The lines of D2: CPU rate, then events per wall second."""
+    n_rows = 100_000 if quick else 10_000_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_meds(folder / "small", 50_000)
+        _check(tokenize(folder / "small", folder / "small_tokens"))
+        write_meds(folder / "meds", n_rows)
+        with Stopwatch() as watch:
+            tokenize(folder / "meds", folder / "tokens", threads=2, memory_limit="2GB")
+    extra = {"n_rows": n_rows, "n_codes": N_CODES, "threads": 2}
+    yield Measurement(
+        id="D2",
+        metric="events_per_cpu_second",
+        value=n_rows / watch.cpu,
+        unit="events/CPU-s",
+        seconds=watch.wall,
+        extra=extra,
+    )
+    yield Measurement(
+        id="D2",
+        metric="whole_command",
+        value=n_rows / watch.wall,
+        unit="events/s",
+        seconds=watch.wall,
+        extra=extra,
+    )
+
+
+MEASURES = {"D1": measure_encode, "D2": measure_command}

@@ -1,0 +1,108 @@
+"""Options that every verb with a source shares, so that they are named and explained once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chronoward.cli import progress as bars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from chronoward.data import IngestConfig
+    from chronoward.tokenizer import TokenizerSpec
+
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="OMOP or MEDS folder, DuckDB file.")]
+As = Annotated[str | None, typer.Option("--as", help="omop or meds, instead of recognizing it.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="compact, cehr or events; compact where the source has visits."),
+]
+TimeScheme = Annotated[
+    str | None,
+    typer.Option(help="day, week, month, cehr_bert, mix, ethos or log; the preset's own."),
+]
+Values = Annotated[str | None, typer.Option(help="fused, split or none; the preset's own.")]
+PromptFields = Annotated[
+    str | None, typer.Option(help="Some of year,age,sex,race, in this order, by commas.")
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="source, hash or temporal; the source's own where it has one, else hash."),
+]
+Exclude = Annotated[Path | None, typer.Option(help="File of subject ids to leave out.")]
+IngestFile = Annotated[Path | None, typer.Option(help="YAML or JSON with dials of ingestion.")]
+Threads = Annotated[int, typer.Option(min=1, help="Results do not depend on it.")]
+MemoryLimit = Annotated[str, typer.Option(help="Of the sort; beyond it spills to disk.")]
+TempDir = Annotated[Path | None, typer.Option(help="For intermediate files.")]
+
+
+def make_spec(
+    preset: str | None, time_scheme: str | None, values: str | None, prompt_fields: str | None
+) -> TokenizerSpec | None:
+    """The tokenizer asked for; None when no option was given.
+
+    Raises:
+        ConfigError: an unknown option, or details without a preset.
+    """
+    from chronoward.errors import ConfigError
+    from chronoward.tokenizer import TokenizerSpec
+
+    chosen: dict[str, Any] = {"time_scheme": time_scheme, "values": values}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if prompt_fields is not None:
+        chosen["prompt_fields"] = tuple(f for f in prompt_fields.split(",") if f)
+    if preset is None:
+        if chosen:
+            message = "--time-scheme, --values and --prompt-fields need --preset"
+            raise ConfigError(message)
+        return None
+    return TokenizerSpec(preset=preset, **chosen)
+
+
+def ingest_config(path: Path | None) -> IngestConfig | None:
+    """Dials of ingestion from a file; None for the defaults.
+
+    Raises:
+        ConfigError: not a mapping, or an unknown dial.
+        OSError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    import yaml
+
+    from chronoward.data import IngestConfig
+    from chronoward.errors import ConfigError
+
+    try:
+        dials = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        message = f"{path} is neither YAML nor JSON: {error}"
+        raise ConfigError(message) from None
+    if not isinstance(dials, dict):
+        message = f"{path} must hold a mapping of dials"
+        raise ConfigError(message)
+    return IngestConfig.from_json(dials)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `progress(stage, done, total)`: a bar a stage, a line where there is no total."""
+    with ExitStack() as stack:
+        current: tuple[str, Callable[[int, int], None]] | None = None
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal current
+            if total == 0:
+                typer.echo(stage, err=True)
+                return
+            if current is None or current[0] != stage:
+                stack.close()
+                current = (stage, stack.enter_context(bars.bar(stage, unit="events")))
+            current[1](done, total)
+
+        yield progress

@@ -1,0 +1,146 @@
+"""Fitting without encoding, in one go or in shards: counts of some subjects, then their merge.
+
+A file of counts holds rare codes, so it is patient data (0600 by the umask of the verbs); the
+tokenizer made of it is not. It also carries the spec it was counted for, so that shards of
+different fits are not merged.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from chronoward import files
+from chronoward.data import IngestConfig, prepare
+from chronoward.errors import ConfigError, FormatError
+from chronoward.philox import splitmix64
+from chronoward.tokenize.run import make_spec, train_tables
+from chronoward.tokenize.splitting import choose_rule, make_split
+from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit, fit_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from chronoward.tokenize.run import Progress
+
+_SPEC_KEY = b"chronoward-spec"
+
+
+def _of_shard(tables: Iterator[pa.Table], index: int, n_shards: int) -> Iterator[pa.Table]:
+    """Subjects of one shard, by a hash that is independent of the splits'."""
+    for table in tables:
+        ids = table["subject_id"].to_numpy()
+        shard = splitmix64(splitmix64(ids)) % np.uint64(n_shards)
+        yield table.filter(pa.array(shard == index))
+
+
+def _save_counts(counts: FitCounts, spec: TokenizerSpec, path: Path) -> None:
+    """The counts with their spec beside them in the file's metadata."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "counts"
+        counts.save(plain)
+        table = pa.ipc.open_file(plain.read_bytes()).read_all()
+    metadata = {**table.schema.metadata, _SPEC_KEY: json.dumps(spec.to_json()).encode()}
+    table = table.replace_schema_metadata(metadata)
+    with files.atomic_path(path) as temporary, pa.ipc.new_file(temporary, table.schema) as sink:
+        sink.write_table(table)
+
+
+def _read_spec(path: Path) -> TokenizerSpec:
+    try:
+        metadata = pa.ipc.open_file(path.read_bytes()).schema.metadata or {}
+        return TokenizerSpec.from_json(json.loads(metadata[_SPEC_KEY]))
+    except (pa.ArrowInvalid, KeyError, ValueError):
+        message = f"{path} is not a file of counts that `chronoward fit` wrote"
+        raise FormatError(message) from None
+
+
+def fit_tokenizer(
+    src: Path | str,
+    out: Path | str,
+    *,
+    spec: TokenizerSpec | None = None,
+    split: str | None = None,
+    as_: str | None = None,
+    exclude_subjects: Path | None = None,
+    ingest: IngestConfig | None = None,
+    shard: tuple[int, int] | None = None,
+    threads: int = 1,
+    memory_limit: str = "2GB",
+    temp_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Fits a tokenizer on the train split of a source and writes it to a file.
+
+    Args:
+        src: a MEDS or OMOP source.
+        out: tokenizer.json, or with `shard` a file of counts for `merge_counts`.
+        spec: what to build; the calendar is the source's.
+        split: "source", "hash" or "temporal".
+        as_: "omop" or "meds".
+        exclude_subjects: file of subject ids to leave out.
+        ingest: dials of ingestion.
+        shard: (index, number of shards): count these subjects only.
+        threads: worker threads of the preparation.
+        memory_limit: of the sort.
+        temp_dir: where intermediate files go; beside `out` when not given.
+        progress: is told (stage, done, total).
+
+    Raises:
+        ConfigError: an option is out of range or contradicts the source.
+        DataError: the source's structure is faulty.
+        OSError: the disk is full.
+    """
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        message = f"the shard's index must be in 0..{shard[1] - 1}, got {shard[0]}"
+        raise ConfigError(message)
+    path = Path(out)
+    report = progress or (lambda _stage, _done, _total: None)
+    with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
+        prepared = prepare(
+            Path(src),
+            Path(folder) / "events",
+            config=ingest or IngestConfig(),
+            as_=as_,
+            threads=threads,
+            memory_limit=memory_limit,
+            exclude_subjects=exclude_subjects,
+            progress=lambda line: report(line, 0, 0),
+        )
+        split_of = make_split(prepared, choose_rule(prepared, split))
+        n = prepared.n_events
+        tables = train_tables(prepared, split_of, lambda seen: report("fit", seen, n))
+        chosen = make_spec(prepared, spec)
+        if shard is None:
+            fit(tables, prepared.codes, chosen).save(path)
+        else:
+            _save_counts(count(_of_shard(tables, *shard), prepared.codes), chosen, path)
+    return path
+
+
+def merge_counts(paths: Sequence[Path], out: Path | str) -> Tokenizer:
+    """Merges files of counts into a tokenizer; their order does not matter.
+
+    Raises:
+        ConfigError: no files, or files that were counted for different specs.
+        FormatError: a file is not one of counts.
+        OSError: a file cannot be read or written.
+    """
+    if not paths:
+        message = "there are no files to merge"
+        raise ConfigError(message)
+    spec = _read_spec(paths[0])
+    counts = FitCounts()
+    for path in paths:
+        if _read_spec(path) != spec:
+            message = f"{path} was counted for another tokenizer spec than {paths[0]}"
+            raise ConfigError(message)
+        counts.merge(FitCounts.load(path))
+    tokenizer = fit_counts(counts, spec)
+    tokenizer.save(Path(out))
+    return tokenizer

@@ -1,0 +1,252 @@
+"""`tokenize`: every stage leaves whole files behind, so a killed run goes on where it stopped.
+
+Stages: prepare (out of core, by far the longest), tokenizer (fit on the train split, or the one
+given), encode, manifest. Encoding is repeated whole after a kill: it costs less than keeping track
+of it, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from chronoward import files
+from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
+from chronoward.data.report import check_strict
+from chronoward.errors import ConfigError
+from chronoward.store import StoreWriter, TokenStore
+from chronoward.store.layout import MANIFEST, TOKENIZER
+from chronoward.tokenize.job import fingerprint, job, scratch_folder
+from chronoward.tokenize.splitting import choose_rule, make_split
+from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from chronoward.tokenize.splitting import SplitOf
+
+    Progress = Callable[[str, int, int], None]
+
+REPORT = "ingest_report.json"
+LEDGER = "ledger"
+SUBJECT_IDS = "subject_ids.parquet"  # of sources whose ids are text
+_FIT_REPORT = "fit_report.json"
+
+
+def make_spec(prepared: PreparedEvents, spec: TokenizerSpec | None) -> TokenizerSpec:
+    """The spec to fit: the one asked for, else `compact` (`events` for a source without visits).
+
+    The calendar is always the source's.
+    """
+    if spec is None:
+        return TokenizerSpec(
+            preset="compact" if prepared.has_visits else "events", calendar=prepared.calendar
+        )
+    return replace(spec, calendar=prepared.calendar)
+
+
+def train_tables(
+    prepared: PreparedEvents, split_of: SplitOf, seen: Callable[[int], None] = lambda _: None
+) -> Iterator[pa.Table]:
+    """The event tables of the train split; `seen` is told the number of events read."""
+    n_seen = 0
+    for table in prepared.batches():
+        ids = table["subject_id"].to_numpy()
+        starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1)) if len(ids) else ids
+        is_train = split_of(ids[starts]) == 0
+        lengths = np.diff(np.append(starts, len(ids)))
+        n_seen += len(table)
+        seen(n_seen)
+        yield table.filter(pa.array(np.repeat(is_train, lengths)))
+
+
+class _Observation:
+    """Observation periods, a range of subjects at a time."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self._subject_id = self._table["subject_id"].to_numpy()
+
+    def between(self, first: int, last: int) -> pa.Table:
+        low = int(np.searchsorted(self._subject_id, first, side="left"))
+        high = int(np.searchsorted(self._subject_id, last, side="right"))
+        return self._table.slice(low, high - low)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What the stages of one run share."""
+
+    out: Path
+    work: Path
+    prepared: PreparedEvents
+    rule: str
+    split_of: SplitOf
+    threads: int
+    progress: Progress
+
+    def tokenizer(self, given: Tokenizer | None, spec: TokenizerSpec | None) -> Tokenizer:
+        """The tokenizer, written to OUT; the one that an earlier run left is used again."""
+        path = self.out / TOKENIZER
+        if path.is_file():
+            return Tokenizer.load(path)
+        if given is None:
+            n = self.prepared.n_events
+            tables = train_tables(
+                self.prepared, self.split_of, lambda seen: self.progress("fit", seen, n)
+            )
+            made = fit(tables, self.prepared.codes, make_spec(self.prepared, spec))
+        else:
+            made = given
+        # the report first: once the tokenizer is there, this stage is not run again
+        files.write_json(self.work / _FIT_REPORT, asdict(made.fit_report))
+        made.save(path)
+        return made
+
+    def encode(self, tokenizer: Tokenizer) -> tuple[StoreWriter, Counter[str]]:
+        """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule."""
+        writer = StoreWriter(self.out, tokenizer_hash=tokenizer.hash)
+        codes, observation = self.prepared.codes, _Observation(self.prepared.observation)
+        counts: Counter[str] = Counter()
+        n_seen = 0
+        for table in self.prepared.batches():
+            ids = table["subject_id"]
+            if len(table):
+                periods = observation.between(ids[0].as_py(), ids[-1].as_py())
+                batch = tokenizer.encode(table, periods, codes=codes, threads=self.threads)
+                writer.add(batch, self.split_of(batch.subject_id))
+                counts.update(batch.counts)
+            n_seen += len(table)
+            self.progress("encode", n_seen, self.prepared.n_events)
+        return writer, counts
+
+    def finish(self, writer: StoreWriter, counts: Counter[str]) -> None:
+        """Report and ledger, then the manifest."""
+        report = self.prepared.report
+        report["tokenizer"] = {
+            "split_rule": self.rule,
+            "counts": dict(sorted(counts.items())),
+            **files.read_json(self.work / _FIT_REPORT),
+        }
+        files.write_json(self.out / REPORT, report)
+        (self.out / LEDGER).mkdir(mode=0o700, exist_ok=True)
+        source = self.prepared.path
+        for path in sorted([*source.glob(f"{LEDGER}/*.parquet"), *source.glob(SUBJECT_IDS)]):
+            with files.atomic_path(self.out / path.relative_to(source)) as temporary:
+                shutil.copyfile(path, temporary)
+        writer.finish(
+            calendar=self.prepared.calendar,
+            observation=report["observation"],
+            split_rule=self.rule,
+            counts=dict(sorted(counts.items())),
+        )
+
+
+def _check_tokenizer(tokenizer: Tokenizer, prepared: PreparedEvents) -> None:
+    if tokenizer.spec.calendar != prepared.calendar:
+        message = (
+            f"the tokenizer is for a {tokenizer.spec.calendar} calendar, the source's dates are "
+            f"{prepared.calendar}"
+        )
+        raise ConfigError(message)
+
+
+def tokenize(
+    src: Path | str,
+    out: Path | str,
+    *,
+    spec: TokenizerSpec | None = None,
+    preset: str | None = None,
+    tokenizer: Path | str | None = None,
+    split: str | None = None,
+    as_: str | None = None,
+    exclude_subjects: Path | None = None,
+    ingest: IngestConfig | None = None,
+    strict: bool = False,
+    threads: int = 1,
+    memory_limit: str = "2GB",
+    temp_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> TokenStore:
+    """Makes a token store from an OMOP or MEDS source.
+
+    A run that was killed goes on when it is called again with the same arguments, and ends with
+    the bytes of an uninterrupted one. Threads, memory limit and folders do not change them either.
+
+    Args:
+        src: a MEDS folder, an OMOP folder, or what else `recognize` knows.
+        out: folder of the store; new, empty, or left unfinished by the same call. Made 0700.
+        spec: tokenizer to fit; its calendar is replaced by the source's.
+        preset: "compact", "cehr" or "events", where no `spec` is given; the default is compact for
+            sources with visits, else events.
+        tokenizer: a fitted tokenizer.json to use instead of fitting one.
+        split: "source", "hash" or "temporal"; the source's own where it has one, else hash.
+        as_: "omop" or "meds" overrides what the source looks like.
+        exclude_subjects: file of subject ids to leave out; recorded by its hash.
+        ingest: dials of ingestion.
+        strict: fail where a faulty record had to be quarantined or nulled.
+        threads: worker threads.
+        memory_limit: of the sort, such as "2GB"; it spills to disk beyond.
+        temp_dir: where intermediate files go; inside `out` when not given.
+        progress: is told (stage, done, total); total 0 where it is not known.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        DataError: the source's structure is faulty, or it is neither OMOP nor MEDS.
+        ConfigError: options that contradict each other or the source.
+        FormatError: a corrupt file, or a tokenizer of another version.
+        StateError: `out` holds something else, or another process writes it.
+        OSError: the disk is full; nothing is then half-written under a final name.
+    """
+    folder = Path(out)
+    if spec is None and preset is not None:
+        spec = TokenizerSpec(preset=preset)
+    if tokenizer is not None and spec is not None:
+        message = "a given tokenizer has its own preset: leave out preset and spec"
+        raise ConfigError(message)
+    given = None if tokenizer is None else Tokenizer.load(tokenizer)
+    config = ingest or IngestConfig()
+    description = {
+        "verb": "tokenize",
+        "source": fingerprint(src),
+        "as": as_ or recognize(Path(src)),
+        "ingest": config.to_json(),
+        "spec": None if spec is None else spec.to_json(),
+        "tokenizer": None if given is None else given.hash,
+        "split": split,
+        "exclude": None if exclude_subjects is None else files.sha256_file(exclude_subjects),
+    }
+    report = progress or (lambda _stage, _done, _total: None)
+    with job(folder, description) as work:
+        scratch = scratch_folder(folder, temp_dir)
+        if not (folder / MANIFEST).is_file():
+            prepared = prepare(
+                Path(src),
+                scratch / "events",
+                config=config,
+                as_=as_,
+                threads=threads,
+                memory_limit=memory_limit,
+                exclude_subjects=exclude_subjects,
+                progress=lambda line: report(line, 0, 0),
+            )
+            if strict:
+                check_strict(prepared.report)
+            rule = choose_rule(prepared, split)
+            split_of = make_split(prepared, rule)
+            stages = _Stages(folder, work, prepared, rule, split_of, threads, report)
+            if given is not None:
+                _check_tokenizer(given, prepared)
+            fitted = stages.tokenizer(given, spec)
+            stages.finish(*stages.encode(fitted))
+        if temp_dir is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return TokenStore.open(folder)
