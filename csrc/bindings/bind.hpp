@@ -5,6 +5,7 @@
 // One bind_<area>() a concept; module.cpp calls them in this order.
 namespace chronoward::bindings {
 
+void bind_attention(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_pack(pybind11::module_& m);
 void bind_philox(pybind11::module_& m);

@@ -36,6 +36,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("__version__") = CHRONOWARD_VERSION;
   m.attr("RULES_VERSION") = chronoward::rules_version();
   register_errors();
+  bind_attention(m);
   bind_engine(m);
   bind_pack(m);
   bind_philox(m);

@@ -21,6 +21,8 @@ __all__: list[str] = [
     "distinct_keys",
     "fill_rows",
     "pack_rows",
+    "packed_attention",
+    "packed_attention_backward",
     "philox4x32",
     "rms_norm",
     "silu_gate",
@@ -206,6 +208,48 @@ def pack_rows(
 ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]]:
     """
     Best-fit decreasing in blocks: row offsets and the windows of each row.
+    """
+
+def packed_attention(
+    q: numpy.typing.NDArray[numpy.float32],
+    k: numpy.typing.NDArray[numpy.float32],
+    v: numpy.typing.NDArray[numpy.float32],
+    time_min: numpy.typing.NDArray[numpy.int32],
+    cu_seqlens: numpy.typing.NDArray[numpy.int32],
+    kv_end: numpy.typing.NDArray[numpy.int32],
+    a: numpy.typing.NDArray[numpy.float32],
+    tau: numpy.typing.NDArray[numpy.float32],
+    bias: str,
+    out: numpy.typing.NDArray[numpy.float32],
+    log_sum: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills out (T, heads, d_head) and log_sum (T, heads); kv_end empty is causal.
+    """
+
+def packed_attention_backward(
+    d_out: numpy.typing.NDArray[numpy.float32],
+    q: numpy.typing.NDArray[numpy.float32],
+    k: numpy.typing.NDArray[numpy.float32],
+    v: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    log_sum: numpy.typing.NDArray[numpy.float32],
+    time_min: numpy.typing.NDArray[numpy.int32],
+    cu_seqlens: numpy.typing.NDArray[numpy.int32],
+    kv_end: numpy.typing.NDArray[numpy.int32],
+    a: numpy.typing.NDArray[numpy.float32],
+    tau: numpy.typing.NDArray[numpy.float32],
+    bias: str,
+    d_q: numpy.typing.NDArray[numpy.float32],
+    d_k: numpy.typing.NDArray[numpy.float32],
+    d_v: numpy.typing.NDArray[numpy.float32],
+    d_a: numpy.typing.NDArray[numpy.float64],
+    d_tau: numpy.typing.NDArray[numpy.float64],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Adds the gradients of q, k, v, a and tau to arrays that are zero.
     """
 
 def philox4x32(

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from chronoward.kernels.varlen_attention import BIASES, varlen_attention
+from chronoward.kernels.varlen_attention import BIASES, choose_backend, varlen_attention
 from torch import Tensor
 
 ATOL = 1e-6  # floor of the tolerance, for gradients that are nearly zero
@@ -99,19 +99,16 @@ def test_cpu_errs_no_more_than_twice_the_reference(name: str, causal: bool, bias
         assert error(mine, exact) <= allowed
 
 
-@pytest.mark.parametrize("bias", BIASES)
-def test_cpu_equals_the_reference_in_fp64(bias: str) -> None:
-    inputs = make_inputs(BOUNDS["one-long-many-short"], heads=(6, 3), dtype=torch.float64)
-    truth = run(inputs, backend="reference", bias=bias)
-    for mine, exact in zip(run(inputs, backend="cpu", bias=bias), truth, strict=True):
-        assert error(mine, exact) <= 1e-12 * max(1.0, float(exact.norm()))
+def test_fp64_goes_to_the_reference() -> None:
+    assert choose_backend(torch.zeros(1, dtype=torch.float64)) == "reference"
+    assert choose_backend(torch.zeros(1)) == "cpu"
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "visits"])
 def test_gradients_reach_only_visible_keys_of_the_own_segment(causal: bool, backend: str) -> None:
     bounds = [0, 6, 7, 16]
-    inputs = make_inputs(bounds, heads=(1, 1), dtype=torch.float64)
+    inputs = make_inputs(bounds, heads=(1, 1))
     kv_end = None if causal else visit_ends(bounds, 16)
     ends = torch.arange(1, 17) if kv_end is None else kv_end
     v = inputs["v"].requires_grad_()
