@@ -14,11 +14,16 @@ __version__ = _version("chronoward")
 
 # public name -> module that defines it
 _PUBLIC: dict[str, str] = {
+    "TokenStore": "chronoward.store",
     "embed": "chronoward.embed",
+    "fit": "chronoward.tokenize",
     "generate": "chronoward.trajectories",
+    "merge": "chronoward.tokenize",
     "pack": "chronoward.packing",
     "score": "chronoward.score",
     "synthesize": "chronoward.synthesize",
+    "tokenize": "chronoward.tokenize",
+    "verify": "chronoward.tokenize",
 }
 
 __all__ = ["__version__"]

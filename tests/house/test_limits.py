@@ -20,7 +20,7 @@ _VERB = "a verb's parameters are its options, in Python as on the command line"
 # path -> why it is longer; path::function -> why it is longer or takes more
 EXCEPTIONS: dict[str, str] = {
     "python/chronoward/tokenize/run.py::tokenize": _VERB,
-    "python/chronoward/tokenize/fitting.py::fit_tokenizer": _VERB,
+    "python/chronoward/tokenize/fitting.py::fit": _VERB,
     "kernels/varlen_attention/__init__.py::_varlen_attention_cpu": _OPERATOR,
     "kernels/varlen_attention/__init__.py::_varlen_attention_cpu_backward": _OPERATOR,
     "kernels/varlen_attention/__init__.py::_fake_forward": _OPERATOR,

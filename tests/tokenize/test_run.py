@@ -265,3 +265,13 @@ def test_a_spec_gets_the_calendar_of_the_source(meds: Path, tmp_path: Path) -> N
     made = tokenize(meds, tmp_path / "tokens", spec=spec)
     assert Tokenizer.load(made.tokenizer_path).spec.calendar == "real"
     verify(made.path)
+
+
+def test_the_verbs_are_public_names_that_load_when_used(meds_store: TokenStore) -> None:
+    code = (
+        "import sys, chronoward as cw; assert 'duckdb' not in sys.modules;"
+        "assert cw.verify(sys.argv[1]).n_subjects > len(cw.TokenStore.open(sys.argv[1])"
+        ".split('train')) > 0; assert not {'duckdb', 'torch'} & set(sys.modules);"
+        "import chronoward.tokenize; assert callable(cw.tokenize)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(meds_store.path)], check=True)

@@ -46,15 +46,10 @@ def run(
     temp_dir: TempDir = None,
 ) -> None:
     """Fits a tokenizer without encoding; `chronoward merge` makes one of several shards."""
-    from chronoward.errors import ConfigError
-    from chronoward.tokenize import fit_tokenizer
+    from chronoward.tokenize import fit
 
-    if (shard_index is None) != (num_shards is None):
-        message = "--shard-index and --num-shards go together"
-        raise ConfigError(message)
-    shard = None if shard_index is None or num_shards is None else (shard_index, num_shards)
     with stages() as progress:
-        fit_tokenizer(
+        fit(
             src,
             out,
             spec=make_spec(preset, time_scheme, values, prompt_fields),
@@ -62,7 +57,8 @@ def run(
             as_=as_,
             exclude_subjects=exclude_subjects,
             ingest=ingest_config(ingest),
-            shard=shard,
+            shard_index=shard_index,
+            num_shards=num_shards,
             threads=threads,
             memory_limit=memory_limit,
             temp_dir=temp_dir,

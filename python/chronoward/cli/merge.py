@@ -15,7 +15,7 @@ def run(
     out: Annotated[Path, typer.Option(help="tokenizer.json to write.")],
 ) -> None:
     """Merges counts into a tokenizer; the order of the files does not matter."""
-    from chronoward.tokenize import merge_counts
+    from chronoward.tokenize import merge
 
-    tokenizer = merge_counts(counts, out)
+    tokenizer = merge(counts, out)
     typer.echo(f"{tokenizer.vocab_size:,} tokens: {out}")

@@ -49,6 +49,21 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise FormatError(message)
 
 
+def check_output(folder: Path | str) -> dict[str, Any]:
+    """Whether a synthetic folder is whole: each file that its manifest lists, unchanged, no other.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StateError: not finished synthetic output.
+        FormatError: a file was changed, is missing, or was added.
+    """
+    manifest = _manifest(Path(folder))
+    _check_files(Path(folder), manifest)
+    return manifest
+
+
 def check_release(folder: Path | str, report: Path | str | None = None) -> dict[str, Any]:
     """Whether a synthetic folder may leave the house.
 
@@ -64,8 +79,7 @@ def check_release(folder: Path | str, report: Path | str | None = None) -> dict[
         FormatError: a file was changed, is missing, or was added.
     """
     folder = Path(folder)
-    manifest = _manifest(folder)
-    _check_files(folder, manifest)
+    manifest = check_output(folder)
     path = folder / REPORT if report is None else Path(report)
     if not path.is_file():
         message = (

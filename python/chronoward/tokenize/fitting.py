@@ -21,7 +21,8 @@ from chronoward.errors import ConfigError, FormatError
 from chronoward.philox import splitmix64
 from chronoward.tokenize.run import make_spec, train_tables
 from chronoward.tokenize.splitting import choose_rule, make_split
-from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit, fit_counts
+from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit_counts
+from chronoward.tokenizer import fit as fit_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +61,19 @@ def _read_spec(path: Path) -> TokenizerSpec:
         raise FormatError(message) from None
 
 
-def fit_tokenizer(
+def _check_shard(index: int | None, n_shards: int | None) -> tuple[int, int] | None:
+    if index is None and n_shards is None:
+        return None
+    if index is None or n_shards is None:
+        message = "shard_index and num_shards go together"
+        raise ConfigError(message)
+    if not 0 <= index < n_shards:
+        message = f"shard_index must be in 0..{n_shards - 1}, got {index}"
+        raise ConfigError(message)
+    return index, n_shards
+
+
+def fit(
     src: Path | str,
     out: Path | str,
     *,
@@ -69,7 +82,8 @@ def fit_tokenizer(
     as_: str | None = None,
     exclude_subjects: Path | None = None,
     ingest: IngestConfig | None = None,
-    shard: tuple[int, int] | None = None,
+    shard_index: int | None = None,
+    num_shards: int | None = None,
     threads: int = 1,
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
@@ -79,13 +93,14 @@ def fit_tokenizer(
 
     Args:
         src: a MEDS or OMOP source.
-        out: tokenizer.json, or with `shard` a file of counts for `merge_counts`.
+        out: tokenizer.json, or with shards a file of counts for `merge`.
         spec: what to build; the calendar is the source's.
         split: "source", "hash" or "temporal".
         as_: "omop" or "meds".
         exclude_subjects: file of subject ids to leave out.
         ingest: dials of ingestion.
-        shard: (index, number of shards): count these subjects only.
+        shard_index: count this share of the subjects only, 0 .. num_shards − 1.
+        num_shards: number of shares.
         threads: worker threads of the preparation.
         memory_limit: of the sort.
         temp_dir: where intermediate files go; beside `out` when not given.
@@ -96,9 +111,7 @@ def fit_tokenizer(
         DataError: the source's structure is faulty.
         OSError: the disk is full.
     """
-    if shard is not None and not 0 <= shard[0] < shard[1]:
-        message = f"the shard's index must be in 0..{shard[1] - 1}, got {shard[0]}"
-        raise ConfigError(message)
+    shard = _check_shard(shard_index, num_shards)
     path = Path(out)
     report = progress or (lambda _stage, _done, _total: None)
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
@@ -117,13 +130,13 @@ def fit_tokenizer(
         tables = train_tables(prepared, split_of, lambda seen: report("fit", seen, n))
         chosen = make_spec(prepared, spec)
         if shard is None:
-            fit(tables, prepared.codes, chosen).save(path)
+            fit_tables(tables, prepared.codes, chosen).save(path)
         else:
             _save_counts(count(_of_shard(tables, *shard), prepared.codes), chosen, path)
     return path
 
 
-def merge_counts(paths: Sequence[Path], out: Path | str) -> Tokenizer:
+def merge(paths: Sequence[Path], out: Path | str) -> Tokenizer:
     """Merges files of counts into a tokenizer; their order does not matter.
 
     Raises:
