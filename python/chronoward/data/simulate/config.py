@@ -56,24 +56,24 @@ class PopulationConfig:
     """Share with the cardiometabolic trait: a cause of heart failure, and of diabetes."""
     frequent_share: float = 0.4
     """Share who see their doctor often, whatever their health."""
-    dialysis_share: float = 0.022
+    dialysis_share: float = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisitConfig:
     """The routine visit: the one whose panel tells about every latent state."""
 
-    rate: float = 0.9
-    frequent_ratio: float = 1.8
+    rate: float = 0.65
+    frequent_ratio: float = 1.5
     frailty_ratios: tuple[float, float, float] = (0.9, 1.05, 1.3)
-    burst_rate: float = 0.22
+    burst_rate: float = 0.2
     """How often a burst of visits begins that means nothing."""
-    burst_half_life: float = 5.0
-    burst_visit_probability: float = 0.75
+    burst_half_life: float = 4.0
+    burst_visit_probability: float = 0.8
     """Probability a week of a routine visit in a burst."""
     repeat_probability: float = 0.6
     """A chronic code is recorded again with this probability at each routine visit."""
-    background_codes: float = 1.6
+    background_codes: float = 1.3
     """Mean number of codes a routine visit that mean nothing."""
 
 
@@ -94,15 +94,15 @@ class AirwayConfig:
 
     severe_share: float = 0.35
     worsening_rate: float = 0.02
-    window_rate: float = 0.1
-    window_severe_ratio: float = 3.5
-    window_half_life: float = 70.0
-    window_visit_rate: float = 17.0
+    window_rate: float = 0.085
+    window_severe_ratio: float = 2.7
+    window_half_life: float = 95.0
+    window_visit_rate: float = 21.0
     """Routine visits a year in a window."""
     flare_rate_quiet: float = 0.006
-    flare_rate_window: float = 0.8
-    severe_ratio: float = 1.8
-    smoker_ratio: float = 1.5
+    flare_rate_window: float = 0.85
+    severe_ratio: float = 2.4
+    smoker_ratio: float = 1.3
     age_slope: float = 0.3
     eosinophil_separation: float = 3.2
     """Distance of the two stages' mean values, in standard deviations."""
@@ -190,7 +190,7 @@ class CancerConfig:
     """From remission after local and after regional disease."""
     relapse_half_life: float = 70.0
     """The relapse window: who stays well as long leaves it with probability one half."""
-    progression_rate: float = 0.9
+    progression_rate: float = 0.65
     death_rates: tuple[float, float, float] = (0.02, 0.15, 0.55)
     """During treatment of local, regional and metastatic disease."""
     late_death_rates: tuple[float, float] = (0.7, 1.6)
@@ -207,7 +207,7 @@ class DiabetesConfig:
     diagnosis_rate: float = 0.5
     treatment_rate: float = 1.2
     lapse_rate: float = 0.25
-    refill_rate: float = 2.6
+    refill_rate: float = 1.5
     clinic_rate: float = 1.0
     hba1c_separation: float = 2.5
 
@@ -224,7 +224,7 @@ class CensoringConfig:
     """What ends the record, but not the life; patients are the same at every level."""
 
     level: Censoring = "light"
-    dropout_rate: float = 0.07
+    dropout_rate: float = 0.09
     after_stay_ratio: float = 3.0
     """Dropout in the half year after a stay: informative, through what is recorded."""
     old_ratio: float = 1.4
@@ -255,7 +255,7 @@ class RecordConfig:
 
     n_background_codes: int = 3400
     zipf_exponent: float = 1.0
-    lab_probability: float = 0.45
+    lab_probability: float = 0.4
     drift_lab_ratio: float = 1.3
     drift_remote_share: float = 0.25
     trap_ratio: float = 1.0

@@ -91,14 +91,12 @@ def order_features(clinic: Clinic, rows: NDArray[np.int64]) -> NDArray[np.float3
         population.smoker[subject][here].astype(np.float32),
     ]
     for number in range(ROUTINE + 1, len(EVENTS)):
-        hits = course.event == number
-        if hits.any():
-            running = np.concatenate([[0], np.cumsum(hits)])
-            # Events between the visit before (of the same subject) and this one.
-            start = np.where(np.arange(len(routine)) > first, np.roll(routine, 1), routine)
-            amount = (running[routine] - running[start]).astype(np.float64)
-            columns += [c[here] for c in _window_counts(amount, first)]
-            columns.append(_since_last(amount > 0, first)[here])
+        running = np.concatenate([[0], np.cumsum(course.event == number)])
+        # Events between the visit before (of the same subject) and this one.
+        start = np.where(np.arange(len(routine)) > first, np.roll(routine, 1), routine)
+        amount = (running[routine] - running[start]).astype(np.float64)
+        columns += [c[here] for c in _window_counts(amount, first)]
+        columns.append(_since_last(amount > 0, first)[here])
     for k, item in enumerate(clinic.panel.items):
         held = clinic.held[:, k]
         seen = held != ABSENT

@@ -75,7 +75,7 @@ LABS: Final = {
         Lab("nt_probnp", "pg/mL", 20.0, 1.115, 0, is_log=True),
         Lab("systolic", "mm[Hg]", 80.0, 2.0, 0),
         Lab("eosinophils", "10*3/uL", 0.02, 0.02, 2),
-        Lab("cognition", "{score}", 0.0, 0.5, 1),
+        Lab("cognition", "{score}", 0.0, 30.0 / 63.0, 1),
         Lab("ldl", "mg/dL", 40.0, 4.0, 0),
         Lab("sodium", "mmol/L", 125.0, 0.4, 0),
         Lab("potassium", "mmol/L", 2.8, 0.05, 1),

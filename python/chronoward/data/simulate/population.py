@@ -138,7 +138,10 @@ def draw_population(config: SimulationConfig, draws: Draws, n_subjects: int) -> 
     smoker = happens(w[3], smoker_share).astype(np.int64)
     z = normal_hundredths(w[4])
     days = np.rint(365.25 * (p.age_mean_years + p.age_sd_years * z / 100)).astype(np.int64)
-    days = np.clip(days, round(365.25 * YOUNGEST_YEARS), round(365.25 * OLDEST_YEARS))
+    youngest, oldest = round(365.25 * YOUNGEST_YEARS), round(365.25 * OLDEST_YEARS)
+    days = np.where(days > oldest, 2 * oldest - days, days)  # reflected: no heap at the border
+    days = np.where(days < youngest, 2 * youngest - days, days)
+    days = np.clip(days, youngest, oldest)
     entry = first + below(w[5], last - first)
     birth = entry - days - below(w[6], 300)
     n_weeks = (end - entry) // DAYS_PER_WEEK

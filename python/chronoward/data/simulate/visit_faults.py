@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from chronoward.data.rules import Rule
 from chronoward.data.simulate.events import EVENTS
-from chronoward.data.simulate.faults import LOCAL_CONCEPT, Plan
+from chronoward.data.simulate.faults import LOCAL_CONCEPT, Plan, facts_of
 from chronoward.data.simulate.omop import ID, TYPE_EHR, Rows
 from chronoward.data.simulate.population import day_number
 from chronoward.data.simulate.schedule import MINUTES_PER_DAY
@@ -46,17 +46,23 @@ def plant_visits(plan: Plan) -> None:
     alone = np.isin(week_key, stay_weeks[n_in_week == 1])
     calm = ~np.isin(week_key, stay_weeks) & ~np.isin(week_key, week_key[emergency])
     subject_death = clinic.observation.death[course.subject[shown]]
+    last_stay = stay & alone & (course.week[shown] == course.death_week[course.subject[shown]])
+    last_stay &= subject_death >= 0
+    usual = stay & ~last_stay
     safe = (subject_death < 0) | (subject_death > end + 2 * MINUTES_PER_DAY)
     filled = np.isin(np.arange(base.n), _visits_with_records(plan) - 1)
     wishes = [
+        ("expired", last_stay, 0.4),
+        ("overrun", last_stay, 0.4),
         ("merged", (place == "routine") & (end - start >= 12), RATE),
         ("clamped", (place == "routine") & calm & safe, RATE / 2),
-        ("inside", stay & (end - start > 6 * HOUR), 0.05),
-        ("linked", stay & alone & ~np.isin(week_key, week_key[emergency]), 0.05),
+        ("inside", usual & (end - start > 6 * HOUR), 0.05),
+        ("linked", usual & alone & ~np.isin(week_key, week_key[emergency]), 0.05),
         ("endless", (place == "clinic") & filled, RATE),
-        ("disguised", stay & (end - start >= 24 * HOUR), 0.05),
+        ("disguised", usual & (end - start >= 24 * HOUR), 0.05),
     ]
     at = plan.pick(40, base.n, wishes)
+    _plant_last_stays(plan, at, subject_death)
     _append_visits(plan, at["merged"], start[at["merged"]] + 2, end[at["merged"]] - 2, "OP")
     plan.add(Rule.VISIT_MERGED, len(at["merged"]))
     _append_visits(plan, at["clamped"], start[at["clamped"]] + 3, end[at["clamped"]] + 30, "ER")
@@ -73,6 +79,46 @@ def plant_visits(plan: Plan) -> None:
     plan.add(Rule.MISSING_VISIT_END, len(at["endless"]))
     plan.set("visit_occurrence", "visit_concept_id", at["disguised"], ID["OP"])
     plan.add(Rule.VISIT_INPATIENT_BY_LENGTH, len(at["disguised"]))
+
+
+def _plant_last_stays(
+    plan: Plan, at: dict[str, NDArray[np.int64]], death: NDArray[np.int64]
+) -> None:
+    """Stays that end with a death that only the discharge tells, or days after the death."""
+    for name, minute in (
+        ("expired", death[at["expired"]]),
+        ("overrun", death[at["overrun"]] + 2 * MINUTES_PER_DAY),
+    ):
+        plan.set("visit_occurrence", "visit_end_datetime", at[name], minute)
+        plan.set("visit_occurrence", "visit_end_date", at[name], minute // MINUTES_PER_DAY)
+    plan.add(Rule.VISIT_END_AFTER_DEATH, len(at["overrun"]))
+    plan.set("visit_occurrence", "discharged_to_concept_id", at["expired"], ID["expired"])
+    plan.add(Rule.DEATH_FROM_DISCHARGE, len(at["expired"]))
+    deaths = plan.tables["death"]
+    told = plan.tables["visit_occurrence"].columns["person_id"][at["expired"]]
+    kept = ~np.isin(deaths.columns["person_id"], told)
+    deaths.columns = {
+        name: value[kept] if isinstance(value, np.ndarray) else value
+        for name, value in deaths.columns.items()
+    }
+    deaths.n = int(kept.sum())
+
+
+def plant_late_records(plan: Plan) -> None:
+    """Records a little after the end of their emergency visit: the visit is extended to them."""
+    clinic, table = plan.clinic, "condition_occurrence"
+    facts = facts_of(plan, table)
+    visit = plan.tables[table].visit
+    key = facts.subject * (1 << 20) + clinic.course.week[visit]
+    weeks = clinic.course.subject * (1 << 20) + clinic.course.week
+    stays = np.array([event.place == "stay" for event in EVENTS])[clinic.course.event]
+    calm = (facts.place == "emergency") & ~np.isin(key, weeks[stays])
+    same_day = (facts.end + 10) // MINUTES_PER_DAY == facts.end // MINUTES_PER_DAY
+    named = facts.concept == clinic.catalog.index["dyspnea"]
+    at = plan.pick(90, plan.tables[table].n, [("late", calm & same_day & named, 0.05)])
+    minute = facts.end[at["late"]] + 10
+    plan.set(table, "condition_start_datetime", at["late"], minute)
+    plan.add(Rule.VISIT_EXTENDED, len(at["late"]))
 
 
 def _visits_with_records(plan: Plan) -> NDArray[np.int64]:

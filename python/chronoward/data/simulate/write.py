@@ -19,6 +19,7 @@ from chronoward.data.simulate.visit_faults import (
     plant_artificial,
     plant_deaths_and_periods,
     plant_details,
+    plant_late_records,
     plant_persons,
     plant_unread_table,
     plant_visits,
@@ -45,6 +46,7 @@ def plant(clinic: Clinic, tables: dict[str, Rows]) -> dict[str, int]:
     plant_links_and_times(plan)
     plant_codes(plan)
     plant_values(plan)
+    plant_late_records(plan)
     plant_artificial(plan)
     plant_deaths_and_periods(plan)
     plant_persons(plan)
