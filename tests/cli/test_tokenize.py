@@ -56,6 +56,7 @@ def test_options_reach_the_tokenizer(tokens: Path) -> None:
     [
         (["--values", "none"], "need --preset"),
         (["--preset", "events", "--prompt-fields", "age,year"], "in this order"),
+        (["--memory-limit", "much"], "a size such as 2GB"),
         (["--split", "site"], "split must be one of source, hash, temporal"),
     ],
 )

@@ -104,7 +104,7 @@ def test_control_c_exits_130_and_can_be_resumed(
     assert content(tokenize(meds, out).path) == whole[0]
 
 
-@pytest.mark.parametrize("limit", [1 << 14, 1 << 16])
+@pytest.mark.parametrize("limit", [1 << 12, 1 << 16])
 def test_a_full_disk_is_an_os_error_with_exit_code_1_and_nothing_half_written(
     meds: Path, whole: tuple[dict[str, str], float], tmp_path: Path, limit: int
 ) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from chronoward.errors import DataError, FormatError, LimitError
+from chronoward.errors import ConfigError, DataError, FormatError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,17 +79,24 @@ class Workspace:
         self.spill = folder / "spill"
         self.remove()
         self.spill.mkdir(parents=True)
-        self.connection = duckdb.connect(
-            str(self.path),
-            config={
-                "threads": threads,
-                "memory_limit": memory_limit,
-                "temp_directory": str(self.spill),
-                "preserve_insertion_order": False,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
+        try:
+            self.connection = duckdb.connect(
+                str(self.path),
+                config={
+                    "threads": threads,
+                    "memory_limit": memory_limit,
+                    "temp_directory": str(self.spill),
+                    "preserve_insertion_order": False,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                },
+            )
+        except duckdb.IOException as error:
+            self.remove()
+            raise OSError(_first_line(error)) from None
+        except duckdb.ParserException:
+            message = f"memory limit must be a size such as 2GB, got {memory_limit!r}"
+            raise ConfigError(message) from None
         # One transaction that is never committed: a work database needs no log and no fsync.
         self.connection.execute("BEGIN TRANSACTION")
 
