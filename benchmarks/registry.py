@@ -25,6 +25,7 @@ MODULES: dict[str, str] = {
     "G1": "benchmarks.generation",
     "R4": "benchmarks.risk",
     "S4": "benchmarks.synthesis",
+    "T1": "benchmarks.training",
 }
 
 

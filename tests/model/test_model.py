@@ -161,3 +161,11 @@ def test_impossible_configs_are_refused(changes: dict) -> None:
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="preset must be one of"):
         ModelConfig.preset("huge", 10)
+
+
+def test_the_output_starts_at_the_tokens_frequencies() -> None:
+    model = Model(small_config(), seed=1)
+    count = torch.arange(V)
+    model.start_at_frequencies(count)
+    probability = torch.softmax(model.logits(torch.zeros(1, 16)), dim=1)[0]
+    torch.testing.assert_close(probability, (count + 1) / (count + 1).sum())

@@ -80,14 +80,16 @@ def test_chunked_cross_entropy_has_the_gradients_of_the_whole(chunk: int, monkey
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     matrix = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
     place = torch.tensor([0, 2, 3, 5, 6, 7, 8])
     target = torch.tensor([6, 0, 1, 1, 2, 3, 5])
     weight = torch.rand(7, generator=generator, dtype=torch.float64)
-    total, losses = chunked_cross_entropy(hidden, matrix, place, target, weight)
-    whole = torch.nn.functional.cross_entropy(hidden[place] @ matrix.T, target, reduction="none")
+    total, losses = chunked_cross_entropy(hidden, matrix, bias, place, target, weight)
+    logits = hidden[place] @ matrix.T + bias
+    whole = torch.nn.functional.cross_entropy(logits, target, reduction="none")
     torch.testing.assert_close(losses, whole.detach())
-    mine = torch.autograd.grad(3 * total, (hidden, matrix))
-    theirs = torch.autograd.grad(3 * (whole * weight).sum(), (hidden, matrix))
+    mine = torch.autograd.grad(3 * total, (hidden, matrix, bias))
+    theirs = torch.autograd.grad(3 * (whole * weight).sum(), (hidden, matrix, bias))
     for x, y in zip(mine, theirs, strict=True):
         torch.testing.assert_close(x, y)
 

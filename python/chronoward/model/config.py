@@ -130,5 +130,5 @@ class ModelConfig:
         norms = 2 * d + (2 * self.d_head if self.qk_norm else 0)
         bias = {"log": 2, "linear": 1, "none": 0}[self.time_bias] * self.n_heads
         block = d * (d + 2 * kv) + d * d + 3 * d * f + norms + bias
-        heads = self.vocab_size * d * (1 if self.tied else 2)
+        heads = self.vocab_size * (d * (1 if self.tied else 2) + 1)
         return heads + self.n_layers * block + d

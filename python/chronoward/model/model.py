@@ -64,6 +64,7 @@ class Model(nn.Module):
         self.output = (
             None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         )
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         index, time = rotary_frequencies(config)
         self.register_buffer("index_frequency", index, persistent=False)
         self.register_buffer("time_frequency", time, persistent=False)
@@ -72,7 +73,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def _initialize(self, seed: int) -> None:
         """Matrices: normal, std 1/√fan_in, residual outputs a further 1/√(2 layers) smaller;
-        embedding and output 0.02; norms 1; time bias as `TimeBias` says."""
+        embedding and output 0.02; norms 1; biases as `start_at_frequencies` and `TimeBias` say."""
         generator = torch.Generator().manual_seed(seed)
         shrink = (2 * self.config.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
@@ -160,7 +161,17 @@ class Model(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token.  # (T, d_model) -> (T, V)"""
-        return functional.linear(hidden, self.output_weight)
+        return functional.linear(hidden, self.output_weight, self.output_bias)
+
+    @torch.no_grad()
+    def start_at_frequencies(self, count: Tensor) -> None:
+        """Starts the output bias at the tokens' log frequencies: a short run need not learn them.
+
+        Args:
+            count: (V,), how often each token is predicted in the train split.
+        """
+        frequency = (count.double() + 1) / (count.double() + 1).sum()
+        self.output_bias.copy_(frequency.log().float())
 
     @torch.no_grad()
     def generate(

@@ -111,7 +111,9 @@ class NextEvent:
         """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""
         place, target = next_event_places(batch)
         weight = repeat_weights(batch.n_prior[place + 1], self.repeat_weight, self.repeat_rate)
-        total, losses = chunked_cross_entropy(hidden, model.output_weight, place, target, weight)
+        total, losses = chunked_cross_entropy(
+            hidden, model.output_weight, model.output_bias, place, target, weight
+        )
         parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}
         if self.token_group is not None:
             group = self.token_group.to(target.device)[target]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CODES = "codes.parquet"
 _DEATH_CLASS = 18
+_FIRST_PREDICTED_CLASS = 7  # before it: padding, end, the prompt, continued
 
 
 def join_rows(rows: Sequence[PackedRow]) -> Batch:
@@ -84,6 +85,15 @@ def _kept(windows: Windows, kept: NDArray[np.bool_]) -> Windows:
 def token_groups(tokenizer: Tokenizer) -> torch.Tensor:
     """Index into `metrics.GROUPS` of each token, int64 (V,)."""
     return torch.tensor([group_of_class(int(c)) for c in tokenizer.token_class])
+
+
+def token_counts(split: StoreSplit, tokenizer: Tokenizer) -> torch.Tensor:
+    """How often each token is predicted in a split, int64 (V,); prompts and `end` are not."""
+    count = np.zeros(tokenizer.vocab_size, np.int64)
+    for shard in split.shards:
+        count += np.bincount(shard.token_id, minlength=tokenizer.vocab_size)
+    count[tokenizer.token_class < _FIRST_PREDICTED_CLASS] = 0
+    return torch.from_numpy(count)
 
 
 def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -> HazardConfig:
