@@ -37,6 +37,11 @@ class Source:
     rows: list[dict[str, Any]]
     periods: list[tuple[int, float, float]]
     has_visits: bool = True
+    calendar: str = "real"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {"death_ascertainment": "linked"}
 
     @property
     def n_subjects(self) -> int:

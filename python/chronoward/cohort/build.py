@@ -147,8 +147,15 @@ def build_cohort(
         _write(out / f"{name}.parquet", table)
     write_json(out / "codes.json", [f"{table}|{code}" for table, code in lookup.pairs])
     write_json(out / "flow.json", flow)
-    titles = {d.name: d.title for d in definitions}
-    write_json(out / "cohort.json", {"schema": 1, **asdict(config), "titles": titles})
+    about = {
+        "schema": 1,
+        **asdict(config),
+        "titles": {d.name: d.title for d in definitions},
+        "notes": {d.name: d.note for d in definitions if d.note},
+        "calendar": prepared.calendar,
+        "death_ascertainment": prepared.report.get("death_ascertainment", "unknown"),
+    }
+    write_json(out / "cohort.json", about)
     return flow
 
 
