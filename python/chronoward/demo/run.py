@@ -77,7 +77,13 @@ class _Demo:
         self.truth = self.source / "truth.parquet"
 
     def simulate(self) -> dict[str, Any]:
-        simulate(self.source, self.config.n_subjects, self.config.seed, truth=True)
+        simulate(
+            self.source,
+            self.config.n_subjects,
+            self.config.seed,
+            truth=True,
+            oracle_rows=0,
+        )
         return {"subjects": self.config.n_subjects}
 
     def tokenize(self) -> dict[str, Any]:
