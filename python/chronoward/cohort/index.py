@@ -145,8 +145,8 @@ def candidates(
     begin = np.searchsorted(ids, arrays.subject_ids, side="left")
     end = np.searchsorted(ids, arrays.subject_ids, side="right")
     subject = np.repeat(np.arange(arrays.n_subjects), end - begin)
-    rows = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)] or [[]])
-    return IndexRows(subject, times[rows.astype(np.int64)])
+    within = np.arange(len(subject)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin)
+    return IndexRows(subject, times[begin[subject] + within])
 
 
 def _random_visit(arrays: EventArrays, seed: int, has_visits: bool) -> IndexRows:

@@ -27,6 +27,7 @@ from chronoward.evaluation.samples import SyntheticConfig
 from chronoward.evaluation.sections import write_section
 from chronoward.evaluation.synthetic import evaluate_synthetic
 from chronoward.files import write_json
+from chronoward.schema import SPLITS
 from chronoward.score import ScoreConfig, score
 from chronoward.synthesize import SynthesisOptions, synthesize
 from chronoward.tokenize import tokenize
@@ -88,10 +89,10 @@ class _Demo:
 
     def tokenize(self) -> dict[str, Any]:
         store = tokenize(self.source, self.out / "tokens", threads=self.config.threads)
-        counts = {name: store.split(name) for name in store.splits}
+        splits = [store.split(name) for name in SPLITS]
         return {
-            "subjects": sum(len(split.subject_id) for split in counts.values()),
-            "tokens": sum(int(split.offsets[-1]) for split in counts.values()),
+            "subjects": sum(len(split.subject_id) for split in splits),
+            "tokens": sum(int(split.offsets[-1]) for split in splits),
         }
 
     def prepare(self) -> dict[str, Any]:
