@@ -145,7 +145,8 @@ def candidates(
     begin = np.searchsorted(ids, arrays.subject_ids, side="left")
     end = np.searchsorted(ids, arrays.subject_ids, side="right")
     subject = np.repeat(np.arange(arrays.n_subjects), end - begin)
-    within = np.arange(len(subject)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin)
+    count = end - begin
+    within = np.arange(len(subject)) - np.repeat(np.cumsum(count) - count, count)
     return IndexRows(subject, times[begin[subject] + within])
 
 
