@@ -5,7 +5,8 @@
 2. Else one visit (or moment) a subject, drawn by seed, at its end.
 3. Washout is 365 days when half of the subjects are observed for two years or more, else none, and
    the horizons are 365 days or 30 and 365.
-4. Outcomes are the shipped ones with a token in the vocabulary, the three with most subjects.
+4. Outcomes are those (shipped, or the simulator's) with a token in the vocabulary, the three with
+   most subjects.
 """
 
 from __future__ import annotations
@@ -68,11 +69,14 @@ def ask(prepared: PreparedEvents, source: Path, tokens: Path) -> Question:
     tokenizer = Tokenizer.load(tokens / "tokenizer.json")
     planted = source / "truth_cohort.parquet"
     if planted.is_file():
-        paths = tuple(str(path) for path in sorted((source / "outcomes").glob("*.yaml")))
+        paths = [str(path) for path in sorted((source / "outcomes").glob("*.yaml"))]
         return Question(
-            index=f"file={planted}", outcomes=paths, horizon_days=(365, 730), washout_days=365
+            index=f"file={planted}",
+            outcomes=tuple(_frequent_outcomes(paths, prepared, tokenizer)[:MOST_OUTCOMES]),
+            horizon_days=(TWO_YEARS_DAYS,),
+            washout_days=365,
         )
-    found = _frequent_outcomes(prepared, tokenizer)
+    found = _frequent_outcomes(outcomes.shipped(), prepared, tokenizer)
     if not found:
         message = "none of the shipped outcomes occurs often enough in this source to be asked"
         raise DataError(message)
@@ -99,13 +103,15 @@ def _median_observation_days(prepared: PreparedEvents) -> float:
     return float(np.median(np.bincount(subject, weights=(end - start) / US_PER_DAY)))
 
 
-def _frequent_outcomes(prepared: PreparedEvents, tokenizer: Tokenizer) -> list[str]:
-    """Shipped outcomes that have a token, by the number of subjects who have them, most first."""
+def _frequent_outcomes(
+    names: list[str], prepared: PreparedEvents, tokenizer: Tokenizer
+) -> list[str]:
+    """The outcomes that have a token, by the number of subjects who have them, most first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     wanted: dict[str, list[tuple[str, str]]] = {}
-    for name in outcomes.shipped():
+    for name in names:
         try:
             codes = outcomes.resolve(outcomes.load(name), prepared.codes)
         except ConfigError:

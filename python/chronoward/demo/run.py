@@ -105,7 +105,13 @@ class _Demo:
 
     def train(self) -> dict[str, Any]:
         config = TrainConfig(
-            preset="tiny", minutes=self.config.train_minutes, seed=self.config.seed
+            preset="tiny",
+            minutes=self.config.train_minutes,
+            seed=self.config.seed,
+            row_tokens=1024,  # minutes, not hours: many small steps
+            rows_per_step=2,
+            evaluations=5,
+            evaluation_tokens=16_384,
         )
         callbacks = Callbacks(say=lambda line: self.say(f"  {line}"))
         model = train(
@@ -141,7 +147,7 @@ class _Demo:
             config,
             threads=self.config.threads,
         )
-        return {"rows": int(result["n_rows"])}
+        return {"rollouts": int(result["n_rollouts_total"])}
 
     def synthesize(self) -> dict[str, Any]:
         options = SynthesisOptions(workers=self.config.threads)
