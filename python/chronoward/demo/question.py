@@ -5,7 +5,7 @@
 2. Else one visit (or moment) a subject, drawn by seed, at its end.
 3. Washout is 365 days when half of the subjects are observed for two years or more, else none, and
    the horizons are 365 days or 30 and 365.
-4. Outcomes are those (shipped, or the simulator's) with a token in the vocabulary, the three with
+4. Outcomes are those (shipped, or the simulator's) with a token in the vocabulary, the two with
    most subjects.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from chronoward.data import PreparedEvents
 
-MOST_OUTCOMES = 3
+MOST_OUTCOMES = 2
 US_PER_DAY = 86_400_000_000
 TWO_YEARS_DAYS = 730
 

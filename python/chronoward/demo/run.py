@@ -48,10 +48,10 @@ class DemoConfig:
     """
 
     seed: int = 0
-    n_subjects: int = 8000
+    n_subjects: int = 6000
     """Subjects of the simulated clinic."""
     train_minutes: float = 2.0
-    n_rollouts: int = 8
+    n_rollouts: int = 4
     """Rollouts a row and outcome."""
     n_synthetic: int = 1000
     """Synthetic subjects."""
