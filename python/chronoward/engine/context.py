@@ -2,7 +2,7 @@
 
 The prompt is derived again at the cut (year and age have moved on) and followed by `continued`, as
 in training windows that start mid-life. A visit that fills the whole window is cut at one of its
-moments, and keeps its `visit_start visit_type`.
+moments, and keeps its `visit_start visit_type` and a detail that is open.
 """
 
 from __future__ import annotations
@@ -32,25 +32,32 @@ _BETWEEN_VISITS = [TokenClass.GAP, TokenClass.GAP_REPEAT]
 _BETWEEN_MOMENTS = [TokenClass.INPATIENT_GAP, TokenClass.INPATIENT_HOUR]
 _VISIT_TYPES = [TokenClass.VISIT_TYPE, TokenClass.FLAT_VISIT_TYPE]
 
-# Tokens that a cut may add: four of prompt, `continued`, `visit_start visit_type`.
-MAX_ADDED = 7
+# Tokens that a cut may add: four of prompt, `continued`, `visit_start visit_type detail_start`.
+MAX_ADDED = 8
 
 
-def _open_visit(classes: NDArray[np.uint8], position: int) -> slice:
-    """`visit_start visit_type` of the visit around `position`; empty where there is none."""
-    starts = np.flatnonzero(classes[:position] == TokenClass.VISIT_START)
-    if not len(starts) or classes[starts[-1] + 1] not in _VISIT_TYPES:
-        return slice(0, 0)
-    first = int(starts[-1])
-    return slice(first, first + 2)
+def _last(classes: NDArray[np.uint8], wanted: TokenClass) -> int:
+    places = np.flatnonzero(classes == wanted)
+    return int(places[-1]) if len(places) else -1
 
 
-def _candidates(classes: NDArray[np.uint8], first: int) -> Iterator[tuple[int, slice]]:
-    """Places to cut, best first, with the tokens to repeat before them."""
+def _open_visit(classes: NDArray[np.uint8], position: int) -> list[int]:
+    """Places of what is still open at `position`: `visit_start visit_type`, then `detail_start`."""
+    before = classes[:position]
+    start = _last(before, TokenClass.VISIT_START)
+    if start < 0 or classes[start + 1] not in _VISIT_TYPES:
+        return []
+    detail = _last(before, TokenClass.DETAIL_START)
+    is_open = detail > max(start, _last(before, TokenClass.DETAIL_END))
+    return [start, start + 1] + [detail] * is_open
+
+
+def _candidates(classes: NDArray[np.uint8], first: int) -> Iterator[tuple[int, list[int]]]:
+    """Places to cut, best first, with the places of the tokens to repeat before them."""
     positions = np.arange(first, len(classes))
     before = classes[positions - 1]
     for position in positions[np.isin(before, _BETWEEN_VISITS)]:
-        yield int(position), slice(0, 0)
+        yield int(position), []
     for position in positions[np.isin(before, _BETWEEN_MOMENTS)]:
         yield int(position), _open_visit(classes, int(position))
     for position in positions:
