@@ -109,7 +109,9 @@ def run(
         float | None, typer.Option(help="Peak learning rate [the preset's].")
     ] = None,
     row_tokens: Annotated[int, typer.Option(help="Longest context, in tokens.")] = 2048,
-    rows_per_step: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
+    rows_per_step: Annotated[
+        int | None, typer.Option(help="Rows of a step [the preset's].")
+    ] = None,
     repeat_weight: Annotated[
         str, typer.Option(help="Down-weight repeated codes: none, raven or exp.")
     ] = "none",

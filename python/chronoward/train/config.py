@@ -13,6 +13,8 @@ DTYPES = ("fp32", "bf16")
 
 # peak learning rate by preset: smaller models take larger steps
 LEARNING_RATES = {"tiny": 3e-3, "small": 1e-3, "base": 6e-4, "large": 3e-4}
+# rows of a step by preset: a run of minutes learns more from many small steps
+ROWS_PER_STEP = {"tiny": 1, "small": 4, "base": 32, "large": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     row_tokens: int = 2048
     """Tokens of a packed row: the longest context."""
-    rows_per_step: int = 4
-    """Rows of one step."""
+    rows_per_step: int | None = None
+    """Rows of one step; None takes the preset's."""
     dtype: str = "fp32"
     """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32)."""
     seed: int = 0
@@ -86,11 +88,18 @@ class TrainConfig:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name in ("row_tokens", "rows_per_step", "evaluations", "evaluation_tokens", "patience"):
+        for name in ("row_tokens", "evaluations", "evaluation_tokens", "patience"):
             if getattr(self, name) < 1:
                 message = f"{name} must be at least 1, got {getattr(self, name)}"
                 raise ConfigError(message)
-        for name in ("learning_rate", "clip_norm", "epochs", "max_steps", "minutes"):
+        for name in (
+            "learning_rate",
+            "rows_per_step",
+            "clip_norm",
+            "epochs",
+            "max_steps",
+            "minutes",
+        ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 message = f"{name} must be positive, got {value}"
@@ -103,6 +112,11 @@ class TrainConfig:
     def peak_learning_rate(self) -> float:
         """The learning rate after warm-up."""
         return self.learning_rate or LEARNING_RATES[self.preset]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of one step."""
+        return self.rows_per_step or ROWS_PER_STEP[self.preset]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them."""

@@ -91,7 +91,7 @@ class _Job:
             split,
             self.tokenizer.grammar(),
             row_tokens=self.config.row_tokens,
-            rows_per_step=self.config.rows_per_step,
+            rows_per_step=self.config.n_rows,
             seed=self.config.seed,
         )
         if len(self.excluded):
@@ -226,7 +226,7 @@ def _start(
 def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     """Steps that fit; evaluations take their share of the minutes."""
     rows = sum(len(batch.token_id) for batch in data.tuning)
-    evaluation = EVALUATION_COST * seconds * rows / (config.row_tokens * config.rows_per_step)
+    evaluation = EVALUATION_COST * seconds * rows / (config.row_tokens * config.n_rows)
     per_step = seconds
     if config.minutes is not None:
         left = max(config.minutes * 60 - config.evaluations * evaluation, seconds)
@@ -239,7 +239,7 @@ def estimated_memory(shape: ModelConfig, config: TrainConfig) -> int:
 
     Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes.
     """
-    tokens = config.row_tokens * config.rows_per_step
+    tokens = config.row_tokens * config.n_rows
     kv = shape.n_kv_heads * shape.d_head
     kept = 8 * shape.d_model + 4 * (shape.d_model + 2 * kv) + 5 * shape.d_ff
     activations = 4 * tokens * (shape.n_layers * kept + 6 * shape.d_model)
@@ -259,9 +259,9 @@ def _describe(
     config, split = job.config, job.store.split("train")
     seconds, memory = costs
     per_epoch = data.train.n_steps(0)
-    tokens = n_steps * config.row_tokens * config.rows_per_step
+    tokens = n_steps * config.row_tokens * config.n_rows
     evaluation = EVALUATION_COST * sum(len(batch.token_id) for batch in data.tuning)
-    evaluation *= config.evaluations / (config.row_tokens * config.rows_per_step)
+    evaluation *= config.evaluations / (config.row_tokens * config.n_rows)
     say(
         f"Training {config.preset}: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{job.tokenizer.vocab_size:,} tokens in the vocabulary."
@@ -271,13 +271,13 @@ def _describe(
         f"{len(data.tuning):,} fixed batches."
     )
     say(
-        f"{n_steps:,} steps of {config.rows_per_step} rows of {config.row_tokens:,} tokens "
+        f"{n_steps:,} steps of {config.n_rows} rows of {config.row_tokens:,} tokens "
         f"({n_steps / per_epoch:.1f} passes, about {tokens / 1e6:.1f} M tokens)."
     )
     say(
         f"About {memory / GIB:.1f} GiB of memory and "
         f"{(n_steps + evaluation) * seconds / 60:.1f} minutes "
-        f"({config.row_tokens * config.rows_per_step / seconds:,.0f} tokens a second, measured)."
+        f"({config.row_tokens * config.n_rows / seconds:,.0f} tokens a second, measured)."
     )
 
 
