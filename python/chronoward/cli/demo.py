@@ -17,7 +17,7 @@ def run(
     n_subjects: Annotated[int, typer.Option(help="Subjects of the simulated clinic.")] = 6000,
     train_minutes: Annotated[float, typer.Option(help="Time to train for.")] = 2.0,
     n_rollouts: Annotated[int, typer.Option(help="Rollouts a row and outcome.")] = 4,
-    n_synthetic: Annotated[int, typer.Option(help="Synthetic subjects.")] = 1000,
+    n_synthetic: Annotated[int, typer.Option(help="Synthetic subjects.")] = 100,
     threads: Annotated[int, typer.Option(help="Threads and worker processes.")] = 2,
 ) -> None:
     """Tokenize, train, score, synthesize, evaluate, and write a page to look at.

@@ -53,7 +53,7 @@ class DemoConfig:
     train_minutes: float = 2.0
     n_rollouts: int = 4
     """Rollouts a row and outcome."""
-    n_synthetic: int = 1000
+    n_synthetic: int = 100
     """Synthetic subjects."""
     threads: int = 2
 
