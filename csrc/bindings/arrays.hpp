@@ -37,6 +37,18 @@ std::span<const T> view(const Array<T>& array, const char* name) {
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
+/// All elements of an array of any shape, to read.
+template <typename T>
+std::span<const T> flat(const Array<T>& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+/// All elements of an array of any shape, to write.
+template <typename T>
+std::span<T> target(Array<T>& array) {
+  return {array.mutable_data(), static_cast<std::size_t>(array.size())};
+}
+
 /// Moves a vector's buffer into a NumPy array that owns it through a capsule.
 template <typename T>
 py::array_t<T> to_numpy(std::vector<T>&& values) {

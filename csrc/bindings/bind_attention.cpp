@@ -15,16 +15,6 @@ TimeBias bias_named(const std::string& name) {
   throw std::invalid_argument("bias must be none, log or linear, got " + name);
 }
 
-template <typename T>
-std::span<const T> flat(const Array<T>& array) {
-  return {array.data(), static_cast<std::size_t>(array.size())};
-}
-
-template <typename T>
-std::span<T> target(Array<T>& array) {
-  return {array.mutable_data(), static_cast<std::size_t>(array.size())};
-}
-
 PackedRow row_of(const Floats& q, const Floats& k, const Ints& time_min, const Ints& cu_seqlens,
                  const Ints& kv_end, const Floats& a, const Floats& tau, const std::string& bias) {
   if (q.ndim() != 3 || k.ndim() != 3) {

@@ -5,6 +5,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "bindings/places.hpp"
 #include "core/attention.hpp"
 #include "core/block.hpp"
 #include "core/philox.hpp"
@@ -14,8 +15,6 @@ namespace chronoward::bindings {
 
 namespace {
 
-using Places = Array<std::int32_t>;  // (rows, 4): prefix buffer, its length, own buffer, its length
-
 template <typename T>
 std::vector<T> copied(const Array<T>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
@@ -24,25 +23,6 @@ std::vector<T> copied(const Array<T>& array) {
 template <typename T>
 py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-template <typename T>
-std::span<T> target(Array<T>& array) {
-  return {array.mutable_data(), static_cast<std::size_t>(array.size())};
-}
-
-template <typename T>
-std::span<const T> flat(const Array<T>& array) {
-  return {array.data(), static_cast<std::size_t>(array.size())};
-}
-
-std::span<const RowPlace> places_of(const Places& places) {
-  if (places.ndim() != 2 || places.shape(1) != 4) {
-    throw std::invalid_argument("places must have shape (rows, 4)");
-  }
-  static_assert(sizeof(RowPlace) == 4 * sizeof(std::int32_t));
-  return {reinterpret_cast<const RowPlace*>(places.data()),
-          static_cast<std::size_t>(places.shape(0))};
 }
 
 SamplerTables tables_of(const py::object& grammar) {

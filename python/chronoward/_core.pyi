@@ -14,9 +14,11 @@ __all__: list[str] = [
     "KeyValueCache",
     "RULES_VERSION",
     "Sampler",
+    "SeenTokens",
     "ShardArrays",
     "TokenizerCore",
     "count_keys",
+    "cross_entropy",
     "cut_windows",
     "distinct_keys",
     "fill_rows",
@@ -25,6 +27,7 @@ __all__: list[str] = [
     "packed_attention_backward",
     "philox4x32",
     "rms_norm",
+    "seen_lists",
     "silu_gate",
     "split_heads",
     "splitmix64",
@@ -122,6 +125,26 @@ class KeyValueCache:
         Clocks of the rows' own tokens, before the layers.
         """
 
+class SeenTokens:
+    """
+    Which tokens each buffer of a key-value cache holds.
+    """
+    def __init__(
+        self,
+        n_buffers: typing.SupportsInt | typing.SupportsIndex,
+        vocab_size: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def advance(
+        self,
+        places: numpy.typing.NDArray[numpy.int32],
+        token_id: numpy.typing.NDArray[numpy.int32],
+        bias: numpy.typing.NDArray[numpy.float32],
+        logits: numpy.typing.NDArray[numpy.float32],
+    ) -> None:
+        """
+        Takes each row's token, then adds the bias of its context's tokens to its logits.
+        """
+
 class ShardArrays:
     """
     A shard's arrays, as rows are made of them.
@@ -151,6 +174,23 @@ def count_keys(
     subject_id: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
     n_keys: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple: ...
+def cross_entropy(
+    logits: numpy.typing.NDArray[numpy.float32],
+    bias: numpy.typing.NDArray[numpy.float32],
+    target: numpy.typing.NDArray[numpy.int64],
+    weight: numpy.typing.NDArray[numpy.float32],
+    repeat_bias: numpy.typing.NDArray[numpy.float32],
+    offsets: numpy.typing.NDArray[numpy.int64],
+    seen: numpy.typing.NDArray[numpy.int32],
+    losses: numpy.typing.NDArray[numpy.float32],
+    d_bias: numpy.typing.NDArray[numpy.float32],
+    d_repeat_bias: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Logits (n, V) become their gradient; fills losses, adds to the biases' gradients.
+    """
+
 def cut_windows(
     offsets: numpy.typing.NDArray[numpy.int64],
     token_id: numpy.typing.NDArray[numpy.int32],
@@ -267,6 +307,16 @@ def rms_norm(
 ) -> None:
     """
     RMS norm of each row into `out`.
+    """
+
+def seen_lists(
+    token_id: numpy.typing.NDArray[numpy.int64],
+    cu_seqlens: numpy.typing.NDArray[numpy.int32],
+    places: numpy.typing.NDArray[numpy.int64],
+    vocab_size: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int32]]:
+    """
+    Offsets and distinct tokens of each place's segment up to and including the place.
     """
 
 def silu_gate(

@@ -8,6 +8,7 @@ from chronoward import _core
 from chronoward.engine.decode import TILE, ModelDecoder, one_thread
 from chronoward.errors import ConfigError
 from chronoward.model import Model, ModelConfig
+from chronoward.model.model import seen_tokens
 
 SHAPES = [
     {"d_model": 48, "n_heads": 4, "n_kv_heads": 2, "rotary": "half", "time_bias": "log"},
@@ -22,7 +23,7 @@ def made(shape: dict[str, object]) -> Model:
     model = Model(config, seed=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or name == "repeat_bias":
                 parameter.uniform_(0.5, 1.5)
     return model
 
@@ -49,10 +50,9 @@ def test_cached_decoding_equals_the_full_forward_pass(shape: dict[str, object]) 
     tokens = rng.integers(0, 30, 75).astype(np.int32)
     times = (10_000 + np.cumsum(rng.integers(0, 3000, 75))).astype(np.int32)
     with torch.no_grad():
-        hidden = model(
-            torch.from_numpy(tokens).long(), torch.from_numpy(times), torch.tensor([0, 75]).int()
-        )
-        expected = model.logits(hidden).numpy()
+        row, bounds = torch.from_numpy(tokens).long(), torch.tensor([0, 75]).int()
+        hidden = model(row, torch.from_numpy(times), bounds)
+        expected = model.logits(hidden, seen_tokens(row, bounds, 30)).numpy()
     for backend in ("cpu", "reference"):
         for chunk in (1, 7, 75):
             got = logits_of(ModelDecoder(model, backend=backend), tokens, times, chunk)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from chronoward.errors import ConfigError, FormatError
 from chronoward.model import PRESETS, Model, ModelConfig
+from chronoward.model.model import seen_tokens
 
 V = 23
 
@@ -99,12 +100,15 @@ def test_weights_depend_on_the_seed_only() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_the_promised_size(name: str) -> None:
-    expected = {"tiny": 1e6, "small": 10e6, "base": 120e6, "large": 350e6}[name]
-    vocab_size = 1500 if name in ("tiny", "small") else 30_000
+    expected = {"tiny": 0.6e6, "small": 10e6, "base": 120e6, "large": 350e6}[name]
+    vocab_size = {"tiny": 4000, "small": 1500}.get(name, 30_000)
     assert 0.8 < ModelConfig.preset(name, vocab_size).n_parameters() / expected < 1.2
 
 
-@pytest.mark.parametrize("changes", [{}, {"time_bias": "log", "tied": False}, {"qk_norm": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"time_bias": "log", "tied": False}, {"qk_norm": False}, {"repeat_bias": False}],
+)
 def test_n_parameters_counts_what_the_model_has(changes: dict) -> None:
     config = small_config(**changes)
     assert config.n_parameters() == sum(p.numel() for p in Model(config).parameters())
@@ -138,7 +142,8 @@ def test_generate_feeds_each_choice_back() -> None:
     assert out_tokens.tolist() == [*tokens.tolist(), *steps[:3]]
     assert (out_times[4:] - times[-1]).tolist() == [60, 120, 180]
     bounds = torch.tensor([0, 6], dtype=torch.int32)
-    again = model.logits(model(out_tokens[:6], out_times[:6], bounds))[-1].argmax()
+    seen = seen_tokens(out_tokens[:6], bounds, V)
+    again = model.logits(model(out_tokens[:6], out_times[:6], bounds), seen)[-1].argmax()
     assert int(again) == steps[2]
 
 
@@ -163,9 +168,25 @@ def test_unknown_preset_is_refused() -> None:
         ModelConfig.preset("huge", 10)
 
 
-def test_the_output_starts_at_the_tokens_frequencies() -> None:
+def test_the_output_starts_at_the_tokens_rates_new_and_again() -> None:
     model = Model(small_config(), seed=1)
-    count = torch.arange(V)
-    model.start_at_frequencies(count)
-    probability = torch.softmax(model.logits(torch.zeros(1, 16)), dim=1)[0]
-    torch.testing.assert_close(probability, (count + 1) / (count + 1).sum())
+    new, again = torch.arange(1, V + 1) / 1000, torch.arange(V, 0, -1) / 100
+    model.start_at_rates(new, again)
+    seen = torch.zeros(1, V, dtype=torch.bool)
+    seen[0, 3] = True
+    score = model.logits(torch.zeros(1, 16), seen)[0].exp()
+    torch.testing.assert_close(score, torch.where(seen[0], again, new))
+
+
+def test_seen_tokens_are_those_of_the_segment_up_to_the_position() -> None:
+    token_id = torch.tensor([2, 0, 2, 3, 1, 1])
+    seen = seen_tokens(token_id, torch.tensor([0, 3, 3, 5, 6], dtype=torch.int32), 4)
+    expected = [{2}, {0, 2}, {0, 2}, {3}, {1, 3}, {1}]
+    assert [set(row.nonzero().flatten().tolist()) for row in seen] == expected
+
+
+def test_without_a_repeat_bias_what_was_seen_changes_nothing() -> None:
+    model = Model(small_config(repeat_bias=False), seed=1)
+    hidden = torch.ones(1, 16)
+    none, all_ = (model.logits(hidden, torch.full((1, V), seen)) for seen in (False, True))
+    assert torch.equal(none, all_)

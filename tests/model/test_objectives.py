@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from chronoward import _core
 from chronoward.errors import ConfigError
 from chronoward.model import Model, NextEvent
 from chronoward.model import cross_entropy as cross_entropy_module
-from chronoward.model.cross_entropy import chunked_cross_entropy
+from chronoward.model.cross_entropy import chunked_cross_entropy, seen_lists
+from chronoward.model.model import seen_tokens
 from chronoward.model.objectives import next_event_places, repeat_weights
 
 FIRST = ([4, 7, 9, 5, 2], [0, 0, 60, 60, 9000])
@@ -18,7 +21,8 @@ SECOND = ([4, 8, 3], [5, 5, 700])
 def slow_loss(model: Model, batch, weights: list[float]) -> float:
     """One position after the other, from whole rows of logits."""
     with torch.no_grad():
-        logits = model.logits(model(batch.token_id, batch.time_min, batch.cu_seqlens))
+        seen = seen_tokens(batch.token_id, batch.cu_seqlens, model.config.vocab_size)
+        logits = model.logits(model(batch.token_id, batch.time_min, batch.cu_seqlens), seen)
     segment = batch.segments().tolist()
     total = 0.0
     for i in range(1, len(segment)):
@@ -31,6 +35,7 @@ def slow_loss(model: Model, batch, weights: list[float]) -> float:
 @pytest.mark.parametrize("kind", ["none", "raven", "exp"])
 def test_loss_equals_a_slow_loop(kind: str, make_batch, toy_config) -> None:
     model = Model(toy_config, seed=1).double()
+    torch.nn.init.normal_(model.repeat_bias)
     batch = make_batch(FIRST, SECOND, n_prior=[0, 3, 0, 1, 0, 0, 9, 0])
     weights = repeat_weights(batch.n_prior, kind, 0.5).tolist()
     objective = NextEvent(repeat_weight=kind)
@@ -84,14 +89,60 @@ def test_chunked_cross_entropy_has_the_gradients_of_the_whole(chunk: int, monkey
     place = torch.tensor([0, 2, 3, 5, 6, 7, 8])
     target = torch.tensor([6, 0, 1, 1, 2, 3, 5])
     weight = torch.rand(7, generator=generator, dtype=torch.float64)
-    total, losses = chunked_cross_entropy(hidden, matrix, bias, place, target, weight)
-    logits = hidden[place] @ matrix.T + bias
+    repeat = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
+    seen = torch.rand(7, 7, generator=generator) < 0.4
+    rows, tokens = seen.nonzero(as_tuple=True)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), seen.sum(1).cumsum(0)])
+    inputs = (hidden, matrix, bias, repeat)
+    logits = hidden[place] @ matrix.T + bias + seen * repeat
     whole = torch.nn.functional.cross_entropy(logits, target, reduction="none")
-    torch.testing.assert_close(losses, whole.detach())
-    mine = torch.autograd.grad(3 * total, (hidden, matrix, bias))
-    theirs = torch.autograd.grad(3 * (whole * weight).sum(), (hidden, matrix, bias))
-    for x, y in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(x, y)
+    theirs = torch.autograd.grad(3 * (whole * weight).sum(), inputs)
+    assert len(rows) == int(offsets[-1])
+    for dtype in (torch.float64, torch.float32):  # torch's operations, then the C++ pass
+        cast = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        total, losses = chunked_cross_entropy(
+            *cast[:3], place, target, weight, repeat_bias=cast[3], seen=(offsets, tokens.int())
+        )
+        torch.testing.assert_close(losses, whole.detach().to(dtype))
+        for x, y in zip(torch.autograd.grad(3 * total, cast), theirs, strict=True):
+            torch.testing.assert_close(x, y.to(dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_threads_change_no_byte_of_the_output_layers_pass() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(150, 33)).astype(np.float32)
+    place = np.arange(150)
+    offsets, seen = _core.seen_lists(place % 33, np.array([0, 70, 150], np.int32), place, 33)
+    bias, repeat = rng.normal(size=(2, 33)).astype(np.float32)
+    results = []
+    for threads in (1, 2, 7):
+        outputs = [logits.copy(), np.zeros(150, np.float32), *np.zeros((2, 33), np.float32)]
+        _core.cross_entropy(
+            *(outputs[0], bias, place % 33, np.ones(150, np.float32), repeat, offsets, seen),
+            *(*outputs[1:], threads),
+        )
+        results.append(b"".join(x.tobytes() for x in outputs))
+    assert results[0] == results[1] == results[2]
+
+
+def test_seen_lists_hold_what_a_slow_loop_finds() -> None:
+    generator = torch.Generator().manual_seed(2)
+    token_id = torch.randint(0, 9, (60,), generator=generator)
+    bounds = [0, 0, 17, 18, 60]
+    place = torch.tensor([0, 5, 16, 17, 40, 59])
+    offsets, tokens = seen_lists(token_id, torch.tensor(bounds, dtype=torch.int32), place, 9)
+    for k, i in enumerate(place.tolist()):
+        start = max(b for b in bounds if b <= i)
+        found = tokens[offsets[k] : offsets[k + 1]].tolist()
+        assert len(found) == len(set(found))
+        assert set(found) == set(token_id[start : i + 1].tolist())
+
+
+@pytest.mark.parametrize("place", [[3, 1], [70]])
+def test_places_out_of_order_or_outside_are_refused(place: list[int]) -> None:
+    bounds = torch.tensor([0, 4], dtype=torch.int32)
+    with pytest.raises(ValueError, match="ascending positions inside segments"):
+        seen_lists(torch.zeros(4, dtype=torch.int64), bounds, torch.tensor(place), 2)
 
 
 def test_a_batch_without_targets_gives_zero(make_batch, toy_config) -> None:

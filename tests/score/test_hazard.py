@@ -16,7 +16,9 @@ HORIZONS = np.array([365, 3650], np.int64) * DAY
 
 def model_with(rates: dict[str, float]) -> Model:
     """A model whose head gives constant hazards (per year), whatever the history."""
-    model = Model(ModelConfig(vocab_size=7, d_model=16, n_layers=1, n_heads=2, d_ff=16)).eval()
+    model = Model(
+        ModelConfig(vocab_size=7, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, d_ff=16)
+    ).eval()
     config = HazardConfig(
         outcomes=tuple(rates), token_ids=((1,),) * len(rates), first_only=(True,) * len(rates)
     )

@@ -169,7 +169,7 @@ def test_the_command_trains_and_resumes(store: Path, tmp_path: Path) -> None:
     for _ in range(2):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
-    assert load(tmp_path / "run").config.d_model == 128
+    assert load(tmp_path / "run").config.d_model == 96
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import linear
 
 from chronoward import _core
 from chronoward.errors import ConfigError
@@ -118,6 +119,10 @@ class ModelDecoder:
         config = model.config
         self._shape = (config.n_heads, config.n_kv_heads, config.d_head)
         self._cache: DecodeCache | None = None
+        self._seen: _core.SeenTokens | None = None
+        self._repeat_bias = (
+            None if model.repeat_bias is None else model.repeat_bias.detach().numpy().copy()
+        )
         self._blocks = [block for block in model.blocks if isinstance(block, Block)]
         self._weights = [_Weights(block) for block in self._blocks]
         d, kv = config.d_model, config.n_kv_heads * config.d_head
@@ -144,6 +149,8 @@ class ModelDecoder:
             bias=config.time_bias,
             backend=self.backend,
         )
+        if self._repeat_bias is not None:
+            self._seen = _core.SeenTokens(n_buffers, self.vocab_size)
 
     @torch.inference_mode()
     def forward(
@@ -163,8 +170,12 @@ class ModelDecoder:
             tile = slice(first, last)
             hidden = self._tile(token_id[tile], time_min[tile], start_min[tile], places[tile])
             if logits is not None:
-                scores = self.model.logits(self.model.final_norm(hidden))
+                hidden = self.model.final_norm(hidden)
+                scores = linear(hidden, self.model.output_weight, self.model.output_bias)
                 logits[tile] = scores.numpy()[: last - first]
+        if self._seen is not None and self._repeat_bias is not None:
+            target = np.zeros(0, np.float32) if logits is None else logits
+            self._seen.advance(places, token_id, self._repeat_bias, target)
         return logits
 
     def _tile(

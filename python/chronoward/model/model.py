@@ -40,6 +40,25 @@ def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Te
     return position.long() - start, time_min.long() - time_min[start].long()
 
 
+def seen_tokens(token_id: Tensor, cu_seqlens: Tensor, vocab_size: int) -> Tensor:
+    """Which tokens each position's segment holds, up to and including the position.
+
+    Args:
+        token_id: int (T,).
+        cu_seqlens: int32 (n + 1,).
+        vocab_size: V.
+
+    Returns:
+        bool (T, V): for short rows; training lists the tokens instead.
+    """
+    holds = functional.one_hot(token_id.long(), vocab_size)
+    starts = torch.zeros_like(token_id, dtype=torch.int64)
+    inside = cu_seqlens[(cu_seqlens >= 0) & (cu_seqlens < len(token_id))].long()
+    starts[inside] = 1
+    segment = starts.cumsum(0)
+    return torch.cat([holds[segment == s].cumsum(0) > 0 for s in range(int(segment.max()) + 1)])
+
+
 class Model(nn.Module):
     """A decoder over packed token timelines.
 
@@ -65,6 +84,9 @@ class Model(nn.Module):
             None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         )
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.repeat_bias = (
+            nn.Parameter(torch.zeros(config.vocab_size)) if config.repeat_bias else None
+        )
         index, time = rotary_frequencies(config)
         self.register_buffer("index_frequency", index, persistent=False)
         self.register_buffer("time_frequency", time, persistent=False)
@@ -159,19 +181,30 @@ class Model(nn.Module):
         """Matrix of the output layer.  # (V, d_model)"""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token.  # (T, d_model) -> (T, V)"""
-        return functional.linear(hidden, self.output_weight, self.output_bias)
-
-    @torch.no_grad()
-    def start_at_frequencies(self, count: Tensor) -> None:
-        """Starts the output bias at the tokens' log frequencies: a short run need not learn them.
+    def logits(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """Scores of the next token.
 
         Args:
-            count: (V,), how often each token is predicted in the train split.
+            hidden: (T, d_model).
+            seen: bool (T, V), tokens that each context holds, see `seen_tokens`.
+
+        Returns:
+            (T, V).
         """
-        frequency = (count.double() + 1) / (count.double() + 1).sum()
-        self.output_bias.copy_(frequency.log().float())
+        scores = functional.linear(hidden, self.output_weight, self.output_bias)
+        return scores if self.repeat_bias is None else scores + seen * self.repeat_bias
+
+    @torch.no_grad()
+    def start_at_rates(self, new: Tensor, again: Tensor) -> None:
+        """Starts the output biases at the tokens' log rates: a short run need not learn them.
+
+        Args:
+            new: (V,), how often a context without the token is followed by it, > 0.
+            again: (V,), how often a context that holds the token is, > 0.
+        """
+        self.output_bias.copy_(new.double().log().float())
+        if self.repeat_bias is not None:
+            self.repeat_bias.copy_((again.double() / new.double()).log().float())
 
     @torch.no_grad()
     def generate(
@@ -195,7 +228,8 @@ class Model(nn.Module):
         while True:
             bounds = torch.tensor([0, tokens.shape[0]], dtype=torch.int32, device=tokens.device)
             hidden = self(tokens, times, bounds)
-            chosen = choose(self.logits(hidden[-1:])[0])
+            seen = seen_tokens(tokens, bounds, self.config.vocab_size)
+            chosen = choose(self.logits(hidden[-1:], seen[-1:])[0])
             if chosen is None:
                 return tokens, times
             tokens = torch.cat([tokens, tokens.new_tensor([chosen[0]])])

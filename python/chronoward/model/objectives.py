@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from chronoward.errors import ConfigError
-from chronoward.model.cross_entropy import chunked_cross_entropy
+from chronoward.model.cross_entropy import chunked_cross_entropy, seen_lists
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,8 +111,13 @@ class NextEvent:
         """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""
         place, target = next_event_places(batch)
         weight = repeat_weights(batch.n_prior[place + 1], self.repeat_weight, self.repeat_rate)
+        seen = None
+        if model.repeat_bias is not None:
+            seen = seen_lists(batch.token_id, batch.cu_seqlens, place, model.config.vocab_size)
         total, losses = chunked_cross_entropy(
-            hidden, model.output_weight, model.output_bias, place, target, weight
+            *(hidden, model.output_weight, model.output_bias, place, target, weight),
+            repeat_bias=model.repeat_bias,
+            seen=seen,
         )
         parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}
         if self.token_group is not None:

@@ -12,7 +12,7 @@ OBJECTIVES = ("next_event", "hazard")
 DTYPES = ("fp32", "bf16")
 
 # peak learning rate by preset: smaller models take larger steps
-LEARNING_RATES = {"tiny": 3e-3, "small": 1e-3, "base": 6e-4, "large": 3e-4}
+LEARNING_RATES = {"tiny": 2e-2, "small": 1e-2, "base": 6e-3, "large": 4e-3}
 # rows of a step by preset: a run of minutes learns more from many small steps
 ROWS_PER_STEP = {"tiny": 1, "small": 4, "base": 32, "large": 64}
 

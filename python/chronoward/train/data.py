@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CODES = "codes.parquet"
 _DEATH_CLASS = 18
 _FIRST_PREDICTED_CLASS = 7  # before it: padding, end, the prompt, continued
+_PSEUDO_POSITIONS = 50
 
 
 def join_rows(rows: Sequence[PackedRow]) -> Batch:
@@ -87,13 +88,35 @@ def token_groups(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor([group_of_class(int(c)) for c in tokenizer.token_class])
 
 
-def token_counts(split: StoreSplit, tokenizer: Tokenizer) -> torch.Tensor:
-    """How often each token is predicted in a split, int64 (V,); prompts and `end` are not."""
-    count = np.zeros(tokenizer.vocab_size, np.int64)
+def token_rates(split: StoreSplit, tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """How often the next token is v, where the timeline so far lacks v and where it holds it.
+
+    Half an occurrence is added to the first; the second is drawn to the first as if it had been
+    seen at `_PSEUDO_POSITIONS` more places, since most tokens repeat in few timelines. Tokens that
+    are never predicted (the prompt, `end`) count as not occurring.
+
+    Returns:
+        fp64 (V,) each, > 0.
+    """
+    n_tokens = tokenizer.vocab_size
+    new, again, lacks, holds = np.zeros((4, n_tokens))
     for shard in split.shards:
-        count += np.bincount(shard.token_id, minlength=tokenizer.vocab_size)
-    count[tokenizer.token_class < _FIRST_PREDICTED_CLASS] = 0
-    return torch.from_numpy(count)
+        lengths = np.diff(shard.offsets)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        pair, first, count = np.unique(
+            owner * n_tokens + shard.token_id, return_index=True, return_counts=True
+        )
+        subject, token = np.divmod(pair, n_tokens)
+        after = shard.offsets[subject + 1] - first - 1  # places that hold the token
+        new += np.bincount(token, minlength=n_tokens)
+        again += np.bincount(token, weights=count - 1, minlength=n_tokens)
+        holds += np.bincount(token, weights=after, minlength=n_tokens)
+        lacks += len(shard.token_id) - np.bincount(token, weights=after, minlength=n_tokens)
+    never = tokenizer.token_class < _FIRST_PREDICTED_CLASS
+    new[never] = again[never] = 0
+    rate = (new + 0.5) / (lacks + 1)
+    rate_again = (again + _PSEUDO_POSITIONS * rate) / (holds + _PSEUDO_POSITIONS)
+    return torch.from_numpy(rate), torch.from_numpy(rate_again)
 
 
 def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -> HazardConfig:

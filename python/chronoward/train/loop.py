@@ -17,8 +17,9 @@ from chronoward.errors import NumericError
 from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
 from chronoward.train.metrics import Sums
+from chronoward.train.optimizer import Optimizers
 from chronoward.train.schedule import evaluation_steps, learning_rate
-from chronoward.train.state import Progress, load_checkpoint, make_optimizer, save_checkpoint
+from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,9 +92,7 @@ class Trainer:
         self._folder = folder
         self._log = log
         self._report = report
-        self._optimizer = make_optimizer(
-            model, weight_decay=config.weight_decay, betas=config.betas
-        )
+        self._optimizers = Optimizers(model, config)
         self._evaluation_steps = set(evaluation_steps(n_steps, config))
         self._units = {o.name: o.unit for o in data.objectives}
         self._sums = Sums()
@@ -106,7 +105,7 @@ class Trainer:
         Raises:
             FormatError: the checkpoint is truncated or does not fit.
         """
-        self.progress = load_checkpoint(self._folder, step, self.model, self._optimizer)
+        self.progress = load_checkpoint(self._folder, step, self.model, self._optimizers)
         self._log.resume(step)
 
     def run(self) -> Progress:
@@ -137,7 +136,7 @@ class Trainer:
             interrupt.leave()
 
     def _save(self) -> None:
-        save_checkpoint(self._folder, self.model, self._optimizer, self.progress)
+        save_checkpoint(self._folder, self.model, self._optimizers, self.progress)
         self._log.write()
         self._last_checkpoint = time.monotonic()
 
@@ -171,8 +170,7 @@ class Trainer:
         progress, start = self.progress, time.monotonic()
         rows = self._data.train.step(progress.epoch, progress.epoch_step)
         rate = learning_rate(progress.step, self.n_steps, self.config)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._optimizers.learning_rate = rate
         self.model.train()
         sums = Sums()
         loss = self.loss(join_rows(rows), self._data.objectives, sums)
@@ -180,12 +178,12 @@ class Trainer:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
         if math.isfinite(float(loss.detach())) and math.isfinite(norm):
-            self._optimizer.step()
+            self._optimizers.step()
             progress.skipped_in_a_row = 0
             self._sums.merge(sums)
         else:
             self._skip()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizers.zero_grad()
         self._advance(rows, time.monotonic() - start)
 
     def _skip(self) -> None:
@@ -224,7 +222,7 @@ class Trainer:
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": round(used / seconds, 1) if seconds else None,
-            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "learning_rate": self._optimizers.learning_rate,
             "skipped": progress.skipped,
         }
 

@@ -168,7 +168,7 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
         raise DataError(message)
     shape = ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **config.model)
     model = Model(shape, seed=config.seed)
-    model.start_at_frequencies(from_store.token_counts(train_split, job.tokenizer))
+    model.start_at_rates(*from_store.token_rates(train_split, job.tokenizer))
     tuning_split = job.store.split("tuning")
     builder = from_store.Objectives(job.tokenizer, config, job.store.path)
     objectives = builder.build(model, train_split, first=True)

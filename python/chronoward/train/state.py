@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
-from torch.optim import AdamW
 
 from chronoward import files
 from chronoward.errors import FormatError
@@ -22,11 +21,12 @@ from chronoward.model.checkpoint import WEIGHTS, assign, module_bytes, read_tens
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
+
+    from chronoward.train.optimizer import Optimizers
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(kw_only=True)
@@ -59,52 +59,34 @@ class Progress:
     """Report of the best evaluation."""
 
 
-def make_optimizer(module: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> AdamW:
-    """AdamW with its state made at once, so that a checkpoint can be taken before the first step.
-
-    Weight decay is for matrices; embeddings, norms, biases and the time bias have none.
-    """
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        decays = parameter.dim() >= 2 and name != "embedding.weight"
-        (matrices if decays else others).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = AdamW(groups, lr=0.0, betas=betas, fused=True)
-    for parameter in module.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
-
-
 def _name(step: int) -> str:
     return f"{step:08d}"
 
 
-def _optimizer_bytes(module: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    tensors = {}
-    for name, parameter in module.named_parameters():
-        moments = optimizer.state[parameter]
-        for moment in _MOMENTS:
-            tensors[f"{name}.{moment}"] = moments[moment].detach().cpu().contiguous()
-    return save(tensors, metadata={"format": "pt"})
+def _optimizer_tensors(module: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
+    """Each parameter's optimizer state, by the parameter's name and the state's."""
+    return {
+        f"{name}.{moment}": tensor
+        for name, parameter in module.named_parameters()
+        for moment, tensor in optimizers.state(parameter).items()
+    }
+
+
+def _optimizer_bytes(module: nn.Module, optimizers: Optimizers) -> bytes:
+    tensors = _optimizer_tensors(module, optimizers)
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(copies, metadata={"format": "pt"})
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path, module: nn.Module, optimizers: Optimizers, progress: Progress
 ) -> Path:
     """Writes `folder/<step>/` whole or not at all, then drops what is neither newest nor best.
 
     Args:
         folder: the run's `checkpoints`.
         module: the model with its heads.
-        optimizer: after at least one step.
+        optimizers: of the module.
         progress: where the run stands.
     """
     final = folder / _name(progress.step)
@@ -114,7 +96,7 @@ def save_checkpoint(
     temporary.mkdir(mode=0o700)
     try:
         files.write_bytes(temporary / WEIGHTS, module_bytes(module))
-        files.write_bytes(temporary / OPTIMIZER, _optimizer_bytes(module, optimizer))
+        files.write_bytes(temporary / OPTIMIZER, _optimizer_bytes(module, optimizers))
         files.write_json(temporary / STATE, asdict(progress))
         temporary.replace(final)
     except BaseException:
@@ -145,10 +127,8 @@ def load_weights(folder: Path, step: int, module: nn.Module) -> None:
     assign(module, read_tensors(path), path)
 
 
-def load_checkpoint(
-    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Puts a checkpoint into `module` and `optimizer`.
+def load_checkpoint(folder: Path, step: int, module: nn.Module, optimizers: Optimizers) -> Progress:
+    """Puts a checkpoint into `module` and `optimizers`.
 
     Raises:
         FormatError: a file that is truncated or does not fit.
@@ -157,8 +137,8 @@ def load_checkpoint(
     load_weights(folder, step, module)
     path = folder / _name(step) / OPTIMIZER
     tensors = read_tensors(path)
-    parameters = dict(module.named_parameters())
-    if set(tensors) != {f"{name}.{moment}" for name in parameters for moment in _MOMENTS}:
+    state = _optimizer_tensors(module, optimizers)
+    if set(tensors) != set(state):
         message = f"{path}: the optimizer's tensors are not those of this model"
         raise FormatError(message)
     raw = files.read_json(folder / _name(step) / STATE)
@@ -167,12 +147,10 @@ def load_checkpoint(
     except TypeError as error:
         message = f"{folder / _name(step) / STATE} is not a training state: {error}"
         raise FormatError(message) from None
-    for name, parameter in parameters.items():
-        moments = optimizer.state[parameter]
-        for moment in _MOMENTS:
-            tensor = tensors[f"{name}.{moment}"]
-            if tensor.shape != moments[moment].shape or not torch.isfinite(tensor).all():
-                message = f"{path}: {moment} of {name} has another shape or is not finite"
-                raise FormatError(message)
-            moments[moment].copy_(tensor)
+    for name, target in state.items():
+        tensor = tensors[name]
+        if tensor.shape != target.shape or not torch.isfinite(tensor).all():
+            message = f"{path}: {name} has another shape or is not finite"
+            raise FormatError(message)
+        target.copy_(tensor)
     return progress

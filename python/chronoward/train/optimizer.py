@@ -1,0 +1,87 @@
+"""Which rule updates which parameter: Muon the blocks' matrices, AdamW everything else.
+
+Both run at one learning rate: the steps of Muon are orthogonal matrices and those of AdamW about
+plus or minus one an entry, so neither depends on the scale of the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from chronoward.model import Block
+from chronoward.train.muon import Muon
+
+if TYPE_CHECKING:
+    from chronoward.train.config import TrainConfig
+
+
+def _matrices(module: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """The blocks' matrices and the row blocks of each that are matrices of their own."""
+    found: dict[Tensor, tuple[int, ...]] = {}
+    for block in module.modules():
+        if isinstance(block, Block):
+            d = block.d_head
+            sizes = (block.n_heads * d, block.n_kv_heads * d, block.n_kv_heads * d)
+            found[block.qkv_projection.weight] = sizes
+            for matrix in (block.attention_output.weight, block.down.weight):
+                found[matrix] = (matrix.shape[0],)
+            gate_and_up = block.gate_and_up.weight
+            found[gate_and_up] = (gate_and_up.shape[0] // 2,) * 2
+    return found
+
+
+class Optimizers:
+    """The two rules as one: a step, a learning rate, a state by parameter.
+
+    The state is made at once, so that a checkpoint can be taken before the first step. Weight decay
+    is for matrices; embeddings, norms, biases and the time bias have none.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        matrices = _matrices(module)
+        others = [p for p in module.parameters() if p not in matrices]
+        adam = AdamW(others, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
+        for parameter in others:
+            adam.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        self._rules: list[torch.optim.Optimizer] = [adam]
+        if matrices:
+            decay = config.weight_decay
+            self._rules.append(Muon(list(matrices), lr=0.0, weight_decay=decay, parts=matrices))
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        return float(self._rules[0].param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for rule in self._rules:
+            for group in rule.param_groups:
+                group["lr"] = rate
+
+    def step(self) -> None:
+        """Updates every parameter that has a gradient."""
+        for rule in self._rules:
+            rule.step()
+
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for rule in self._rules:
+            rule.zero_grad(set_to_none=True)
+
+    def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Tensors that the next update of a parameter depends on, by name."""
+        for rule in self._rules:
+            if parameter in rule.state:
+                found: dict[str, Tensor] = rule.state[parameter]
+                return found
+        message = "the parameter belongs to no optimizer"
+        raise KeyError(message)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import torch
+
+from chronoward.model import Model, ModelConfig
+from chronoward.train import TrainConfig
+from chronoward.train.muon import Muon, orthogonalized
+from chronoward.train.optimizer import Optimizers
+
+CONFIG = ModelConfig(vocab_size=11, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24)
+
+
+def test_orthogonalized_keeps_the_singular_vectors_and_levels_the_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 12, 12), (2, 20, 8), (1, 8, 20)):
+        matrices = torch.randn(shape, generator=generator)
+        u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+        inside = torch.einsum("bri,brc,bjc->bij", u, orthogonalized(matrices), v)
+        diagonal = inside.diagonal(dim1=1, dim2=2)
+        assert diagonal.min() > 0.3
+        assert diagonal.max() < 1.3
+        assert (inside - torch.diag_embed(diagonal)).abs().max() < 1e-4
+
+
+def test_row_blocks_are_updated_as_matrices_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(12, 4, generator=generator)
+    together = torch.nn.Parameter(torch.zeros(12, 4))
+    apart = [torch.nn.Parameter(torch.zeros(4, 4)), torch.nn.Parameter(torch.zeros(8, 4))]
+    together.grad = gradient
+    apart[0].grad, apart[1].grad = gradient.split((4, 8))
+    Muon([together], lr=0.1, parts={together: (4, 8)}).step()
+    Muon(apart, lr=0.1, parts={}).step()
+    torch.testing.assert_close(together.detach(), torch.cat(apart).detach())
+
+
+def test_every_parameter_has_one_rule_and_moves() -> None:
+    model = Model(CONFIG, seed=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = Optimizers(model, TrainConfig())
+    optimizers.learning_rate = 0.01
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizers.step()
+    optimizers.zero_grad()
+    rules = {name: set(optimizers.state(p)) for name, p in model.named_parameters()}
+    by_muon = {name for name, state in rules.items() if state == {"momentum"}}
+    matrices = ("qkv_projection", "attention_output", "gate_and_up", "down")
+    assert by_muon == {f"blocks.{i}.{m}.weight" for i in range(2) for m in matrices}
+    assert all(p.grad is None for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter.detach(), before[name]), name
