@@ -67,6 +67,20 @@ CHRONOWARD_CLONES void exponentials(const float* logits, const std::uint32_t* wo
   }
 }
 
+/// Sum of each word's 32 masses (0 where no token is legal), in four lanes of doubles.
+CHRONOWARD_CLONES void sum_words(const float* mass, const std::uint32_t* words, std::size_t n_words,
+                                 double* sums) {
+  for (std::size_t w = 0; w < n_words; ++w) {
+    double lanes[4] = {};
+    if (words[w] != 0) {
+      for (std::size_t b = 0; b < 32; b += 4) {
+        for (std::size_t i = 0; i < 4; ++i) lanes[i] += static_cast<double>(mass[32 * w + b + i]);
+      }
+    }
+    sums[w] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+  }
+}
+
 [[noreturn]] void fail(const char* what, std::size_t step, std::size_t row) {
   throw NumericError(std::string(what) + " at step " + std::to_string(step) + ", row " +
                      std::to_string(row));
@@ -120,6 +134,8 @@ Sampler::Sampler(SamplerTables tables, SamplingRule rule, std::size_t n_slots)
   }
   words_.assign(n_words, 0);
   mass_.assign(32 * n_words, 0.0F);
+  word_sums_.assign(n_words, 0.0);
+  padded_.assign(32 * n_words, 0.0F);
   share_.assign(moving_.size(), 1.0);
 }
 
@@ -177,14 +193,13 @@ void Sampler::step(std::span<const float> logits, std::span<const std::int32_t> 
       time_min.size() != slots.size() || status.size() != slots.size()) {
     throw std::invalid_argument("step: arrays do not fit each other");
   }
-  std::vector<float> padded(mass_.size());  // whole words: the masks' tail bits are 0
   for (std::size_t r = 0; r < slots.size(); ++r) {
     Slot& slot = slots_.at(static_cast<std::size_t>(slots[r]));
     if (slot.status != Status::running) throw std::invalid_argument("step: the slot has finished");
     const float* row = logits.data() + r * vocab;
     if (has_nan(row, vocab)) fail("NaN logits", slot.token_id.size(), r);
-    std::copy(row, row + vocab, padded.begin());
-    draw_row(padded.data(), slot, r);
+    std::copy(row, row + vocab, padded_.begin());
+    draw_row(padded_.data(), slot, r);
     token_id[r] = slot.token_id.empty() ? -1 : slot.token_id.back();
     time_min[r] = slot.clock_min;
     status[r] = static_cast<std::uint8_t>(slot.status);
@@ -343,29 +358,33 @@ double Sampler::sum_of(const std::vector<std::int32_t>& ids) const {
   return sum;
 }
 
-double Sampler::total() const {
+double Sampler::total() {
+  sum_words(mass_.data(), words_.data(), words_.size(), word_sums_.data());
   double sum = 0.0;
-  for (std::size_t w = 0; w < words_.size(); ++w) {
-    if (words_[w] == 0) continue;
-    for (std::size_t b = 0; b < 32; ++b) sum += static_cast<double>(mass_[32 * w + b]);
-  }
+  for (const double word : word_sums_) sum += word;
   return sum;
 }
 
-/// The smallest id whose running sum passes `target`; an id without mass never passes it first.
+/// The smallest id whose running sum passes `target`: first its word by the sums of `total()`, then
+/// the id in it. An id without mass is never chosen.
 std::int32_t Sampler::pick(double target) const {
-  double sum = 0.0;
+  double before = 0.0;
   std::size_t last = 0;
   for (std::size_t w = 0; w < words_.size(); ++w) {
-    if (words_[w] == 0) continue;
-    for (std::size_t b = 0; b < 32; ++b) {
-      const double mass = static_cast<double>(mass_[32 * w + b]);
-      if (mass > 0.0) last = 32 * w + b;
-      sum += mass;
-      if (sum > target) return static_cast<std::int32_t>(32 * w + b);
-    }
+    if (!(word_sums_[w] > 0.0)) continue;
+    last = w;
+    if (before + word_sums_[w] > target) break;
+    before += word_sums_[w];
   }
-  return static_cast<std::int32_t>(last);
+  std::size_t chosen = 32 * last;
+  for (std::size_t b = 0; b < 32; ++b) {
+    const double mass = static_cast<double>(mass_[32 * last + b]);
+    if (!(mass > 0.0)) continue;
+    chosen = 32 * last + b;
+    before += mass;
+    if (before > target) break;
+  }
+  return static_cast<std::int32_t>(chosen);
 }
 
 void Sampler::accept(Slot& slot, std::int32_t token, const std::array<std::uint32_t, 4>& words) {

@@ -107,7 +107,7 @@ class Sampler {
   void weigh(const float* logits, double temperature, std::size_t step, std::size_t row);
   void truncate();
   double sum_of(const std::vector<std::int32_t>& ids) const;
-  double total() const;
+  double total();
   std::int32_t pick(double target) const;
   void accept(Slot& slot, std::int32_t token, const std::array<std::uint32_t, 4>& words);
   std::int32_t clock_after(const Slot& slot, std::int32_t token, double u) const;
@@ -124,6 +124,8 @@ class Sampler {
   std::vector<std::uint32_t> structural_;  // (W,) tokens that say nothing but where a visit ends
   std::vector<std::uint32_t> words_;       // scratch: legal tokens of the row
   std::vector<float> mass_;                // scratch: unnormalized probabilities, 0 where illegal
+  std::vector<double> word_sums_;          // scratch of total() and pick(): mass of each word
+  std::vector<float> padded_;              // scratch: a row in whole words (tail bits are 0)
   std::vector<double> share_;              // scratch: survival share of each moving token
   std::vector<std::int32_t> order_;        // scratch of truncate()
 };

@@ -118,6 +118,8 @@ class ModelDecoder:
                 raise ConfigError(message)
         config = model.config
         self._shape = (config.n_heads, config.n_kv_heads, config.d_head)
+        with torch.inference_mode():
+            self._embedded = model.embed(torch.arange(config.vocab_size))
         self._cache: DecodeCache | None = None
         self._seen: _core.SeenTokens | None = None
         self._repeat_bias = (
@@ -170,8 +172,10 @@ class ModelDecoder:
             tile = slice(first, last)
             hidden = self._tile(token_id[tile], time_min[tile], start_min[tile], places[tile])
             if logits is not None:
-                hidden = self.model.final_norm(hidden)
-                scores = linear(hidden, self.model.output_weight, self.model.output_bias)
+                normed = self._tensors["normed"]
+                weight = self.model.final_norm.weight.numpy()
+                _core.rms_norm(hidden.numpy(), weight, self.model.final_norm.eps, normed.numpy())
+                scores = linear(normed, self.model.output_weight, self.model.output_bias)
                 logits[tile] = scores.numpy()[: last - first]
         if self._seen is not None and self._repeat_bias is not None:
             target = np.zeros(0, np.float32) if logits is None else logits
@@ -196,7 +200,7 @@ class ModelDecoder:
         places = np.ascontiguousarray(places)
         cache.write_times(places, np.ascontiguousarray(time_min))
         angles = self.model.rotary(index, elapsed)
-        x = self.model.embed(tokens).contiguous()
+        x = self._embedded[tokens]
         if self.backend == "reference":
             return self._reference_blocks(cache, x, angles, places)
         return self._blocks_in_place(cache, x, angles, places)
