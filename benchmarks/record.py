@@ -125,9 +125,10 @@ def _git(*arguments: str) -> str:
 
 
 @cache
-def _commit() -> str:
-    commit = _git("rev-parse", "HEAD") or "unknown"
-    return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+def commit() -> str:
+    """Hash of the commit that is measured, with `-dirty` where tracked files differ from it."""
+    head = _git("rev-parse", "HEAD") or "unknown"
+    return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 @cache
@@ -157,7 +158,7 @@ def line(measurement: Measurement) -> str:
         "baseline": measurement.baseline,
         "ratio": measurement.ratio,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "cores": cores,
         "device": measurement.device or _cpu_name(),
         "versions": _versions(),

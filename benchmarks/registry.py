@@ -2,7 +2,8 @@
 
 A measure is called with `quick` (smaller inputs, seconds instead of minutes), checks that what it
 is about to time is correct, raises if it is not, and then yields `Measurement`s, the one that the
-design's table names last.
+design's table names last. Those that train for minutes also take `work_dir`, a folder where an
+interrupted measurement goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from benchmarks.record import Measurement
 
-    Measure = Callable[[bool], Iterator[Measurement]]
+    Measure = Callable[..., Iterator[Measurement]]
 
 # id -> module; no id here needs a GPU
 MODULES: dict[str, str] = {
@@ -24,9 +25,16 @@ MODULES: dict[str, str] = {
     "D6": "benchmarks.packing",
     "G1": "benchmarks.generation",
     "R4": "benchmarks.risk",
+    "R5": "benchmarks.accuracy",
     "S4": "benchmarks.synthesis",
     "T1": "benchmarks.training",
 }
+# parts of an id above, run only when named
+PARTS: dict[str, str] = dict.fromkeys(
+    ("R5.main", "R5.shuffled", "R5.censoring"), "benchmarks.accuracy"
+)
+# take `work_dir`; left out of --quick unless named: even their small form takes minutes
+LONG = frozenset({"R5", *PARTS})
 
 
 def measure(benchmark_id: str) -> Measure:
@@ -35,5 +43,6 @@ def measure(benchmark_id: str) -> Measure:
     Raises:
         KeyError: no such id.
     """
-    found: Measure = import_module(MODULES[benchmark_id]).MEASURES[benchmark_id]
+    module = import_module((MODULES | PARTS)[benchmark_id])
+    found: Measure = module.MEASURES[benchmark_id]
     return found

@@ -1,7 +1,8 @@
-"""python benchmarks/run.py [ID …] [--quick]: one JSON line a number, on standard output.
+"""python benchmarks/run.py [ID …] [--quick] [--work-dir DIR]: JSON lines on standard output.
 
-Without ids it runs all that need no GPU. A measure whose correctness check fails prints no number:
-its error goes to standard error, the others still run, and the exit code is 1.
+One line a number. Without ids it runs all that need no GPU; with --quick it leaves out those that
+train for minutes (R5), which then run when named. A measure whose correctness check fails prints no
+number: its error goes to standard error, the others still run, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -18,22 +19,29 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.record import line  # noqa: E402
-from benchmarks.registry import MODULES, measure  # noqa: E402
+from benchmarks.registry import LONG, MODULES, PARTS, measure  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the measures and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("ids", nargs="*", metavar="ID", help=f"any of {', '.join(MODULES)}")
+    known = [*MODULES, *PARTS]
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"any of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, seconds each")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        help=f"keeps what {', '.join(sorted(LONG))} make, so that an interrupted one goes on",
+    )
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.ids if name not in MODULES]
+    unknown = [name for name in options.ids if name not in known]
     if unknown:
-        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MODULES)}")
+        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
     failed = False
-    for name in options.ids or MODULES:
+    for name in options.ids or [n for n in MODULES if not (options.quick and n in LONG)]:
+        more = {"work_dir": options.work_dir} if name in LONG else {}
         try:
-            for measurement in measure(name)(options.quick):
+            for measurement in measure(name)(options.quick, **more):
                 sys.stdout.write(line(measurement) + "\n")
                 sys.stdout.flush()
         except Exception:

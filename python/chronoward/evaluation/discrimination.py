@@ -276,7 +276,7 @@ def _truth_auroc_from(groups: TieGroups, probability: Floats, weight: Floats) ->
     return float((positive * _half_below(negative)).sum() / total) if total > 0 else math.nan
 
 
-def truth_auroc(probability: Floats, score: Floats) -> float:
+def truth_auroc(probability: Floats, score: Floats, weight: Floats | None = None) -> float:
     """AUROC against known probabilities, which takes the noise of drawn outcomes away.
 
     sum over all i, j of P_i (1 - P_j) 1[s_i > s_j] / sum of P_i (1 - P_j), ties one half.
@@ -284,8 +284,9 @@ def truth_auroc(probability: Floats, score: Floats) -> float:
     Args:
         probability: float64[n], the truth.
         score: float64[n], what is judged.
+        weight: float64[n] or None: how often each row counts, as a bootstrap draws it.
     """
-    return _truth_auroc_from(TieGroups.of(score), probability, np.ones(len(score)))
+    return _truth_auroc_from(TieGroups.of(score), probability, _weights(weight, len(score)))
 
 
 def truth_auroc_interval(

@@ -1,0 +1,439 @@
+"""R5: are zero-shot risks right on a clinic nobody tuned to? Judged against the truth's own
+probabilities, so few events make no noise; drawn outcomes stand beside.
+
+The clinic: `draw_config(seed)` redraws every rate and half-life, seed = the first 8 hex digits of
+the measured commit. A model trains on one simulation of it and scores the subjects of another
+(other draws, same rates and codes, which is checked): all of those are unseen, and 2,000 rows an
+outcome need 8,000 subjects where a held-out tenth of one clinic would need 60,000. The first 2,200
+subjects with a truth are scored, one row each: everyone at risk, as `truth_cohort.parquet` has it.
+
+Judged: AUROC, O/E = ΣP / Σpredicted, and gain_share = (AUROC − age×sex) / (oracle − age×sex), where
+the oracle is the AUROC of P itself and age×sex is `evaluation.baselines` fitted on the *training*
+clinic's train split, to P instead of drawn outcomes: without their noise it is harder to beat.
+Intervals are from bootstrap draws of subjects.
+
+Controls: `shuffled` trains on histories whose gaps changed places (`gap_shuffle`) and scores the
+same rows; AUROC must fall. `censoring` trains on the same clinic, same lives, with records that end
+much earlier (the main model's clinic has light censoring) and its own vocabulary, and scores the
+same rows; mean risks must agree. The history-independent outcome has no gain to find: its AUROC
+must be that of its oracle. Against P nothing ranks better than P, so that AUROC is below the
+oracle's in every draw of subjects, however little; its line says whether the interval against the
+truth holds the oracle, and whether the (wide) one from drawn outcomes does.
+
+R5 measures everything and takes about three quarters of an hour on two cores; R5.main,
+R5.shuffled and R5.censoring are its parts. `run.py --quick` without ids leaves it out; `run.py R5
+--quick` is a run of minutes on a clinic of 1,200 that shows that it goes through, no more. With
+`--work-dir DIR` folders stay, and an interrupted measurement of the same commit goes on there
+(finished steps are taken over; `reused` and `interrupted` in the lines name them).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from benchmarks.clinic_study import Sizes, Study
+from benchmarks.record import Measurement, commit
+from scipy import sparse
+
+from chronoward.errors import StateError
+from chronoward.evaluation import calibration as cal
+from chronoward.evaluation import discrimination as disc
+from chronoward.evaluation.baselines import Covariates, TrainLabels, fit_and_score
+from chronoward.evaluation.intervals import Estimate, bootstrap_interval, cluster_index
+from chronoward.evaluation.threads import single_threaded
+from chronoward.files import read_json
+from chronoward.store import TokenStore
+from chronoward.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+    from benchmarks.clinic_study import Variant
+    from numpy.typing import NDArray
+
+    from chronoward.evaluation.intervals import Scale
+
+    Floats = NDArray[np.float64]
+
+INFORMATIVE = ("heart_failure", "sim_spontaneous")
+INDEPENDENT = "sim_independent"
+OUTCOMES = (*INFORMATIVE, INDEPENDENT)
+FULL = Sizes(
+    n_train=8000, n_evaluation=8000, n_rows=2200, n_rollouts=4, train_minutes=8.0, max_steps=None
+)
+QUICK = Sizes(
+    n_train=1200, n_evaluation=200, n_rows=50, n_rollouts=2, train_minutes=None, max_steps=30
+)
+LEAST_TRAIN, LEAST_ROWS = 5000, 2000
+BUDGET_SECONDS = 900.0  # training and scoring together
+OE_ASKED = (0.8, 1.25)
+GAIN_ASKED = 0.4
+CENSORING_ASKED = (0.9, 1.1)
+N_REPLICATES = 1000
+US_PER_DAY = 86_400_000_000
+SEX = np.array(["U", "F", "M"])  # GrammarTables.sex_of
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Scored rows of one outcome beside what is known of them, n rows."""
+
+    outcome: str
+    subject: NDArray[np.int64]
+    risk: Floats
+    truth: Floats
+    """P(outcome recorded within the horizon | observed history)."""
+    age_sex: Floats
+    happened: NDArray[np.bool_]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Keys of every line about these rows."""
+    seconds: float = 0.0
+
+    def auroc(self, score: Floats, weight: Floats | None = None) -> float:
+        """AUROC of a score against the truth."""
+        return disc.truth_auroc(self.truth, score, weight)
+
+    def interval(self, statistic: Callable[[Floats], float], scale: Scale = "identity") -> Estimate:
+        """A statistic of row weights float64 (n,) with its interval from draws of subjects."""
+        cluster, n_clusters = cluster_index(self.subject)
+        return bootstrap_interval(
+            lambda counts: statistic(counts[cluster]),
+            n_clusters,
+            n_replicates=N_REPLICATES,
+            scale=scale,
+        )
+
+
+def gain_share(rows: Judged, weight: Floats | None = None) -> float:
+    """(AUROC − age×sex) / (oracle − age×sex); NaN where age and sex say as much as the truth."""
+    own, trivial, oracle = (rows.auroc(s, weight) for s in (rows.risk, rows.age_sex, rows.truth))
+    return (own - trivial) / (oracle - trivial) if oracle > trivial else float("nan")
+
+
+def observed_expected(rows: Judged, weight: Floats) -> float:
+    """ΣP / Σpredicted."""
+    return float((weight * rows.truth).sum() / (weight * rows.risk).sum())
+
+
+def _bounds(estimate: Estimate) -> dict[str, Any]:
+    """An interval as a line holds it: null where there is none."""
+    kept = estimate.to_json()
+    return {"interval": [kept["lower"], kept["upper"]]}
+
+
+def _line(
+    rows: Judged, metric: str, value: float, unit: str, *, more: dict[str, Any], **fields: Any
+) -> Measurement:
+    fields.setdefault("seconds", rows.seconds)
+    return Measurement(
+        id="R5",
+        metric=metric,
+        value=value,
+        unit=unit,
+        extra={**rows.facts, **more},
+        **fields,
+    )
+
+
+def auroc_line(rows: Judged) -> Measurement:
+    """AUROC beside its oracle's, and both from drawn outcomes."""
+    found = rows.interval(lambda weight: rows.auroc(rows.risk, weight), "logit")
+    difference = rows.interval(
+        lambda weight: rows.auroc(rows.risk, weight) - rows.auroc(rows.truth, weight)
+    )
+    oracle = rows.auroc(rows.truth)
+    cluster, n_clusters = cluster_index(rows.subject)
+    drawn = disc.clustered_delong(rows.happened, rows.risk, cluster, n_clusters)
+    more = {
+        **_bounds(found),
+        "minus_oracle": difference.to_json(),
+        "drawn_auroc": drawn.to_json(),
+        "drawn_oracle": Estimate(disc.auroc(rows.happened, rows.truth)).to_json()["value"],
+    }
+    if rows.outcome == INDEPENDENT:
+        more |= {
+            "asked": "interval holds the oracle",
+            "met": {
+                "truth_interval": found.lower <= oracle <= found.upper,
+                "drawn_interval": drawn.lower <= oracle <= drawn.upper,
+            },
+        }
+    return _line(
+        rows,
+        f"auroc_{rows.outcome}",
+        found.value,
+        "AUROC against the truth",
+        against="oracle",
+        baseline=oracle,
+        more=more,
+    )
+
+
+def gain_line(rows: Judged) -> Measurement:
+    """The share of what could be gained over age and sex."""
+    found = rows.interval(lambda weight: gain_share(rows, weight))
+    more = {**_bounds(found), "asked": f">= {GAIN_ASKED}", "met": found.value >= GAIN_ASKED}
+    return _line(
+        rows,
+        f"gain_share_{rows.outcome}",
+        found.value,
+        "(AUROC - age×sex) / (oracle - age×sex)",
+        more=more,
+    )
+
+
+def oe_line(rows: Judged) -> Measurement:
+    """O/E; the truth's own is 1, that of age and sex stands beside."""
+    found = rows.interval(lambda weight: observed_expected(rows, weight), "log")
+    low, high = OE_ASKED
+    ones = np.ones(len(rows.risk))
+    cluster, n_clusters = cluster_index(rows.subject)
+    judged = cal.Rows(rows.happened, rows.risk, ones, cluster, n_clusters)
+    drawn = cal.observed_expected(rows.happened.astype(np.float64), judged)
+    more = {
+        **_bounds(found),
+        "trivial_oe": float(rows.truth.sum() / rows.age_sex.sum()),
+        "drawn_oe": drawn.to_json(),
+        "asked": f"{low} to {high}",
+        "met": low <= found.value <= high,
+    }
+    return _line(rows, f"oe_{rows.outcome}", found.value, "ΣP / Σpredicted", more=more)
+
+
+def paired_auroc_line(rows: Judged, other: Judged) -> Measurement:
+    """How far the AUROC falls when the model has learned from shuffled gaps; same rows."""
+    fall = rows.interval(
+        lambda weight: rows.auroc(rows.risk, weight) - rows.auroc(other.risk, weight)
+    )
+    more = {
+        **_bounds(fall),
+        "auroc_shuffled": other.auroc(other.risk),
+        "asked": "interval above 0",
+        "met": fall.lower > 0,
+        "control": _control_facts(other),
+    }
+    return _line(
+        rows,
+        f"shuffled_fall_{rows.outcome}",
+        fall.value,
+        "AUROC, times as they were minus gaps shuffled before training",
+        against="gaps shuffled before training",
+        baseline=rows.auroc(rows.risk),
+        seconds=other.seconds,
+        more=more,
+    )
+
+
+def mean_risk_line(light: Judged, heavy: Judged) -> Measurement:
+    """Mean risk after training under heavy censoring over that under light; same rows."""
+    ratio = light.interval(
+        lambda weight: float((weight * heavy.risk).sum() / (weight * light.risk).sum()), "log"
+    )
+    low, high = CENSORING_ASKED
+    mean = float(light.risk.mean())
+    more = {
+        **_bounds(ratio),
+        "mean_risk_heavy": float(heavy.risk.mean()),
+        "asked": f"{low} to {high}",
+        "met": low <= ratio.value <= high,
+        "control": _control_facts(heavy),
+    }
+    return _line(
+        light,
+        f"heavy_over_light_{light.outcome}",
+        ratio.value,
+        "ratio of mean risks on the same rows",
+        against="light censoring",
+        baseline=mean,
+        ratio=ratio.value,
+        seconds=heavy.seconds,
+        more=more,
+    )
+
+
+def _control_facts(rows: Judged) -> dict[str, Any]:
+    return {key: rows.facts[key] for key in ("model", "seconds_train", "seconds_score")}
+
+
+def _covariates(age_years: Floats, sex: NDArray[Any]) -> Covariates:
+    n = len(sex)
+    none = sparse.csr_array((n, 1), dtype=np.float64)  # age and sex only
+    return Covariates(age_years, sex, np.zeros(n, np.bool_), none)
+
+
+def _age_and_sex(store: TokenStore, truth: pa.Table) -> tuple[Floats, NDArray[Any]]:
+    """Age at the prediction time and sex of rows, as the token store knows them."""
+    grammar = Tokenizer.load(store.tokenizer_path).grammar()
+    n_prompt = len(grammar.prompt_classes)
+    found = {}
+    for name in ("train", "tuning", "held_out"):
+        split = store.split(name)
+        for i in np.flatnonzero(np.isin(split.subject_id, truth["subject_id"].to_numpy())):
+            timeline = split.timeline(int(i))
+            head = timeline.token_id[:n_prompt]
+            birth = np.nan if grammar.age_unknown_id in head else float(timeline.origin_us)
+            found[timeline.subject_id] = (birth, grammar.sex_of(head))
+    rows = [found[subject] for subject in truth["subject_id"].to_pylist()]
+    birth_us = np.array([birth for birth, _ in rows])
+    time_us = np.asarray(truth["prediction_time"].cast("timestamp[us]").cast("int64").to_numpy())
+    return (time_us - birth_us) / (365.25 * US_PER_DAY), SEX[[sex for _, sex in rows]]
+
+
+@single_threaded
+def age_sex_risk(study: Study, outcome: str, rows: pa.Table) -> Floats:
+    """Risks by age and sex: fitted to P on train subjects, each an event with weight P and none
+    with weight 1 − P.
+
+    Args:
+        study: the measurement.
+        outcome: its name.
+        rows: truth of the rows to score, subjects of the unseen clinic.
+    """
+    store = TokenStore.open(study.tokens("main"))
+    train = study.truth(outcome, study.clinic("light"))
+    train = train.filter(np.isin(train["subject_id"].to_numpy(), store.split("train").subject_id))
+    age, sex = _age_and_sex(store, train)
+    p = np.asarray(train["probability"].to_numpy())
+    twice = np.tile(np.asarray(train["subject_id"].to_numpy()), 2)
+    labels = TrainLabels(np.repeat([True, False], len(p)), np.concatenate([p, 1 - p]), twice)
+    scored = _age_and_sex(TokenStore.open(study.unseen_tokens("main")), rows)
+    both = _covariates(np.tile(age, 2), np.tile(sex, 2))
+    return fit_and_score(both, labels, _covariates(*scored))["age_sex"]
+
+
+def judge(study: Study, variant: Variant, outcome: str) -> Judged:
+    """Scores a variant's rows of an outcome and joins them with the truth."""
+    table, seconds_score = study.scores(variant, outcome)
+    run, seconds_train = study.run(variant)
+    truth = study.truth(outcome).slice(0, len(table))
+    rows = Judged(
+        outcome,
+        np.asarray(table["subject_id"].to_numpy()),
+        np.asarray(table["risk"].to_numpy()),
+        np.asarray(truth["probability"].to_numpy()),
+        age_sex_risk(study, outcome, truth),
+        np.asarray(truth["happened"].to_numpy(zero_copy_only=False)),
+        seconds=seconds_train + seconds_score,
+    )
+    rows.facts.update(
+        oracle=rows.auroc(rows.truth),
+        trivial=rows.auroc(rows.age_sex),
+        quick=study.sizes == QUICK,
+        n_clinic=study.sizes.n_train,
+        horizon_days=int(table["horizon_days"][0].as_py()),
+        n_rows=len(table),
+        n_subjects=len(np.unique(rows.subject)),
+        n_events=int(rows.happened.sum()),
+        mean_risk=float(rows.risk.mean()),
+        mean_truth=float(rows.truth.mean()),
+        mean_mc_se=float(np.nanmean(table["mc_se"].to_numpy())),
+        n_rollouts=study.sizes.n_rollouts,
+        undetermined=float(np.mean(table["undetermined"].to_numpy())),
+        config=f"draw_config({study.seed})",
+        model=read_json(run / "config.json")["weights"],
+        seconds_train=seconds_train,
+        seconds_score=seconds_score,
+        threads=study.sizes.threads,
+    )
+    return rows
+
+
+def _with_budget(study: Study, judged: list[Judged]) -> list[Judged]:
+    """Adds what training and scoring took together (null where a step was not done in one go)."""
+    total = judged[0].facts["seconds_train"] + sum(r.facts["seconds_score"] for r in judged)
+    for rows in judged:
+        rows.facts.update(
+            seconds_train_and_score=round(total, 1),
+            budget_seconds=BUDGET_SECONDS,
+            within_budget=None if study.interrupted else total <= BUDGET_SECONDS,
+            reused=list(study.reused),
+            interrupted=list(study.interrupted),
+        )
+    return [replace(rows, seconds=total) for rows in judged]
+
+
+def _main(study: Study) -> list[Judged]:
+    """The main model's scores of every outcome."""
+    return _with_budget(study, [judge(study, "main", outcome) for outcome in OUTCOMES])
+
+
+def _main_lines(judged: list[Judged]) -> Iterator[Measurement]:
+    for rows in judged:
+        yield auroc_line(rows)
+        if rows.outcome in INFORMATIVE:
+            yield gain_line(rows)
+
+
+def _shuffled_lines(study: Study, spontaneous: Judged) -> Iterator[Measurement]:
+    yield paired_auroc_line(spontaneous, judge(study, "shuffled", spontaneous.outcome))
+
+
+def _censoring_lines(study: Study, judged: list[Judged]) -> Iterator[Measurement]:
+    for light in judged:
+        yield mean_risk_line(light, judge(study, "heavy", light.outcome))
+
+
+@contextmanager
+def _opened(quick: bool, work_dir: Path | None) -> Iterator[Study]:
+    """The measurement's folder, checked: a temporary one unless a folder is named.
+
+    Raises:
+        StateError: not a git checkout, so there is no commit to draw a clinic from, or `work_dir`
+            holds something else.
+        AssertionError: what is to be measured is not sound, see `Study.check`.
+    """
+    measured = commit()
+    if measured.startswith("unknown"):
+        message = "R5 draws its clinic from the commit: run it in a git checkout"
+        raise StateError(message)
+    seed = int(measured[:8], 16)
+    with tempfile.TemporaryDirectory(prefix="chronoward-r5-") as temporary:
+        folder = work_dir or Path(temporary) / "study"
+        study = Study(folder, seed, measured, QUICK if quick else FULL)
+        least = (0, 1) if quick else (LEAST_TRAIN, LEAST_ROWS)
+        study.check(OUTCOMES, least_train=least[0], least_rows=least[1])
+        yield study
+
+
+def measure(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
+    """All lines of R5: ranking, the controls, and last O/E an outcome."""
+    with _opened(quick, work_dir) as study:
+        judged = _main(study)
+        yield from _main_lines(judged)
+        yield from _shuffled_lines(study, judged[OUTCOMES.index("sim_spontaneous")])
+        yield from _censoring_lines(study, judged)
+        yield from map(oe_line, judged)
+
+
+def measure_main(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
+    """The lines of R5 without its controls."""
+    with _opened(quick, work_dir) as study:
+        judged = _main(study)
+        yield from _main_lines(judged)
+        yield from map(oe_line, judged)
+
+
+def measure_shuffled(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
+    """What shuffled gaps cost (trains the main model too, unless the folder has it)."""
+    with _opened(quick, work_dir) as study:
+        yield from _shuffled_lines(study, judge(study, "main", "sim_spontaneous"))
+
+
+def measure_censoring(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
+    """Mean risks under heavy censoring over those under light."""
+    with _opened(quick, work_dir) as study:
+        yield from _censoring_lines(study, [judge(study, "main", o) for o in OUTCOMES])
+
+
+MEASURES = {
+    "R5": measure,
+    "R5.main": measure_main,
+    "R5.shuffled": measure_shuffled,
+    "R5.censoring": measure_censoring,
+}

@@ -1,0 +1,309 @@
+"""Folders of an accuracy measurement: clinics, token stores, runs, scores; each made once.
+
+Two simulations of one configuration: subjects of the first train, subjects of the second are
+scored. Same rates, same codes, other draws, so every scored subject is new, and the rows need not
+be a tenth of what was tokenized. `check_same_clinic` compares what must be equal.
+
+A step leaves `steps/<name>.json` when it is done; a later call in the same folder takes its result
+and its seconds from there. Training goes on from its checkpoint; simulations and scores start over.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from benchmarks.gap_shuffle import shuffle_store
+
+from chronoward.data.simulate import draw_config, simulate
+from chronoward.errors import StateError
+from chronoward.files import atomic_path, make_output_folder, read_json, write_json
+from chronoward.score import ScoreConfig, score
+from chronoward.score.rows import make_prefixes, read_cohort
+from chronoward.store import TokenStore
+from chronoward.tokenize import tokenize
+from chronoward.tokenize.check import verify
+from chronoward.tokenizer import Tokenizer
+from chronoward.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from chronoward.data.simulate import SimulationConfig
+    from chronoward.data.simulate.config import Censoring
+
+    Variant = Literal["main", "shuffled", "heavy"]
+
+HORIZON_DAYS = 365
+SAME_FILES = ("concept", "concept_ancestor", "concept_relationship", "vocabulary", "domain")
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is simulated, trained and scored."""
+
+    n_train: int
+    """Subjects of the clinic that trains (all splits; eight in ten are the train split)."""
+    n_evaluation: int
+    """Subjects of the clinic that is scored."""
+    n_rows: int
+    """Rows scored an outcome, at most; one a subject."""
+    n_rollouts: int
+    """Rollouts a row."""
+    train_minutes: float | None
+    max_steps: int | None
+    threads: int = 2
+
+
+class Study:
+    """One measurement's folder.
+
+    Args:
+        folder: new, empty, or left by a measurement of the same plan.
+        seed: of the configuration and of the simulations.
+        commit: what is measured; kept with the folder.
+        sizes: how much.
+
+    Raises:
+        StateError: the folder holds something else.
+    """
+
+    def __init__(self, folder: Path, seed: int, commit: str, sizes: Sizes) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.sizes = sizes
+        self.reused: list[str] = []
+        """Steps that an earlier call had done."""
+        self._done: set[str] = set()
+        self.interrupted: list[str] = []
+        """Steps that were begun more than once: their seconds are of the last time only."""
+        plan = {"seed": seed, "commit": commit, **asdict(sizes)}
+        if (folder / PLAN).is_file():
+            if read_json(folder / PLAN) != plan:
+                message = f"{folder} holds a measurement of another commit or size"
+                raise StateError(message)
+        else:
+            make_output_folder(folder)
+            write_json(folder / PLAN, plan)
+        (folder / "steps").mkdir(mode=0o700, exist_ok=True)
+
+    def step(
+        self, name: str, action: Callable[[], object], *, clean: Path | None = None
+    ) -> dict[str, Any]:
+        """Runs a step unless it is done.
+
+        Args:
+            name: of the step.
+            action: does it.
+            clean: what it makes and cannot resume.
+
+        Returns:
+            `seconds` (wall) and `attempts`.
+        """
+        path = self.folder / "steps" / f"{name}.json"
+        state: dict[str, Any] = read_json(path) if path.is_file() else {"attempts": 0}
+        if "seconds" in state:
+            if name not in self._done:
+                self.reused.append(name)
+        else:
+            state["attempts"] += 1
+            write_json(path, state)
+            if clean is not None and clean.exists():
+                shutil.rmtree(clean)
+            began = time.monotonic()
+            action()
+            state["seconds"] = round(time.monotonic() - began, 1)
+            write_json(path, state)
+        if state["attempts"] > 1 and name not in self._done:
+            self.interrupted.append(name)
+        self._done.add(name)
+        return state
+
+    def config(self, censoring: Censoring) -> SimulationConfig:
+        """The clinic's configuration at a level of censoring (light, heavy)."""
+        base = draw_config(self.seed)
+        return replace(base, censoring=replace(base.censoring, level=censoring))
+
+    def clinic(self, censoring: Censoring) -> Path:
+        """The OMOP folder whose subjects train."""
+        return self._simulated(f"clinic_{censoring}", self.sizes.n_train, self.seed, censoring)
+
+    def unseen(self) -> Path:
+        """The OMOP folder, with truth, whose subjects are scored: other draws, light censoring."""
+        return self._simulated("unseen", self.sizes.n_evaluation, self.seed + 1, "light")
+
+    def _simulated(self, name: str, n: int, seed: int, censoring: Censoring) -> Path:
+        out = self.folder / name
+
+        def make() -> None:
+            known = censoring == "light"  # the baseline and the scored rows need the truth
+            simulate(out, n, seed, self.config(censoring), truth=known, oracle_rows=0)
+
+        self.step(name, make, clean=out)
+        return out
+
+    def tokens(self, variant: Variant) -> Path:
+        """The token store that a variant trains on: `main`, `shuffled` or `heavy`."""
+        out = self.folder / f"tokens_{variant}"
+        if variant == "shuffled":
+            source = self.tokens("main")
+
+            def shuffle() -> None:
+                shuffle_store(source, out, self.seed)
+                verify(out)
+
+            self.step(out.name, shuffle, clean=out)
+            return out
+        clinic = self.clinic("light" if variant == "main" else "heavy")
+        self.step(
+            out.name,
+            lambda: tokenize(clinic, out, split="hash", threads=self.sizes.threads),
+        )
+        return out
+
+    def unseen_tokens(self, variant: Variant) -> Path:
+        """The scored subjects in a variant's vocabulary (`shuffled` has that of `main`)."""
+        owner: Variant = "main" if variant == "shuffled" else variant
+        out = self.folder / f"tokens_unseen_{owner}"
+        tokenizer = self.tokens(owner) / "tokenizer.json"
+        self.step(
+            out.name,
+            lambda: tokenize(
+                self.unseen(), out, tokenizer=tokenizer, split="hash", threads=self.sizes.threads
+            ),
+        )
+        return out
+
+    def cohort(self, outcome: str) -> Path:
+        """The scored rows of an outcome: those with a truth, the lowest subject ids first."""
+        out = self.folder / f"cohort_{outcome}.parquet"
+        if not out.is_file():
+            rows = self.truth(outcome).select(["subject_id", "prediction_time"])
+            with atomic_path(out) as temporary:
+                pq.write_table(rows.slice(0, self.sizes.n_rows), temporary)
+        return out
+
+    def truth(self, outcome: str, clinic: Path | None = None) -> pa.Table:
+        """truth.parquet of one outcome at the horizon, by subject (of the unseen by default)."""
+        table = pq.read_table((clinic or self.unseen()) / "truth.parquet")
+        kept = pc.and_(
+            pc.equal(table["outcome"], outcome), pc.equal(table["horizon_days"], HORIZON_DAYS)
+        )
+        return table.filter(kept).sort_by([("subject_id", "ascending")])
+
+    def run(self, variant: Variant) -> tuple[Path, float]:
+        """A variant's model and the wall seconds of its training."""
+        tokens, out = self.tokens(variant), self.folder / f"run_{variant}"
+        config = TrainConfig(
+            preset="tiny", minutes=self.sizes.train_minutes, max_steps=self.sizes.max_steps
+        )
+
+        def make() -> None:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(self.sizes.threads)
+            try:
+                train(tokens, out, config, resume=True)
+            finally:
+                torch.set_num_threads(threads)
+
+        return out, float(self.step(out.name, make)["seconds"])
+
+    def scores(self, variant: Variant, outcome: str) -> tuple[pa.Table, float]:
+        """A variant's risks of an outcome, by subject, and the wall seconds of scoring.
+
+        Raises:
+            AssertionError: the scored rows are not the cohort's.
+        """
+        run, tokens = self.run(variant)[0], self.unseen_tokens(variant)
+        cohort = self.cohort(outcome)
+        out = self.folder / f"scores_{variant}_{outcome}"
+
+        def make() -> None:
+            score(
+                run,
+                tokens,
+                cohort,
+                [str(self.unseen() / "outcomes" / f"{outcome}.yaml")],
+                [HORIZON_DAYS],
+                out,
+                ScoreConfig(n_rollouts=self.sizes.n_rollouts, seed=0, split="all"),
+                threads=self.sizes.threads,
+            )
+
+        seconds = float(self.step(out.name, make, clean=out)["seconds"])
+        table = pq.read_table(out / "predictions_detail.parquet")
+        table = table.sort_by([("subject_id", "ascending")])
+        wanted = pq.read_table(cohort)
+        for name in ("subject_id", "prediction_time"):
+            if not table[name].equals(wanted[name].cast(table[name].type)):
+                message = f"{out}: scored rows are not the cohort's {len(wanted)} rows"
+                raise AssertionError(message)
+        return table, seconds
+
+    def check(self, outcomes: tuple[str, ...], *, least_train: int, least_rows: int) -> None:
+        """Whether what is about to be measured can be: before the minutes are spent.
+
+        Args:
+            outcomes: that will be scored.
+            least_train: subjects of the train split.
+            least_rows: rows an outcome.
+
+        Raises:
+            AssertionError: two clinics instead of one, too few subjects or rows, rows that cannot
+                be scored, or a truth that drawn outcomes contradict.
+        """
+        check_same_clinic(self.clinic("light"), self.unseen())
+        n_train = len(TokenStore.open(self.tokens("main")).split("train"))
+        if n_train < least_train:
+            message = f"{n_train} subjects to train on, {least_train} are asked for"
+            raise AssertionError(message)
+        store = TokenStore.open(self.unseen_tokens("main"))
+        grammar = Tokenizer.load(store.tokenizer_path).grammar()
+        for outcome in outcomes:
+            rows = read_cohort(self.cohort(outcome))
+            if len(rows) < least_rows:
+                message = f"{len(rows)} rows for {outcome}, {least_rows} are asked for"
+                raise AssertionError(message)
+            counts = make_prefixes(rows, store, grammar, split="all", max_context=2048).counts
+            if counts["scored"] != len(rows):
+                message = f"{outcome}: some of {len(rows)} rows cannot be scored: {counts}"
+                raise AssertionError(message)
+            check_truth(outcome, self.truth(outcome))
+
+
+def check_same_clinic(first: Path, second: Path) -> None:
+    """Two simulations are of one clinic: same rates, vocabulary and outcomes, other draws.
+
+    Raises:
+        AssertionError: they are not.
+    """
+    about = [read_json(folder / "simulation.json") for folder in (first, second)]
+    names = [f"{name}.csv" for name in SAME_FILES]
+    names += sorted(f"outcomes/{path.name}" for path in (first / "outcomes").glob("*.yaml"))
+    other = [n for n in names if (first / n).read_bytes() != (second / n).read_bytes()]
+    if about[0]["config"] != about[1]["config"] or about[0]["seed"] == about[1]["seed"] or other:
+        message = f"not two draws of one clinic: {other or 'simulation.json'}"
+        raise AssertionError(message)
+
+
+def check_truth(outcome: str, truth: pa.Table) -> None:
+    """Drawn outcomes agree with the truth's probabilities, within 4 standard errors of their sum.
+
+    Raises:
+        AssertionError: they do not.
+    """
+    p = np.asarray(truth["probability"].to_numpy())
+    happened = np.asarray(truth["happened"].to_numpy(zero_copy_only=False))
+    error = float(np.sqrt((p * (1 - p)).sum()))
+    if abs(float(happened.sum()) - float(p.sum())) > 4 * error:
+        message = f"{outcome}: {happened.sum()} of {p.sum():.1f} ± {error:.1f} expected events"
+        raise AssertionError(message)
