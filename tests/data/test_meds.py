@@ -188,3 +188,23 @@ def test_real_data_are_prepared(
     assert calendar in (None, prepared.calendar)
     ledger = pq.read_table(prepared.path / "ledger", columns=["table"])
     assert ledger.num_rows == sum(t["records"] for t in prepared.report["tables"].values())
+
+
+def test_code_metadata_of_another_type_are_nulled_and_counted(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    _write(source / "data" / "train" / "0.parquet", EVENTS)
+    (source / "metadata").mkdir()
+    codes = {"code": ["LAB//1", "X"], "description": ["lab", None], "parent_codes": [7, None]}
+    pq.write_table(pa.table(codes), source / "metadata" / "codes.parquet")
+    prepared = prepare(source, tmp_path / "work")
+    assert prepared.report["rules"]["metadata_nulled"] == 1
+    counts = prepared.report["tables"]["metadata/codes"]
+    assert counts == {"records": 2, "kept": 2, "metadata_nulled": 1}
+    described = dict(
+        zip(
+            prepared.codes["code"].to_pylist(),
+            prepared.codes["description"].to_pylist(),
+            strict=True,
+        )
+    )
+    assert described["LAB//1"] == "lab"

@@ -182,7 +182,7 @@ def _write(
 
 def _describe_meds(src: Path, loaded: Loaded) -> pa.Table:
     """The metadata's code rows with table numbers (null: any table)."""
-    metadata = read_code_metadata(src)
+    metadata, _ = read_code_metadata(src)
     number = {name: i for i, name in enumerate(loaded.tables)}
     tables = pa.array(
         [None if name is None else number.get(name) for name in metadata["table"].to_pylist()],

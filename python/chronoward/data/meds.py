@@ -218,8 +218,16 @@ def read_splits(root: Path, files: list[Path]) -> pa.Table | None:
     return table
 
 
-def read_code_metadata(root: Path) -> pa.Table:
-    """metadata/codes.parquet with the columns of the code table that it has, the rest null."""
+def read_code_metadata(root: Path) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """metadata/codes.parquet with the columns of the code table that it has, the rest null.
+
+    Returns:
+        The table; and bool (rows,): those that lost a value, its column being of another type.
+
+    Raises:
+        DataError: the column of codes is missing or is no text.
+        FormatError: a damaged file.
+    """
     kinds = {
         "code": pa.string(),
         "table": pa.string(),
@@ -233,13 +241,15 @@ def read_code_metadata(root: Path) -> pa.Table:
     }
     file = root / "metadata" / "codes.parquet"
     if not file.is_file():
-        return pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+        return pa.table({name: pa.array([], kind) for name, kind in kinds.items()}), np.zeros(
+            0, np.bool_
+        )
     schema = read_parquet_schema(file)
     table = pq.read_table(file, columns=[name for name in kinds if name in schema.names])
     if "code" not in table.column_names:
         message = f"{file}: required column code is missing"
         raise DataError(message)
-    columns = {}
+    columns, lost = {}, np.zeros(table.num_rows, np.bool_)
     for name, kind in kinds.items():
         if name not in table.column_names:
             columns[name] = pa.nulls(table.num_rows, kind)
@@ -248,9 +258,11 @@ def read_code_metadata(root: Path) -> pa.Table:
             columns[name] = table[name].cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             if name == "code":
-                raise
+                message = f"{file}: column code must be text, is {table[name].type}"
+                raise DataError(message) from None
             columns[name] = pa.nulls(table.num_rows, kind)
-    return pa.table(columns)
+            lost |= np.asarray(table[name].is_valid().to_numpy())
+    return pa.table(columns), lost
 
 
 def read_observation(root: Path) -> pa.Table:

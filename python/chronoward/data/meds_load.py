@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from chronoward.data.config import IngestConfig
     from chronoward.data.workspace import Workspace
 
 LEDGER_TABLE = "data"
+METADATA_TABLE = "metadata/codes"
 _FIXED_TEXT = ("POS", "NEG", "not_done", "order", "dispense", "administration", "stop")
 _VISIBLE = f"r.role = {int(Role.CODE)} AND r.rid NOT IN (SELECT rid FROM silent)"
 _CONTENT = """subject_id, role, event_code, time, number, text, unit, end_time, available,
@@ -73,7 +77,7 @@ def load_meds(
     )
     _judge(work, config, tables, future, excluded)
     say("visits")
-    metadata = read_code_metadata(root)
+    metadata, lost = read_code_metadata(root)
     work.add_rows("meds_code", metadata)
     explicit = bool(work.value(f"SELECT count(*) FROM record WHERE role = {int(Role.VISIT)}"))
     if explicit:
@@ -102,9 +106,23 @@ def load_meds(
     )
     say("ledger")
     _fill_ledger(work)
+    _enter_metadata(work, lost)
     n_rows = work.value("SELECT count(*) FROM ledger")
     warnings = [] if n_rows else ["the source has no events"]
     return Loaded(tables, has_visits, calendar, extract, warnings, [])
+
+
+def _enter_metadata(work: Workspace, lost: NDArray[np.bool_]) -> None:
+    """Enters the rows of codes.parquet where a column of it could not be read."""
+    if not lost.any():
+        return
+    keys = [f"{METADATA_TABLE}.parquet:{row}" for row in range(len(lost))]
+    work.add_rows("lost_metadata", pa.table({"key": keys, "lost": pa.array(lost)}))
+    work.run(
+        f"""INSERT INTO ledger SELECT {quote_text(METADATA_TABLE)}, key, 0,
+        {changed_if("lost", Rule.METADATA_NULLED)} FROM lost_metadata"""
+    )
+    work.drop("lost_metadata")
 
 
 def _decide_calendar(work: Workspace, config: IngestConfig) -> tuple[str, str | None]:

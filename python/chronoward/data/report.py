@@ -24,6 +24,7 @@ _NULLING = (
     Rule.UNPARSABLE_END,
     Rule.VALUE_NOT_FINITE,
     Rule.VALUE_UNPARSABLE,
+    Rule.METADATA_NULLED,
 )
 N_LISTED = 50
 """Unmapped codes that the report lists, commonest first."""

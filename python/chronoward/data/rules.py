@@ -306,6 +306,12 @@ class Rule(StrEnum):
         "changed",
         "As unit_assumed, but the quantiles disagree: stays without unit, a code of its own.",
     )
+    METADATA_NULLED = (
+        "metadata_nulled",
+        "changed",
+        "A row of a MEDS source's metadata/codes.parquet with a value in a column of a type that "
+        "cannot be read: the value is nulled.",
+    )
 
 
 REMOVING: tuple[Rule, ...] = tuple(rule for rule in Rule if rule.removes)

@@ -1,0 +1,79 @@
+"""Every record of real sources is in the ledger, once, under a named rule, and nothing else is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from chronoward.data import PreparedEvents, Rule, prepare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# tables that are looked things up in: they describe nobody
+DICTIONARIES = {"concept", "concept_ancestor", "cdm_source"}
+
+
+def _unmatched(source: str, ledger: str) -> list[int]:
+    """Records of the source without a ledger row, and ledger rows without a record."""
+    connection = duckdb.connect()
+    return [
+        connection.execute(
+            f"SELECT count(*) FROM ({a}) a ANTI JOIN ({b}) b USING (key)"
+        ).fetchall()[0][0]
+        for a, b in ((source, ledger), (ledger, source))
+    ]
+
+
+@pytest.mark.slow
+def test_every_record_of_mimic_as_meds_is_in_the_ledger(test_data: Path, tmp_path: Path) -> None:
+    source = test_data / "mimic-iv-demo-meds"
+    prepared = prepare(source, tmp_path / "work", threads=2)
+    files = sorted((source / "data").rglob("*.parquet"))
+    rows = " UNION ALL ".join(
+        f"SELECT '{file.relative_to(source)}:' || range AS key "
+        f"FROM range({pq.ParquetFile(file).metadata.num_rows})"
+        for file in files
+    )
+    ledger = f"SELECT key FROM read_parquet('{prepared.path}/ledger/*.parquet')"
+    assert _unmatched(rows, ledger) == [0, 0]
+    _check_rules(prepared)
+
+
+@pytest.mark.slow
+def test_every_record_of_mimic_as_omop_is_in_the_ledger(test_data: Path, tmp_path: Path) -> None:
+    """A table without a primary key (fact_relationship) is entered by `<table>:<row>`, from 1."""
+    source = test_data / "mimic-iv-demo-omop"
+    prepared = prepare(source, tmp_path / "work", threads=2)
+    not_read = set(prepared.report["tables_not_read"])
+    for file in sorted(source.iterdir()):
+        name, kind = file.stem, file.suffix
+        if kind not in (".csv", ".parquet") or name in not_read | DICTIONARIES:
+            continue
+        scan = f"read_csv('{file}', all_varchar = true)" if kind == ".csv" else f"'{file}'"
+        keyless = "'fact_relationship:' || row_number() OVER ()"
+        own = "person_id" if name == "death" else f"{name}_id"
+        key = keyless if name == "fact_relationship" else own
+        rows = f"SELECT ({key})::VARCHAR AS key FROM {scan}"
+        ledger = (
+            f"SELECT key FROM read_parquet('{prepared.path}/ledger/*.parquet') "
+            f"WHERE \"table\" = '{name}'"
+        )
+        assert _unmatched(rows, ledger) == [0, 0], name
+        n = duckdb.execute(f"SELECT count(*) FROM {scan}").fetchall()[0][0]
+        assert n == prepared.report["tables"].get(name, {"records": 0})["records"], name
+    _check_rules(prepared)
+
+
+def _check_rules(prepared: PreparedEvents) -> None:
+    """Whatever was removed names its rule, and the rule's effect is the disposition."""
+    ledger = pq.read_table(prepared.path / "ledger", columns=["disposition", "rule"])
+    found = ledger.group_by(["disposition", "rule"]).aggregate([]).to_pylist()
+    for row in found:
+        if row["disposition"] == "kept":
+            assert row["rule"] is None
+        else:
+            assert Rule.named(row["rule"]).effect == row["disposition"]
