@@ -202,8 +202,11 @@ def test_a_source_without_visits_is_asked_at_its_moments(tmp_path: Path) -> None
     source = _source()
     source.rows = [row for row in source.rows if row["role"] != Role.VISIT]
     source.has_visits = False
+    source.periods = [(1, 0, 500), (2, 0, 450), (3, 0, 600), (4, 0, 702)]
     flow = _build(tmp_path / "c", source, index="random_visit", washout_days=0)
-    assert flow["candidates"] == 2  # the two subjects with a code
+    # two subjects have a code, at the very end of their observation; one was never observed
+    assert [flow[step] for step in ("subjects", "too_short", "no_visit_after")] == [5, 1, 2]
+    assert flow["candidates"] == 2
 
 
 def test_an_index_file_gives_its_own_rows(tmp_path: Path) -> None:

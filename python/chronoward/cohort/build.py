@@ -25,6 +25,7 @@ from chronoward.cohort.batch import (
     static_code,
 )
 from chronoward.cohort.index import IndexRows, IndexRule, candidates, parse_index, read_index_file
+from chronoward.cohort.random_visit import Observation
 from chronoward.errors import ConfigError, DataError
 from chronoward.files import atomic_path, make_output_folder, write_json
 from chronoward.schema import Role
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from chronoward.data import PreparedEvents
 
 FLOW_STEPS = ("candidates", "outside_observation", "washout", "not_alive", "rows")
+RANDOM_VISIT_STEPS = ("subjects", "too_short", "no_visit_after")  # before the others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,7 @@ class CohortConfig:
         horizon_days: horizons, for the boolean label of a single outcome and horizon.
         washout_days: least observation before the prediction time.
         seed: for rules that draw.
+        index_title: the index rule in words for the report, where the rule does not tell (a file).
     """
 
     index: str
@@ -57,6 +60,7 @@ class CohortConfig:
     horizon_days: tuple[int, ...] = (365,)
     washout_days: int = 365
     seed: int = 0
+    index_title: str = ""
 
     def __post_init__(self) -> None:
         if not self.outcomes:
@@ -114,7 +118,8 @@ def build_cohort(
     file_rows = read_index_file(Path(rule.path)) if rule.kind == "file" else None
     out = make_output_folder(Path(out))
     observation = _observation(prepared.observation)
-    flow: dict[str, Any] = dict.fromkeys(FLOW_STEPS, 0)
+    steps = (*RANDOM_VISIT_STEPS, *FLOW_STEPS) if rule.kind == "random_visit" else FLOW_STEPS
+    flow: dict[str, Any] = dict.fromkeys(steps, 0)
     parts: list[tuple[pa.Table, pa.Table, pa.Table]] = []
     done, matched = 0, 0
     for batch in prepared.batches():
@@ -122,6 +127,8 @@ def build_cohort(
         rows = candidates(
             rule,
             arrays,
+            observation,
+            washout_days=config.washout_days,
             seed=config.seed,
             has_visits=prepared.has_visits,
             inpatient_codes=lookup.inpatient,
@@ -129,6 +136,10 @@ def build_cohort(
             file_rows=file_rows,
         )
         matched += len(rows.time_us)
+        if rows.left_out:
+            flow["subjects"] += arrays.n_subjects
+            for step, n in rows.left_out.items():
+                flow[step] += n
         rows, end_us = _eligible(arrays, rows, observation, config, flow)
         parts.append(_tables(arrays, rows, end_us, definitions, lookup, split_of))
         done += arrays.n_subjects
@@ -179,7 +190,7 @@ def _lookup(
     return _Lookup(pairs, index, inpatient.astype(np.bool_), found, first)
 
 
-def _observation(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _observation(table: pa.Table) -> Observation:
     import pyarrow as pa
 
     columns = [np.asarray(table["subject_id"].to_numpy())]
@@ -187,18 +198,18 @@ def _observation(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64],
         np.asarray(table[c].cast(pa.int64()).to_numpy()) for c in ("start_time", "end_time")
     ]
     order = np.lexsort((columns[1], columns[0]))
-    return columns[0][order], columns[1][order], columns[2][order]
+    return Observation(columns[0][order], columns[1][order], columns[2][order])
 
 
 def _eligible(
     arrays: EventArrays,
     rows: IndexRows,
-    observation: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    observation: Observation,
     config: CohortConfig,
     flow: dict[str, Any],
 ) -> tuple[IndexRows, NDArray[np.int64]]:
     """Rows inside an observation period, washed out and alive; and the period's end (us)."""
-    ids, starts, ends = observation
+    ids, starts, ends = observation.subject_id, observation.start_us, observation.end_us
     flow["candidates"] += len(rows.time_us)
     key = np.searchsorted(ids, arrays.subject_ids)
     last = np.searchsorted(ids, arrays.subject_ids, side="right")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from chronoward.cohort.batch import DAYS_PER_YEAR, NEVER, US_PER_DAY, EventArrays, earliest
+from chronoward.cohort.random_visit import Observation, Visits, random_visit
 from chronoward.errors import ConfigError, DataError
-from chronoward.philox import hash64, philox4x32, splitmix64
 from chronoward.schema import Role
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ class IndexRule:
     """One index rule.
 
     Attributes:
-        kind: `discharge` (end of every inpatient visit), `random_visit` (end of one visit a
-            subject, by seed; one moment where a source has no visits), `age` (birthday), `first`
-            (first record of an outcome's codes), `file` (Parquet with subject_id and
-            prediction_time).
+        kind: `discharge` (end of every inpatient visit), `random_visit` (once a subject: the end
+            of the first visit from a drawn date on, see `chronoward.cohort.random_visit`), `age`
+            (birthday), `first` (first record of an outcome's codes), `file` (Parquet with
+            subject_id and prediction_time).
         age_years: for `age`.
         outcome: for `first`, the name or path of the definition.
         path: for `file`.
@@ -64,10 +64,14 @@ def parse_index(text: str) -> IndexRule:
 
 @dataclass(frozen=True, eq=False)
 class IndexRows:
-    """Candidate rows of one batch: `subject` (int64, in the batch) and `time_us` (int64)."""
+    """Candidate rows of one batch: `subject` (int64, in the batch) and `time_us` (int64).
+
+    `left_out` counts subjects without a candidate, by reason.
+    """
 
     subject: NDArray[np.int64]
     time_us: NDArray[np.int64]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -105,7 +109,9 @@ def read_index_file(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def candidates(
     rule: IndexRule,
     arrays: EventArrays,
+    observation: Observation,
     *,
+    washout_days: int,
     seed: int,
     has_visits: bool,
     inpatient_codes: NDArray[np.bool_],
@@ -117,7 +123,9 @@ def candidates(
     Args:
         rule: the rule.
         arrays: the batch.
-        seed: for `random_visit`; the choice depends on (seed, subject_id) only.
+        observation: periods of all subjects, for `random_visit`.
+        washout_days: observation before the index, for `random_visit`.
+        seed: for `random_visit`; the drawn number depends on (seed, subject_id) only.
         has_visits: whether the source has visits, for `random_visit`.
         inpatient_codes: bool (n_codes,), for `discharge`.
         first_codes: bool (n_codes,), for `first`.
@@ -127,7 +135,16 @@ def candidates(
         event = (arrays.role == Role.VISIT) & inpatient_codes[arrays.code]
         return IndexRows(arrays.subject[event], arrays.end_us[event])
     if rule.kind == "random_visit":
-        return _random_visit(arrays, seed, has_visits)
+        event = arrays.role == Role.VISIT
+        start_us, end_us = arrays.time_us, arrays.end_us
+        if not has_visits:  # a source without visits: its moments take their place
+            event = (arrays.role == Role.CODE) & (arrays.available_us != NEVER)
+            start_us = end_us = arrays.available_us
+        visits = Visits(arrays.subject[event], start_us[event], end_us[event])
+        subject, time_us, left_out = random_visit(
+            arrays.subject_ids, visits, observation, washout_days=washout_days, seed=seed
+        )
+        return IndexRows(subject, time_us, left_out)
     if rule.kind == "age":
         birth = earliest(arrays, Role.BIRTH)
         known = np.flatnonzero(birth != NEVER)
@@ -148,22 +165,3 @@ def candidates(
     count = end - begin
     within = np.arange(len(subject)) - np.repeat(np.cumsum(count) - count, count)
     return IndexRows(subject, times[begin[subject] + within])
-
-
-def _random_visit(arrays: EventArrays, seed: int, has_visits: bool) -> IndexRows:
-    event = np.flatnonzero(arrays.role == Role.VISIT)
-    when = arrays.end_us
-    if not has_visits:  # a source without visits: its moments take their place
-        event = np.flatnonzero((arrays.role == Role.CODE) & (arrays.available_us != NEVER))
-        when = arrays.available_us
-    owner = arrays.subject[event]
-    count = np.bincount(owner, minlength=arrays.n_subjects)
-    first = np.r_[0, np.cumsum(count)]
-    known = np.flatnonzero(count)
-    hashed = splitmix64(arrays.subject_ids[known])
-    counters = np.zeros((len(known), 4), np.uint32)
-    counters[:, 0] = (hashed & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    counters[:, 1] = (hashed >> np.uint64(32)).astype(np.uint32)
-    word = philox4x32(hash64(seed, "random_visit"), counters)[:, 0].astype(np.uint64)
-    chosen = (word * count[known].astype(np.uint64)) >> np.uint64(32)
-    return IndexRows(known, when[event[first[known] + chosen.astype(np.int64)]])
