@@ -42,6 +42,7 @@ def test_a_store_has_the_files_of_the_contract_and_is_private(store: TokenStore)
     assert names == {
         "store.json",
         "tokenizer.json",
+        "codes.parquet",
         "ingest_report.json",
         "ledger",
         "train",

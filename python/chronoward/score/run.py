@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, Prompt, SamplingParams
@@ -26,6 +24,7 @@ from chronoward.score.output import Scores, detail_table, write_predictions, wri
 from chronoward.score.rows import make_prefixes, read_cohort
 from chronoward.score.units import N_PILOT, ScoreTask, ScoreUnit, score_unit
 from chronoward.store import TokenStore
+from chronoward.store.codes import code_table
 from chronoward.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -217,31 +216,13 @@ def check_same_tokenizer(run: Path | str, store: TokenStore, tokenizer: Tokenize
         raise FormatError(message)
 
 
-def code_table(store: TokenStore, tokenizer: Tokenizer) -> pa.Table:
-    """The codes outcomes are resolved against: the store's code table, which knows ancestors, or
-    the tokenizer's own codes where the store has none."""
-    path = store.path / "codes.parquet"
-    if path.is_file():
-        return pq.read_table(path)
-    codes = tokenizer.codes
-    return pa.table(
-        {
-            "table": [c.table for c in codes],
-            "code": [c.code for c in codes],
-            "concept_id": pa.array([c.concept_id for c in codes], pa.int64()),
-            "parent_codes": pa.array([[] for _ in codes], pa.list_(pa.string())),
-            "is_inpatient": pa.array([c.is_inpatient for c in codes], pa.bool_()),
-        }
-    )
-
-
 def _resolve(names: Sequence[str], store: TokenStore, tokenizer: Tokenizer) -> _Outcomes:
     definitions = [outcome_definitions.load(name) for name in names]
     found = [definition.name for definition in definitions]
     if not definitions or len(set(found)) < len(found):
         message = f"outcomes must be given and differ, got {found}"
         raise ConfigError(message)
-    codes = code_table(store, tokenizer)
+    codes = code_table(store.path, tokenizer)
     sets = []
     for definition in definitions:
         ids = tokenizer.token_ids_of(outcome_definitions.resolve(definition, codes))

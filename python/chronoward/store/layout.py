@@ -4,6 +4,7 @@
 |---|---|
 | `store.json` | manifest, written last: versions, hashes, counts, rules, every shard's SHA-256 |
 | `tokenizer.json` | the tokenizer, its hash equal to the manifest's |
+| `codes.parquet` | optional: the source's code table (`code_schema`), with ancestors |
 | `<split>/<n>.arrow` | Arrow IPC file, uncompressed, one record batch of at most 2²⁴ tokens |
 
 One row a subject; subjects ascend within a split. Columns (none is null):
@@ -41,6 +42,7 @@ VERSION = 1
 MAX_SHARD_TOKENS = 1 << 24
 MANIFEST = "store.json"
 TOKENIZER = "tokenizer.json"
+CODES = "codes.parquet"
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/(0|[1-9][0-9]*)\.arrow")
 TOKEN_COLUMNS = {

@@ -13,6 +13,7 @@ from chronoward import files
 from chronoward.errors import FormatError
 from chronoward.schema import SPLITS
 from chronoward.store.layout import (
+    CODES,
     FORMAT,
     MANIFEST,
     PERIOD_COLUMNS,
@@ -233,7 +234,7 @@ class TokenStore:
             verify: "size" compares the shards' sizes; "full" also their SHA-256.
 
         Raises:
-            FormatError: not a finished store, another version, a truncated or changed shard, or
+            FormatError: not a finished store, another version, a truncated or changed file, or
                 a tokenizer that belongs to another store.
             OSError: the folder or a file of it cannot be read.
         """
@@ -241,6 +242,10 @@ class TokenStore:
         store = cls(folder, _read_manifest(folder))
         if files.sha256_file(store.tokenizer_path) != store.manifest["tokenizer_sha256"]:
             message = f"{store.tokenizer_path} is not the tokenizer that encoded this store"
+            raise FormatError(message)
+        codes, listed = folder / CODES, store.manifest.get("codes_sha256")
+        if codes.is_file() != bool(listed) or (listed and files.sha256_file(codes) != listed):
+            message = f"{codes} is not the code table that {MANIFEST} states"
             raise FormatError(message)
         for entry in store._entries():
             shard = folder / entry["file"]

@@ -12,6 +12,7 @@ from chronoward import files
 from chronoward.errors import DataError, LimitError
 from chronoward.schema import SPLITS
 from chronoward.store.layout import (
+    CODES,
     FORMAT,
     MANIFEST,
     MAX_SHARD_TOKENS,
@@ -228,6 +229,8 @@ class StoreWriter:
             "splits": splits,
             "counts": dict(counts),
         }
+        if (self.out / CODES).is_file():
+            manifest["codes_sha256"] = files.sha256_file(self.out / CODES)
         manifest["checksum"] = checksum(manifest)
         files.write_json(self.out / MANIFEST, manifest)
         return manifest

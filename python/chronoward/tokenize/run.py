@@ -21,6 +21,7 @@ from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
 from chronoward.data.report import check_strict
 from chronoward.errors import ConfigError
 from chronoward.store import StoreWriter, TokenStore
+from chronoward.store.codes import write_codes
 from chronoward.store.layout import MANIFEST, TOKENIZER
 from chronoward.tokenize.job import fingerprint, job, scratch_folder
 from chronoward.tokenize.splitting import choose_rule, make_split
@@ -127,7 +128,8 @@ class _Stages:
         return writer, counts
 
     def finish(self, writer: StoreWriter, counts: Counter[str]) -> None:
-        """Report and ledger, then the manifest."""
+        """Code table, report and ledger, then the manifest."""
+        write_codes(self.out, self.prepared.codes, Tokenizer.load(self.out / TOKENIZER))
         report = self.prepared.report
         report["tokenizer"] = {
             "split_rule": self.rule,

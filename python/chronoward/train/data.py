@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
-from pyarrow import parquet
 
 from chronoward import outcomes
 from chronoward.errors import ConfigError
 from chronoward.model import Batch, Hazard, HazardConfig, HazardHead, NextEvent, OutcomeTable
 from chronoward.model.hazard import start_at_rates
-from chronoward.schema import code_schema
+from chronoward.store.codes import code_table
 from chronoward.train.metrics import GROUPS, group_of_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from chronoward.loader import Loader, PackedRow
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from chronoward.tokenizer import Tokenizer
     from chronoward.train.config import TrainConfig
 
-CODES = "codes.parquet"
 _DEATH_CLASS = 18
 _FIRST_PREDICTED_CLASS = 7  # before it: padding, end, the prompt, continued
 _PSEUDO_POSITIONS = 50
@@ -138,32 +136,6 @@ def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -
         token_ids=tuple(token_ids),
         first_only=tuple(d.first_only for d in definitions),
     )
-
-
-def code_table(store_dir: Path, tokenizer: Tokenizer) -> pa.Table:
-    """The codes outcomes are resolved against: the store's own table, else the vocabulary's.
-
-    Without the store's `codes.parquet` no code has ancestors, so only listed codes match.
-    """
-    path = store_dir / CODES
-    if path.is_file():
-        return parquet.read_table(path)
-    rows: list[dict[str, Any]] = [
-        {
-            "table": entry.table,
-            "code": entry.code,
-            "description": entry.description,
-            "concept_id": entry.concept_id,
-            "vocabulary_id": entry.vocabulary_id,
-            "domain_id": entry.domain_id,
-            "concept_class_id": entry.concept_class_id,
-            "parent_codes": [],
-            "sex_specific": entry.sex_specific,
-            "is_inpatient": entry.is_inpatient,
-        }
-        for entry in tokenizer.codes
-    ]
-    return pa.Table.from_pylist(rows, schema=code_schema())
 
 
 class Objectives:
