@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from chronoward.cli import app
 from chronoward.errors import FormatError
-from chronoward.evaluation.report import count_text, estimate, render, write_report
+from chronoward.evaluation.report import count_text, estimate, render, when_asked, write_report
 from chronoward.evaluation.sections import read_metrics
+from chronoward.evaluation.synthetic import too_few_section
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,28 @@ def test_too_few_events_say_so_and_show_no_auroc(page: str) -> None:
     task = page[page.index('id="task1"') : page.index('id="synthetic"')]
     assert "Insufficient follow-up" in task
     assert "AUROC" not in task
+
+
+def test_too_few_people_to_compare_say_so(metrics: dict[str, Any]) -> None:
+    few = {**metrics, "synthetic": {"schema": 1, **too_few_section()}}
+    page = render(few)
+    section = page[page.index('id="synthetic"') : page.index('id="omop"')]
+    assert "Not compared: fewer than 20 people" in section
+    assert "AUROC" not in section
+    assert page.count("– Not compared") == 1
+
+
+@pytest.mark.parametrize(
+    ("cohort", "words"),
+    [
+        ({"index": "discharge"}, "at the end of every hospital stay"),
+        ({"index": "first=/a/b/heart_failure.yaml"}, "at the first record of heart failure"),
+        ({"index": "file=/somebody/cohort.parquet"}, "at the times of a given list"),
+        ({"index": "file=x", "index_title": "at a random visit"}, "at a random visit"),
+    ],
+)
+def test_the_index_is_told_in_words(cohort: dict[str, Any], words: str) -> None:
+    assert when_asked(cohort) == words
 
 
 def test_code_names_cannot_inject_html(metrics: dict[str, Any]) -> None:

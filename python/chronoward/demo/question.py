@@ -40,6 +40,7 @@ class Question:
         horizon_days: horizons.
         washout_days: observation before the index.
         split: whose rows are scored.
+        index_title: the index rule in words, where the rule itself does not tell.
     """
 
     index: str
@@ -47,6 +48,7 @@ class Question:
     horizon_days: tuple[int, ...]
     washout_days: int
     split: str = "held_out"
+    index_title: str = ""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Question:
@@ -75,6 +77,7 @@ def ask(prepared: PreparedEvents, source: Path, tokens: Path) -> Question:
             outcomes=tuple(_frequent_outcomes(paths, prepared, tokenizer)[:MOST_OUTCOMES]),
             horizon_days=(TWO_YEARS_DAYS,),
             washout_days=365,
+            index_title="once a person, at the end of a visit drawn at random",
         )
     found = _frequent_outcomes(outcomes.shipped(), prepared, tokenizer)
     if not found:

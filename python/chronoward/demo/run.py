@@ -23,9 +23,9 @@ from chronoward.evaluation.omop import evaluate_omop
 from chronoward.evaluation.predictions import evaluate_predictions
 from chronoward.evaluation.report import write_report
 from chronoward.evaluation.run import write_predictions
-from chronoward.evaluation.samples import SyntheticConfig
+from chronoward.evaluation.samples import SyntheticConfig, TooFewSubjectsError
 from chronoward.evaluation.sections import write_section
-from chronoward.evaluation.synthetic import evaluate_synthetic
+from chronoward.evaluation.synthetic import evaluate_synthetic, too_few_section
 from chronoward.files import write_json
 from chronoward.schema import SPLITS
 from chronoward.score import ScoreConfig, score
@@ -124,6 +124,7 @@ class _Demo:
         question = ask(prepared, self.source, self.out / "tokens")
         config = CohortConfig(
             index=question.index,
+            index_title=question.index_title,
             outcomes=question.outcomes,
             horizon_days=question.horizon_days,
             washout_days=question.washout_days,
@@ -167,13 +168,16 @@ class _Demo:
         predictions = evaluate_predictions(self.out / "risks", cohort, truth)
         write_predictions(folder, predictions, cohort)
         write_section(folder, "omop", evaluate_omop(self.out / "synthetic"))
-        synthetic = evaluate_synthetic(
-            self.out / "synthetic",
-            self.events_dir,
-            self.events_dir,
-            work_dir=self.out / WORK / "synthetic_events",
-            config=SyntheticConfig(max_subjects=1000, n_replicates=50, seed=self.config.seed),
-        )
+        try:
+            synthetic = evaluate_synthetic(
+                self.out / "synthetic",
+                self.events_dir,
+                self.events_dir,
+                work_dir=self.out / WORK / "synthetic_events",
+                config=SyntheticConfig(max_subjects=1000, n_replicates=50, seed=self.config.seed),
+            )
+        except TooFewSubjectsError:  # of a small source: the page says so
+            synthetic = too_few_section()
         write_section(folder, "synthetic", synthetic)
         return {}
 

@@ -5,6 +5,7 @@ Only synthetic subjects are drawn, so that a report of real data shows nobody.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,12 @@ import pyarrow.compute as pc
 from chronoward import outcomes
 from chronoward.data import PreparedEvents
 from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams
+from chronoward.files import read_json
 from chronoward.model import load
 from chronoward.schema import Role
+from chronoward.store.codes import code_table
+from chronoward.synthesize.concepts import UNMAPPED
+from chronoward.synthesize.timelines import Synthesizer, code_list
 from chronoward.tokenizer import TokenBatch, Tokenizer
 
 if TYPE_CHECKING:
@@ -29,6 +34,9 @@ US_PER_DAY = MINUTES_PER_DAY * US_PER_MINUTE
 DAYS_PER_YEAR = 365.2425
 N_SUBJECTS = 3
 N_PATHS = 12
+N_FAN_SUBJECTS = 8
+FAN_TOKENS = 400
+LEAST_DAYS = 3
 EVENT_RANGE = (20, 120)  # few enough to draw, enough to look at
 DOMAINS = {
     "condition_occurrence": "condition",
@@ -54,37 +62,54 @@ def draw_timelines(out: Path, outcome: str, horizon_days: int, *, seed: int) -> 
     """
     prepared = PreparedEvents.open(out / "work" / "synthetic_events" / "synthetic")
     tokenizer = Tokenizer.load(out / "run" / "tokenizer.json")
-    names = _descriptions(prepared.codes)
-    chosen = _choose(prepared)
+    names = _names(prepared.codes.select(["code", "description", "is_inpatient"]).to_pylist())
     subjects = [
         _subject(table, names, f"Synthetic subject {number + 1}")
-        for number, table in enumerate(chosen)
+        for number, table in enumerate(_choose(prepared))
     ]
-    fan = None
-    if chosen:
-        definition = outcomes.load(outcome)
-        longest = max(chosen, key=lambda table: table.num_rows)
-        fan = _fan(out, tokenizer, prepared, longest, definition, horizon_days, seed)
-    return {"subjects": subjects, "rollouts": fan}
+    fan = _fan(out, tokenizer, outcomes.load(outcome), horizon_days, seed)
+    section: dict[str, Any] = {"subjects": subjects, "rollouts": fan}
+    if sum(not entry.description for entry in tokenizer.codes) > len(tokenizer.codes) / 2:
+        section["note"] = "The source has no names for most of its codes: they are shown as given."
+    return section
 
 
-def _descriptions(codes: pa.Table) -> dict[str, str]:
-    pairs = zip(codes["code"].to_pylist(), codes["description"].to_pylist(), strict=True)
-    return {code: description or code for code, description in pairs}
+@dataclass(frozen=True)
+class _Names:
+    """What codes are called, and which of them are hospital stays."""
+
+    label: dict[str, str]
+    inpatient: frozenset[str]
+
+
+def _names(rows: list[dict[str, Any]]) -> _Names:
+    return _Names(
+        label={
+            row["code"]: row["description"] or row["code"].removeprefix(UNMAPPED) for row in rows
+        },
+        inpatient=frozenset(row["code"] for row in rows if row["is_inpatient"]),
+    )
 
 
 def _choose(prepared: PreparedEvents) -> list[pa.Table]:
-    """The first subjects whose number of events can be drawn; else those with most."""
-    tables: list[pa.Table] = []
+    """Subjects with something to see: events on several days, and few enough to draw."""
+    best: list[tuple[tuple[bool, int], pa.Table]] = []
     for batch in prepared.batches():
         for subject in pc.unique(batch["subject_id"]):
             table = batch.filter(pc.equal(batch["subject_id"], subject))
             n_codes = pc.sum(pc.equal(table["role"], int(Role.CODE))).as_py() or 0
-            if EVENT_RANGE[0] <= n_codes <= EVENT_RANGE[1]:
-                tables.append(table)
-            if len(tables) == N_SUBJECTS:
-                return tables
-    return tables
+            low, high = EVENT_RANGE
+            rank = (not _lasts(table), max(low - n_codes, n_codes - high, 0))
+            best = sorted([*best, (rank, table)], key=lambda found: found[0])[:N_SUBJECTS]
+            if len(best) == N_SUBJECTS and best[-1][0] == (False, 0):
+                break
+    return [table for (_, table) in best]
+
+
+def _lasts(table: pa.Table) -> bool:
+    """Whether a record has something to see along its time axis: events on several days."""
+    days = pc.floor_temporal(table.filter(pc.equal(table["role"], int(Role.CODE)))["time"], 1)
+    return len(pc.unique(days)) >= LEAST_DAYS
 
 
 def _days(column: pa.ChunkedArray, zero_us: int) -> list[float | None]:
@@ -92,8 +117,9 @@ def _days(column: pa.ChunkedArray, zero_us: int) -> list[float | None]:
     return [None if v is None else round((v - zero_us) / US_PER_DAY, 4) for v in values]
 
 
-def _subject(table: pa.Table, names: dict[str, str], title: str) -> dict[str, Any]:
+def _subject(table: pa.Table, names: _Names, title: str) -> dict[str, Any]:
     """One subject as the page draws it, days from the first visit or event."""
+    # from the first visit, or the first event of a source without visits
     timed = table.filter(pc.greater_equal(table["role"], int(Role.VISIT)))
     zero = pc.min(timed["time"].cast(pa.int64())).as_py()
     births = table.filter(pc.equal(table["role"], int(Role.BIRTH)))["time"].cast(pa.int64())
@@ -105,26 +131,33 @@ def _subject(table: pa.Table, names: dict[str, str], title: str) -> dict[str, An
     return {
         "title": title,
         "age_years": None if age is None else round(age, 1),
-        "sex": {"F": "woman", "M": "man"}.get((sexes or ["/U"])[0].rpartition("/")[2], "unknown"),
+        "sex": (sexes or ["/U"])[0].rpartition("/")[2],
         "end": "death" if deaths else "observation",
         "end_day": deaths[0] if deaths else max(ends, default=0.0),
         **drawn,
     }
 
 
-def _drawn(table: pa.Table, names: dict[str, str], zero_us: int) -> dict[str, Any]:
+def _drawn(table: pa.Table, names: _Names, zero_us: int) -> dict[str, Any]:
     days, ends = _days(table["time"], zero_us), _days(table["end_time"], zero_us)
     columns = [table[c].to_pylist() for c in ("role", "table", "code", "numeric_value", "unit")]
     visits, events = [], []
     for day, end, role, source, code, value, unit in zip(days, ends, *columns, strict=True):
         if role == Role.VISIT:
-            visits.append({"start": day, "end": end, "type": names.get(code, code)})
+            visits.append(
+                {
+                    "start": day,
+                    "end": end,
+                    "type": names.label.get(code, code),
+                    "inpatient": code in names.inpatient,
+                }
+            )
         elif role == Role.CODE:
             events.append(
                 {
                     "day": day,
                     "domain": DOMAINS.get(source, "other"),
-                    "label": names.get(code, code),
+                    "label": names.label.get(code, code),
                     "value": None if value is None else float(f"{value:.4g}"),
                     "unit": unit,
                 }
@@ -133,62 +166,64 @@ def _drawn(table: pa.Table, names: dict[str, str], zero_us: int) -> dict[str, An
 
 
 def _fan(
-    out: Path,
-    tokenizer: Tokenizer,
-    prepared: PreparedEvents,
-    table: pa.Table,
-    outcome: outcomes.Outcome,
-    horizon_days: int,
-    seed: int,
+    out: Path, tokenizer: Tokenizer, outcome: outcomes.Outcome, horizon_days: int, seed: int
 ) -> dict[str, Any]:
-    """Futures of one synthetic subject from the middle of its record."""
-    own = prepared.observation.filter(
-        pc.equal(prepared.observation["subject_id"], table["subject_id"][0])
+    """Futures of one synthetic subject from the middle of its record.
+
+    The subject is drawn as tokens here: read back from OMOP it would have lost the codes of a
+    source that is not OMOP.
+    """
+    model = load(out / "run")
+    profile = read_json(out / "run" / "population.json")
+    drawn = Synthesizer(model, tokenizer, profile, seed=seed, max_tokens=FAN_TOKENS).timelines(
+        range(1, N_FAN_SUBJECTS + 1)
     )
-    batch = tokenizer.encode(table, own, codes=prepared.codes)
-    middle = int(batch.time_min[len(batch.time_min) // 2])
-    n_prefix = int(np.searchsorted(batch.time_min, middle, side="right"))
-    origin_us = int(batch.origin_us[0])
+    batch = drawn.batch
+    longest = int(np.argmax(np.diff(batch.offsets)))
+    own = slice(int(batch.offsets[longest]), int(batch.offsets[longest + 1]))
+    token_id, time_min = batch.token_id[own], batch.time_min[own]
+    middle = int(time_min[len(time_min) // 2])
+    n_prefix = int(np.searchsorted(time_min, middle, side="right"))
+    origin_us = int(batch.origin_us[longest])
     prompt = Prompt(
-        subject_id=int(batch.subject_id[0]),
+        subject_id=int(batch.subject_id[longest]),
         prediction_time_us=origin_us + middle * US_PER_MINUTE,
-        token_id=batch.token_id[:n_prefix].copy(),
-        time_min=batch.time_min[:n_prefix].copy(),
+        token_id=token_id[:n_prefix].copy(),
+        time_min=time_min[:n_prefix].copy(),
         origin_us=origin_us,
         rollouts=range(N_PATHS),
         prediction_min=middle,
         deadline_min=middle + horizon_days * MINUTES_PER_DAY,
     )
-    engine = Engine(load(out / "run"), tokenizer.grammar(), EngineConfig())
+    engine = Engine(model, tokenizer.grammar(), EngineConfig())
     rollouts = list(engine.generate([prompt], SamplingParams(seed=seed, stream="demo")))
-    names = _descriptions(prepared.codes)
-    wanted = tokenizer.token_ids_of(outcomes.resolve(outcome, prepared.codes))
-    prefix = _future(tokenizer, batch, prompt, prompt.token_id, prompt.time_min, names)
-    title = f"{N_PATHS} futures of one synthetic subject"
+    names = _names([asdict(code) for code in code_list(tokenizer)])
+    codes = code_table(out / "tokens", tokenizer)
+    wanted = tokenizer.token_ids_of(outcomes.resolve(outcome, codes))
+    prefix = _future(tokenizer, prompt, prompt.token_id, prompt.time_min, names)
     return {
-        "title": title,
+        "title": f"{N_PATHS} futures of one synthetic subject",
         "outcome": outcome.title,
         "horizon_days": horizon_days,
         "prefix": {"title": "before", **prefix},
-        "paths": [_path(tokenizer, batch, prompt, rollout, wanted, names) for rollout in rollouts],
+        "paths": [_path(tokenizer, prompt, rollout, wanted, names) for rollout in rollouts],
         "risk": None,
     }
 
 
 def _path(
     tokenizer: Tokenizer,
-    batch: TokenBatch,
     prompt: Prompt,
     rollout: Rollout,
     wanted: NDArray[np.int32],
-    names: dict[str, str],
+    names: _Names,
 ) -> dict[str, Any]:
     assert prompt.deadline_min is not None
     assert prompt.prediction_min is not None
     inside = rollout.time_min <= prompt.deadline_min
     token_id = np.concatenate([prompt.token_id, rollout.token_id[inside]])
     time_min = np.concatenate([prompt.time_min, rollout.time_min[inside]])
-    drawn = _future(tokenizer, batch, prompt, token_id, time_min, names)
+    drawn = _future(tokenizer, prompt, token_id, time_min, names)
     hits = rollout.time_min[inside & np.isin(rollout.token_id, wanted)]
     last = min(int(rollout.time_min[-1]), prompt.deadline_min)
     return {
@@ -204,16 +239,15 @@ def _path(
 
 def _future(
     tokenizer: Tokenizer,
-    batch: TokenBatch,
     prompt: Prompt,
     token_id: NDArray[np.int32],
     time_min: NDArray[np.int32],
-    names: dict[str, str],
+    names: _Names,
 ) -> dict[str, Any]:
     """Tokens as drawn visits and events, days from the prediction time."""
     one = TokenBatch(
-        subject_id=batch.subject_id[:1],
-        origin_us=batch.origin_us[:1],
+        subject_id=np.asarray([prompt.subject_id], np.int64),
+        origin_us=np.asarray([prompt.origin_us], np.int64),
         offsets=np.asarray([0, len(token_id)], np.int64),
         token_id=token_id,
         time_min=time_min,

@@ -30,6 +30,7 @@ OVERLAYS = {
     "events": "Events per subject",
     "span_years": "Years from first to last visit",
 }
+SHORT_DAYS = 365.25  # a record shorter than this is drawn in days: ages would be all the same
 LANES = ("condition", "drug", "procedure", "measurement", "observation", "device", "other")
 
 
@@ -102,23 +103,28 @@ def _overlay(axes: Axes, found: dict[str, Any]) -> None:
 
 
 def timeline(subject: dict[str, Any], name: str) -> Markup:
-    """One subject: a lane a domain, bars for visits, age along the bottom."""
+    """One subject: a lane a domain, bars for visits, age along the bottom (days if it is short)."""
     lanes = [lane for lane in LANES if any(_lane(e) == lane for e in subject["events"])]
     with canvas(10.2, 0.8 + 0.3 * (len(lanes) + 1)) as figure:
         axes = figure.subplots()
-        start = subject.get("age_years")
-        years = [e["day"] / 365.25 + (start or 0.0) for e in subject["events"]]
-        offset = start or 0.0
-        _draw_lanes(axes, subject, lanes, scale=365.25, offset=offset)
-        end = subject.get("end_day")
+        start, end = subject.get("age_years"), subject.get("end_day")
+        last = max([e["day"] for e in subject["events"]] + [v["end"] for v in subject["visits"]])
+        is_short = max(last, end or 0.0) < SHORT_DAYS
+        scale, offset = (1.0, 0.0) if is_short else (365.25, start or 0.0)
+        places = [e["day"] / scale + offset for e in subject["events"]]
+        _draw_lanes(axes, subject, lanes, scale=scale, offset=offset)
         if end is not None:
             dead = subject.get("end") == "death"
-            axes.axvline(end / 365.25 + offset, color=INK if dead else GREY, linewidth=1.5)
+            axes.axvline(end / scale + offset, color=INK if dead else GREY, linewidth=1.5)
             label = "death" if dead else "end of observation"
-            axes.text(end / 365.25 + offset, -1.0, f"{label} ", ha="right", fontsize=8)
-        axes.set_xlabel("age in years" if start is not None else "years since the first event")
-        low, high = min([offset, *years]), max([*years, (end or 0) / 365.25 + offset])
-        axes.set_xlim(low - 0.02 * (high - low + 0.1), high + 0.02 * (high - low + 0.1))
+            axes.text(end / scale + offset, -1.0, f"{label} ", ha="right", fontsize=8)
+        unit = "days" if is_short else "years"
+        told = f"{unit} since the first visit"
+        axes.set_xlabel(told if is_short or start is None else "age in years")
+        low, high = min([offset, *places]), max([*places, (end or 0) / scale + offset])
+        high = max(high, last / scale + offset)
+        margin = 0.02 * max(high - low, 0.1 if scale > 1 else 1.0)
+        axes.set_xlim(low - margin, high + margin)
         axes.set_ylim(len(lanes) + 0.6, -1.4)
         return inline(figure, name, subject["title"])
 
@@ -130,10 +136,13 @@ def _lane(event: dict[str, Any]) -> str:
 def _draw_lanes(
     axes: Axes, subject: dict[str, Any], lanes: list[str], *, scale: float, offset: float
 ) -> None:
+    spread = [e["day"] for e in subject["events"]]
+    spread += [day for v in subject["visits"] for day in (v["start"], v["end"])]
+    thinnest = 0.002 * (max(spread, default=0.0) - min(spread, default=0.0)) / scale
     for visit in subject["visits"]:
         left = visit["start"] / scale + offset
-        inpatient = visit["type"] in ("IP", "ERIP")
-        width = max((visit["end"] - visit["start"]) / scale, 0.004)
+        inpatient = visit.get("inpatient", visit["type"] in ("IP", "ERIP"))
+        width = max((visit["end"] - visit["start"]) / scale, thinnest)
         color = RED if inpatient else "#aab4c0"
         axes.barh(len(lanes), width, left=left, height=0.6, color=color, edgecolor=color)
     for place, lane in enumerate(lanes):

@@ -67,7 +67,13 @@ def render(metrics: dict[str, Any], sha256: str = "") -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        estimate=estimate, number=number, share=share, count=count_text, plain_name=plain_name
+        estimate=estimate,
+        number=number,
+        share=share,
+        count=count_text,
+        plain_name=plain_name,
+        when_asked=when_asked,
+        deaths_known=deaths_known,
     )
     timelines = metrics.get("timelines")
     if timelines:
@@ -108,7 +114,7 @@ def _task_figures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _synthetic_figures(metrics: dict[str, Any]) -> dict[str, Any]:
     section = metrics.get("synthetic")
-    if not section:
+    if not section or section.get("reason"):
         return {}
     return {
         "prevalence": figures_synthetic.prevalence(section, "sprev"),
@@ -136,10 +142,13 @@ def listed_events(timelines: dict[str, Any]) -> list[dict[str, Any]]:
     if not subjects:
         return []
     start = subjects[0].get("age_years")
+    events = subjects[0]["events"]
+    is_short = max((e["day"] for e in events), default=0.0) < figures_synthetic.SHORT_DAYS
     rows = []
-    for event in subjects[0]["events"][:MOST_LISTED_EVENTS]:
+    for event in events[:MOST_LISTED_EVENTS]:
         years = event["day"] / 365.25 + (start or 0.0)
-        rows.append({**event, "when": f"{years:.2f}"})
+        when = f"day {event['day']:.1f}" if is_short else f"age {years:.2f}"
+        rows.append({**event, "when": when})
     return rows
 
 
@@ -169,6 +178,29 @@ def count_text(value: Any) -> str:
     if value is None:
         return "–"
     return str(value) if is_hidden(value) else f"{value:,}".replace(",", "\u202f")
+
+
+def when_asked(cohort: dict[str, Any]) -> str:
+    """An index rule in words; a path on somebody's disk says nothing to a reader."""
+    if cohort.get("index_title"):
+        return str(cohort["index_title"])
+    kind, _, argument = str(cohort["index"]).partition("=")
+    return {
+        "discharge": "at the end of every hospital stay",
+        "random_visit": "once a person, at the end of the first visit from a random date on",
+        "age": f"at age {argument}",
+        "first": f"at the first record of {plain_name(Path(argument).stem)}",
+        "file": "at the times of a given list",
+    }.get(kind, plain_name(kind))
+
+
+def deaths_known(ascertainment: str) -> str:
+    """Where deaths come from, in words."""
+    return {
+        "unknown": "the records given; whether deaths elsewhere are among them was not stated",
+        "in_hospital": "this hospital's records only",
+        "linked": "a linked register",
+    }.get(ascertainment, plain_name(ascertainment))
 
 
 def plain_name(name: str) -> str:

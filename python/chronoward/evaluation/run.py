@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FLOW_REASONS = (
+    ("too_short", "observed beyond the washout"),
+    ("no_visit_after", "with a visit from the drawn date on"),
     ("outside_observation", "prediction time inside an observation period"),
     ("washout", "observed long enough before"),
     ("not_alive", "alive"),
@@ -68,10 +70,13 @@ def cohort_section(cohort_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steps(flow: dict[str, Any]) -> list[dict[str, Any]]:
-    left = int(flow["candidates"])
-    labels, counts = ["candidate prediction times"], [left]
+    is_drawn = "subjects" in flow
+    left = int(flow["subjects" if is_drawn else "candidates"])
+    labels, counts = ["people" if is_drawn else "candidate prediction times"], [left]
     for key, label in FLOW_REASONS:
-        left -= int(flow.get(key, 0))
+        if key not in flow:
+            continue
+        left -= int(flow[key])
         labels.append(label)
         counts.append(left)
     shown = suppress_steps(counts)

@@ -27,6 +27,10 @@ DOMAINS = frozenset(
 )
 
 
+class TooFewSubjectsError(DataError):
+    """A sample is too small for a comparison that means anything."""
+
+
 class Events(Protocol):
     """What is needed of prepared events."""
 
@@ -96,7 +100,7 @@ def read_samples(opened: dict[str, Events], config: SyntheticConfig, *, by_split
         by_split: train and held-out are splits of one folder.
 
     Raises:
-        DataError: fewer than 20 subjects in one of them.
+        TooFewSubjectsError: fewer than 20 subjects in one of them.
     """
     allowed = {name: _allowed(opened[name], name, by_split=by_split) for name in opened}
     ids = {
@@ -107,7 +111,7 @@ def read_samples(opened: dict[str, Events], config: SyntheticConfig, *, by_split
     if n < FEWEST_SUBJECTS:
         sizes = ", ".join(f"{name} {len(found)}" for name, found in sorted(ids.items()))
         message = f"at least {FEWEST_SUBJECTS} subjects are needed in each sample, got {sizes}"
-        raise DataError(message)
+        raise TooFewSubjectsError(message)
     codes, labs = Codebook(), Codebook()
     use_visits = all(events.has_visits for events in opened.values())
     use_table = all(_has_tables(events) for events in opened.values())

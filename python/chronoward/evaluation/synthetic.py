@@ -16,7 +16,13 @@ import numpy as np
 from chronoward import __version__
 from chronoward.evaluation import fidelity as fid
 from chronoward.evaluation.corpus import commonest_codes
-from chronoward.evaluation.samples import Samples, SyntheticConfig, open_events, read_samples
+from chronoward.evaluation.samples import (
+    FEWEST_SUBJECTS,
+    Samples,
+    SyntheticConfig,
+    open_events,
+    read_samples,
+)
 from chronoward.evaluation.suppression import SMALLEST_CELL
 from chronoward.evaluation.threads import single_threaded
 from chronoward.evaluation.utility import discriminator, transfer
@@ -74,7 +80,7 @@ def evaluate_synthetic(
         The synthetic section of metrics.json.
 
     Raises:
-        DataError: fewer than 20 subjects in one of them.
+        TooFewSubjectsError: fewer than 20 subjects in one of them (a DataError).
     """
     settings = config or SyntheticConfig()
     opened = {
@@ -84,6 +90,15 @@ def evaluate_synthetic(
     one_folder = Path(train).resolve() == Path(held_out).resolve()
     samples = read_samples(opened, settings, by_split=one_folder)
     return compare(samples, settings)
+
+
+def too_few_section() -> dict[str, Any]:
+    """The synthetic section where a sample was too small: it says so and has no metric."""
+    reason = (
+        f"fewer than {FEWEST_SUBJECTS} people on one side, training, held-out or synthetic: "
+        "nothing is compared"
+    )
+    return {"reason": reason, "metrics": [], "chronoward_version": __version__}
 
 
 @single_threaded

@@ -3,11 +3,13 @@
 {"schema": 1,
  "subjects": [SUBJECT, ...],
  "rollouts": null or {"title", "outcome", "horizon_days", "prefix": SUBJECT, "paths": [PATH, ...],
-                      "risk": null or {"days", "mean", "lower", "upper"}}}
+                      "risk": null or {"days", "mean", "lower", "upper"}},
+ "note": optional, a sentence for the reader}
 
 SUBJECT {"title", "age_years" (at day 0, or null), "sex", "end": "death" or "observation",
 "end_day", "visits": [{"start", "end", "type"}], "events": [{"day", "domain", "label", "value",
 "unit"}]}.
+A visit may carry "inpatient" (bool); without it its type says so (IP, ERIP). sex is F, M or U.
 Days are floats from the subject's first visit; in a prefix and its paths from the prediction time
 (prefix: <= 0, paths: > 0). PATH is {"visits", "events", "end" (a rollout's status), "end_day",
 "outcome_day" (or null)}. domain is one of condition, drug, procedure, measurement, observation,

@@ -102,9 +102,12 @@ def general_limits(about: dict[str, Any]) -> list[str]:
     notes = ["As a medical device, or for the care of one person: it was never tested for that."]
     known = about.get("death_ascertainment", "not recorded")
     if known != "linked":
+        whence = {
+            "unknown": "where its deaths come from was not stated",
+            "in_hospital": "only deaths in the hospital are known",
+        }.get(known, f"deaths known from: {str(known).replace('_', ' ')}")
         notes.append(
-            "To compare with registers: deaths outside the record may be missing "
-            f"(deaths known from: {str(known).replace('_', ' ')})."
+            f"To compare with registers: deaths outside the record may be missing ({whence})."
         )
     return notes
 

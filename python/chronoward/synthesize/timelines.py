@@ -60,6 +60,19 @@ class Unit:
     """How the timelines ended."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnTimelines:
+    """Tokens of some synthetic subjects."""
+
+    batch: TokenBatch
+    value_u: NDArray[np.float64]
+    """(T,) where in its bin each token's value lies."""
+    observation: pa.Table
+    """observation_schema, one row a subject."""
+    counts: dict[str, int]
+    """How the timelines ended."""
+
+
 def code_list(tokenizer: Tokenizer) -> list[Code]:
     """The tokenizer's codes, one a (table, code)."""
     found: dict[tuple[str, str], Code] = {}
@@ -158,6 +171,19 @@ class Synthesizer:
         Raises:
             NumericError: the model gave NaN, or nothing to choose from.
         """
+        drawn = self.timelines(subject_ids)
+        return Unit(
+            events=self.tokenizer.decode(drawn.batch, value_u=drawn.value_u),
+            observation=drawn.observation,
+            counts=drawn.counts,
+        )
+
+    def timelines(self, subject_ids: Sequence[int]) -> DrawnTimelines:
+        """The tokens of some subjects, in order of their ids, up to the end of observation.
+
+        Raises:
+            NumericError: the model gave NaN, or nothing to choose from.
+        """
         starts = {subject_id: self.start(subject_id) for subject_id in subject_ids}
         prompts = [self._prompt(start) for start in starts.values()]
         rollouts = {r.subject_id: r for r in self.engine.generate(prompts, self.params)}
@@ -170,8 +196,9 @@ class Synthesizer:
         )
         value_u = np.concatenate([u for _, _, u, _ in kept.values()])
         ends = [start.origin_us + kept[s][3] * US_PER_MIN for s, start in starts.items()]
-        return Unit(
-            events=self.tokenizer.decode(batch, value_u=value_u),
+        return DrawnTimelines(
+            batch=batch,
+            value_u=value_u,
             observation=_periods(list(starts.values()), ends),
             counts=dict(sorted(Counter(r.status for r in rollouts.values()).items())),
         )
