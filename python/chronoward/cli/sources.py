@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +41,57 @@ IngestFile = Annotated[Path | None, typer.Option(help="YAML or JSON with dials o
 Threads = Annotated[int, typer.Option(min=1, help="Results do not depend on it.")]
 MemoryLimit = Annotated[str, typer.Option(help="Of the sort; beyond it spills to disk.")]
 TempDir = Annotated[Path | None, typer.Option(help="For intermediate files.")]
+Shared = dict[str, Any]
+
+
+def source_options(
+    preset: Preset = None,
+    split: Split = None,
+    exclude_subjects: Exclude = None,
+    as_: As = None,
+    time_scheme: TimeScheme = None,
+    values: Values = None,
+    prompt_fields: PromptFields = None,
+    ingest: IngestFile = None,
+    threads: Threads = 1,
+    memory_limit: MemoryLimit = "2GB",
+    temp_dir: TempDir = None,
+) -> Shared:
+    """The options of every verb that tokenizes, as arguments of `chronoward.tokenize`.
+
+    Raises:
+        ConfigError: options that contradict each other, or a faulty ingest file.
+        OSError: the ingest file cannot be read.
+    """
+    return {
+        "spec": make_spec(preset, time_scheme, values, prompt_fields),
+        "split": split,
+        "as_": as_,
+        "exclude_subjects": exclude_subjects,
+        "ingest": ingest_config(ingest),
+        "threads": threads,
+        "memory_limit": memory_limit,
+        "temp_dir": temp_dir,
+    }
+
+
+def with_source_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Gives a verb the options of `source_options`; it gets what that returns as `shared`."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    common = inspect.signature(source_options, eval_str=True).parameters
+    listed = {name: p for name, p in own.items() if name != "shared"} | dict(common)
+
+    @wraps(verb)
+    def command(**given: Any) -> None:
+        mine = {name: value for name, value in given.items() if name not in common}
+        verb(**mine, shared=source_options(**{name: given[name] for name in common}))
+
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in listed.values()]
+    )
+    command.__annotations__ = {name: p.annotation for name, p in listed.items()}
+    del command.__wrapped__
+    return command
 
 
 def make_spec(

@@ -7,65 +7,26 @@ from typing import Annotated
 
 import typer
 
-from chronoward.cli.sources import (
-    As,
-    Exclude,
-    IngestFile,
-    MemoryLimit,
-    Preset,
-    PromptFields,
-    Source,
-    Split,
-    TempDir,
-    Threads,
-    TimeScheme,
-    Values,
-    ingest_config,
-    make_spec,
-    stages,
-)
+from chronoward.cli.sources import Shared, Source, stages, with_source_options
 
 
+@with_source_options
 def run(
     src: Source,
     out: Annotated[Path, typer.Option(help="Folder of the token store: new, empty or unfinished.")],
-    preset: Preset = None,
+    shared: Shared,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Use this tokenizer.json instead of fitting one.")
     ] = None,
-    split: Split = None,
-    exclude_subjects: Exclude = None,
-    as_: As = None,
-    time_scheme: TimeScheme = None,
-    values: Values = None,
-    prompt_fields: PromptFields = None,
-    ingest: IngestFile = None,
     strict: Annotated[
         bool, typer.Option(help="Fail when a faulty record had to be quarantined or nulled.")
     ] = False,
-    threads: Threads = 1,
-    memory_limit: MemoryLimit = "2GB",
-    temp_dir: TempDir = None,
 ) -> None:
     """Makes a token store; run it again after an interruption and it goes on."""
     from chronoward.tokenize import tokenize
 
     with stages() as progress:
-        store = tokenize(
-            src,
-            out,
-            spec=make_spec(preset, time_scheme, values, prompt_fields),
-            tokenizer=tokenizer,
-            split=split,
-            as_=as_,
-            exclude_subjects=exclude_subjects,
-            ingest=ingest_config(ingest),
-            strict=strict,
-            threads=threads,
-            memory_limit=memory_limit,
-            temp_dir=temp_dir,
-            progress=progress,
-        )
+        store = tokenize(src, out, tokenizer=tokenizer, strict=strict, progress=progress, **shared)
     splits = store.manifest["splits"]
     typer.echo(
         f"{sum(s['n_subjects'] for s in splits.values()):,} subjects, "
