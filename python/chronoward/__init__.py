@@ -21,8 +21,10 @@ _PUBLIC: dict[str, str] = {
     "merge": "chronoward.tokenize",
     "pack": "chronoward.packing",
     "score": "chronoward.score",
+    "simulate": "chronoward.data.simulate",
     "synthesize": "chronoward.synthesize",
     "tokenize": "chronoward.tokenize",
+    "train": "chronoward.train",
     "verify": "chronoward.tokenize",
 }
 

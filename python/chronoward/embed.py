@@ -8,10 +8,8 @@ The module can be called: `chronoward.embed(run, …)` is its function `embed`.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from chronoward.score.rows import ALL_SPLITS, Prefixes, make_prefixes, read_coho
 from chronoward.score.run import check_same_tokenizer
 from chronoward.store import TokenStore
 from chronoward.tokenizer import TokenClass, Tokenizer
+from chronoward.verbs import make_callable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,9 +171,4 @@ def _table(prefixes: Prefixes, vectors: NDArray[np.float32]) -> pa.Table:
     )
 
 
-class _CallableModule(ModuleType):
-    def __call__(self, *args: Any, **options: Any) -> dict[str, Any]:
-        return embed(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__)

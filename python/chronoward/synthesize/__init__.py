@@ -1,15 +1,11 @@
-"""Synthetic subjects from a trained model, written as OMOP CDM 5.4 or MEDS 0.4.
-
-The package can be called: `chronoward.synthesize(run, …)` is `synthesize` of its module `job`,
-whether or not a module of it was imported before (which puts the package under that name).
-"""
+"""Synthetic subjects from a trained model, written as OMOP CDM 5.4 or MEDS 0.4."""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from chronoward.verbs import make_callable
 
 if TYPE_CHECKING:
     from chronoward.synthesize.job import SynthesisOptions, synthesize
@@ -32,9 +28,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-class _CallablePackage(ModuleType):
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return import_module("chronoward.synthesize.job").synthesize(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallablePackage
+make_callable(__name__)

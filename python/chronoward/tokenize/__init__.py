@@ -1,15 +1,11 @@
-"""A source to a token store: prepare, fit on the train split, encode, write.
-
-The package can be called: `chronoward.tokenize(src, …)` is `tokenize` of its module `run`, whether
-or not a module of it was imported before (which puts the package under that name).
-"""
+"""A source to a token store: prepare, fit on the train split, encode, write."""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from chronoward.verbs import make_callable
 
 if TYPE_CHECKING:
     from chronoward.tokenize.check import Findings, verify
@@ -35,9 +31,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-class _CallablePackage(ModuleType):
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return import_module("chronoward.tokenize.run").tokenize(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallablePackage
+make_callable(__name__)

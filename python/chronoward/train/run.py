@@ -8,7 +8,7 @@ was measured, and a resumed run keeps it).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
 from chronoward.train import data as from_store
 from chronoward.train.card import model_card
+from chronoward.train.config import TrainConfig
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.schedule import run_length
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chronoward.store import StoreSplit
-    from chronoward.train.config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
@@ -102,12 +102,13 @@ class _Job:
 def train(
     tokens: Path | str,
     out: Path | str,
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     *,
     resume: bool = False,
     exclude_subjects: Sequence[int] = (),
     memory_limit: int | None = None,
     callbacks: Callbacks | None = None,
+    **options: Any,
 ) -> Model:
     """Trains a model on a token store.
 
@@ -120,6 +121,7 @@ def train(
         exclude_subjects: subjects to leave out of every split.
         memory_limit: bytes; refuse to start when the estimate is above.
         callbacks: who is told what.
+        options: fields of `TrainConfig` that differ from `config`.
 
     Returns:
         The model with the best weights, as written.
@@ -130,6 +132,7 @@ def train(
         LimitError: the estimate of memory is above the limit.
         NumericError: training diverged.
     """
+    config = replace(config or TrainConfig(), **options)
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(store.tokenizer_path)
     excluded = np.array(exclude_subjects, np.int64)
