@@ -47,6 +47,7 @@ SamplerTables tables_of(const py::object& grammar) {
   }
   tables.start_state = grammar.attr("start_state").cast<int>();
   tables.max_clock_min = grammar.attr("max_clock_min").cast<int>();
+  tables.codes_ascend = grammar.attr("codes_ascend").cast<bool>();
   return tables;
 }
 

@@ -17,7 +17,7 @@ namespace {
 // Classes of chronoward/tokenizer/grammar.py that the sampler must know by name.
 constexpr std::uint8_t kPad = 0, kEnd = 1, kSex = 4, kVisitStart = 7, kVisitType = 8,
                        kDetailEnd = 10, kVisitEnd = 11, kDischarge = 12, kInpatientGap = 14,
-                       kDeath = 18;
+                       kCode = 16, kDeath = 18;
 constexpr std::int32_t kDay = 1440;
 
 bool has_bit(const std::vector<std::uint32_t>& words, std::int32_t token) {
@@ -116,9 +116,11 @@ Sampler::Sampler(SamplerTables tables, SamplingRule rule, std::size_t n_slots)
   const auto n_words = tables_.n_words();
   drawable_.assign(n_words, 0);
   structural_.assign(n_words, 0);
+  codes_.assign(n_words, 0);
   for (std::size_t v = 0; v < tables_.vocab_size(); ++v) {
     const auto cls = tables_.token_class[v];
     if (cls != kPad && !(cls == kEnd && rule_.forbid_end)) set_bit(drawable_, v);
+    if (cls == kCode) set_bit(codes_, v);
     if (tables_.is_moving[v] != 0) moving_.push_back(static_cast<std::int32_t>(v));
     if (cls == kVisitStart || cls == kVisitType || cls == kDetailEnd || cls == kVisitEnd ||
         cls == kDischarge) {
@@ -140,7 +142,7 @@ Sampler::Sampler(SamplerTables tables, SamplingRule rule, std::size_t n_slots)
 }
 
 std::int64_t Sampler::walk(std::span<const std::int32_t> tokens, GrammarPlace& place) const {
-  place = GrammarPlace{tables_.start_state, 0, 0};
+  place = GrammarPlace{tables_.start_state, 0, 0, -1};
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || static_cast<std::size_t>(tokens[i]) >= tables_.vocab_size()) {
       return static_cast<std::int64_t>(i);
@@ -152,6 +154,7 @@ std::int64_t Sampler::walk(std::span<const std::int32_t> tokens, GrammarPlace& p
     if (next < 0) return static_cast<std::int64_t>(i);
     place.state = next;
     place.previous_class = cls;
+    place.previous_token = tokens[i];
     if (cls == kSex) place.sex = tables_.token_sex[v];
   }
   return -1;
@@ -256,6 +259,9 @@ void Sampler::legal_words(const Slot& slot, std::size_t row) {
     any |= words_[w];
   }
   if (any == 0) fail("the grammar allows no token", slot.token_id.size(), row);
+  if (tables_.codes_ascend && slot.place.previous_class == kCode) {
+    drop_earlier_codes(slot.place.previous_token);
+  }
   std::fill(share_.begin(), share_.end(), 1.0);
 }
 
@@ -269,6 +275,15 @@ bool Sampler::drop_past_cap(const Slot& slot) {
     }
   }
   return dropped && std::all_of(words_.begin(), words_.end(), [](auto word) { return word == 0; });
+}
+
+/// Codes of one moment lie in the order of their ids, each once: what lies at or before `token` may
+/// not follow it. Something else always may (the grammar lets every moment end).
+void Sampler::drop_earlier_codes(std::int32_t token) {
+  const auto last = static_cast<std::size_t>(token);
+  for (std::size_t w = 0; w < last / 32; ++w) words_[w] &= ~codes_[w];
+  const std::uint32_t up_to = ~0U >> (31 - last % 32);
+  words_[last / 32] &= ~(codes_[last / 32] & up_to);
 }
 
 /// Before the clock has passed the prediction time only a move beyond it is possible. A state that
@@ -404,6 +419,7 @@ void Sampler::accept(Slot& slot, std::int32_t token, const std::array<std::uint3
   slot.place.state =
       tables_.next_state[static_cast<std::size_t>(slot.place.state * tables_.n_classes + cls)];
   slot.place.previous_class = cls;
+  slot.place.previous_token = token;
   if (cls == kSex) slot.place.sex = tables_.token_sex[v];
   slot.token_id.push_back(token);
   slot.time_min.push_back(slot.clock_min);

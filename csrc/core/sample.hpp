@@ -22,6 +22,7 @@ struct SamplerTables {
   int n_classes = 0;
   int start_state = 0;
   int max_clock_min = 0;
+  bool codes_ascend = false;                // a code that follows a code has a larger id
   std::vector<std::uint8_t> token_class;    // (V,)
   std::vector<std::int8_t> next_state;      // (n_states, n_classes); -1 refused
   std::vector<std::uint32_t> state_mask;    // (n_states, W)
@@ -63,6 +64,7 @@ struct GrammarPlace {
   std::int32_t state = 0;
   std::uint8_t sex = 0;
   std::uint8_t previous_class = 0;
+  std::int32_t previous_token = -1;
 };
 
 struct Slot {
@@ -102,6 +104,7 @@ class Sampler {
  private:
   void draw_row(const float* logits, Slot& slot, std::size_t row);
   void legal_words(const Slot& slot, std::size_t row);
+  void drop_earlier_codes(std::int32_t token);
   bool drop_past_cap(const Slot& slot);
   void weigh_silence(const Slot& slot);
   void weigh(const float* logits, double temperature, std::size_t step, std::size_t row);
@@ -121,6 +124,7 @@ class Sampler {
   std::vector<Slot> slots_;
   std::vector<std::int32_t> moving_;       // ids of moving tokens, ascending
   std::vector<std::uint32_t> drawable_;    // (W,) without pad, and end where it is forbidden
+  std::vector<std::uint32_t> codes_;       // (W,) tokens of class code
   std::vector<std::uint32_t> structural_;  // (W,) tokens that say nothing but where a visit ends
   std::vector<std::uint32_t> words_;       // scratch: legal tokens of the row
   std::vector<float> mass_;                // scratch: unnormalized probabilities, 0 where illegal

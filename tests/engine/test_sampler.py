@@ -322,3 +322,21 @@ def test_wrong_shapes_and_dtypes_are_errors() -> None:
 def test_bad_parameters_are_config_errors(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**options)
+
+
+def test_where_codes_ascend_an_earlier_code_or_the_same_never_follows() -> None:
+    low, high = sorted((COUGH, OUTCOME))
+    for previous, legal in ((low, {high}), (high, set())):
+        prompt = np.array([*IN_VISIT, previous], np.int32)
+        for ascend in (True, False):
+            grammar = toy_grammar(codes_ascend=ascend)
+            tokens, _, _, _ = first_tokens(np.zeros(V), 2000, prompt, grammar=grammar)
+            drawn = set(tokens.tolist()) & {COUGH, OUTCOME}
+            assert drawn == (legal if ascend else {COUGH, OUTCOME})
+
+
+def test_a_move_of_the_clock_begins_a_new_order_of_codes() -> None:
+    prompt = np.array([*IN_VISIT, max(COUGH, OUTCOME), STAY], np.int32)
+    grammar = toy_grammar(codes_ascend=True)
+    tokens, _, _, _ = first_tokens(np.zeros(V), 2000, prompt, grammar=grammar)
+    assert {COUGH, OUTCOME} <= set(tokens.tolist())

@@ -89,6 +89,7 @@ def toy_grammar(
         "age_unknown_id": -1,
         "is_calendar": False,
         "days_are_visits": False,
+        "codes_ascend": False,
     }
     return GrammarTables(**{**tables, **changes})  # type: ignore[arg-type]
 

@@ -170,3 +170,19 @@ def _one_timeline(tokenizer: Tokenizer) -> tuple[TokenBatch, dict[str, int]]:
     batch = type(batch).from_timelines([tokens], [times], subject_id=[0], origin_us=[0])
     assert tokenizer.validate(batch) == []
     return batch, {"code": 6, "gap": 8}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_codes_of_a_moment_ascend_where_the_grammar_says_so(
+    name: str, world: World, tokenizer_of: Callable[[str], Tokenizer]
+) -> None:
+    tokenizer = tokenizer_of(name)
+    batch = tokenizer.encode(world[0], world[1], codes=world[2])
+    is_code = tokenizer.token_class[batch.token_id] == TokenClass.CODE
+    follows = is_code[1:] & is_code[:-1]
+    follows[batch.offsets[1:-1] - 1] = False
+    says = tokenizer.grammar().codes_ascend
+    assert says == (SPECS[name].event_order == "canonical" and SPECS[name].values != "split")
+    if says:
+        assert follows.sum() > 5
+        assert (np.diff(batch.token_id)[follows] > 0).all()

@@ -232,6 +232,8 @@ class GrammarTables:
         age_unknown_id: token of an unknown age, -1 without ages.
         is_calendar: gaps count dates, not elapsed minutes.
         days_are_visits: n_prior counts days, not visits (preset events).
+        codes_ascend: a code that follows a code has a larger id: codes of one moment lie in
+            canonical order, each once. The sampler draws nothing else.
     """
 
     token_class: NDArray[np.uint8]
@@ -259,6 +261,7 @@ class GrammarTables:
     age_unknown_id: int
     is_calendar: bool
     days_are_visits: bool
+    codes_ascend: bool
 
     @property
     def vocab_size(self) -> int:

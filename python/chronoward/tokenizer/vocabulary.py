@@ -367,7 +367,15 @@ class Vocabulary:
             age_unknown_id=age_unknown,
             is_calendar=self.spec.is_calendar,
             days_are_visits=self.spec.preset == "events",
+            codes_ascend=self._codes_ascend(),
         )
+
+    def _codes_ascend(self) -> bool:
+        """Whether encode puts the codes of a moment in the order of their ids, each once."""
+        if self.spec.event_order != "canonical" or self.spec.values == "split":
+            return False
+        rank = self._ranks()[self.ids_of(TokenClass.CODE)]
+        return bool((np.diff(rank) > 0).all())
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary as plain JSON values; tokens by column."""

@@ -53,6 +53,8 @@ class TrainConfig:
     """Rows of one step; None takes the preset's."""
     dtype: str = "fp32"
     """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32)."""
+    redraw_times: bool = True
+    """Train on durations drawn from their tokens' buckets, as rollouts draw them."""
     seed: int = 0
     """Seeds the weights and the order of the data."""
     epochs: float = 10.0

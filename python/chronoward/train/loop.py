@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from chronoward.model import Batch, Model, Objective
     from chronoward.train.config import TrainConfig
     from chronoward.train.metrics import MetricsLog
+    from chronoward.train.redraw import Redraw
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
@@ -52,12 +53,14 @@ class Data:
         objectives: what is learned from them.
         tuning: batches of the tuning split, always the same ones; may be empty.
         tuning_objectives: the objectives, with the tuning split's outcomes.
+        redraw: gives the clock that the model sees in a training step; None: the recorded one.
     """
 
     train: Rows
     objectives: Sequence[Objective]
     tuning: Sequence[Batch]
     tuning_objectives: Sequence[Objective]
+    redraw: Redraw | None = None
 
 
 class Trainer:
@@ -141,11 +144,18 @@ class Trainer:
         self._last_checkpoint = time.monotonic()
 
     def loss(
-        self, batch: Batch, objectives: Sequence[Objective], sums: Sums | None = None
+        self,
+        batch: Batch,
+        objectives: Sequence[Objective],
+        sums: Sums | None = None,
+        *,
+        clock: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weighted sum of the objectives' mean losses of one batch."""
+        """Weighted sum of the objectives' mean losses of one batch; `clock` int32 (T,) takes the
+        place of the recorded one in the model's eyes."""
+        seen_min = batch.time_min if clock is None else clock
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
-            hidden = self.model(batch.token_id, batch.time_min, batch.cu_seqlens)
+            hidden = self.model(batch.token_id, seen_min, batch.cu_seqlens)
             total: torch.Tensor = hidden.new_zeros(())
             for objective in objectives:
                 head = objective.loss(self.model, hidden, batch)
@@ -173,7 +183,10 @@ class Trainer:
         self._optimizers.learning_rate = rate
         self.model.train()
         sums = Sums()
-        loss = self.loss(join_rows(rows), self._data.objectives, sums)
+        batch, clock = join_rows(rows), None
+        if self._data.redraw is not None:
+            clock = self._data.redraw(batch, progress.epoch, progress.epoch_step)
+        loss = self.loss(batch, self._data.objectives, sums, clock=clock)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))

@@ -26,6 +26,7 @@ from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
+from chronoward.train.redraw import Redraw
 from chronoward.train.schedule import run_length
 from chronoward.train.state import load_weights, steps_of
 
@@ -177,7 +178,8 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     objectives = builder.build(model, train_split, first=True)
     tuning_objectives = builder.build(model, tuning_split, first=False)
     tuning = from_store.fixed_batches(job.loader(tuning_split), config)
-    return model, Data(loader, objectives, tuning, tuning_objectives)
+    redraw = Redraw(job.tokenizer.grammar(), config.seed) if config.redraw_times else None
+    return model, Data(loader, objectives, tuning, tuning_objectives, redraw)
 
 
 def _start(
