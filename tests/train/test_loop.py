@@ -140,8 +140,8 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(toy, tmp_path) -> Non
     trainer = make_trainer(toy, tmp_path / "c")
     original, spoiled = trainer.loss, {3}
 
-    def spoil(batch, objectives, sums=None):
-        loss = original(batch, objectives, sums)
+    def spoil(batch, objectives, sums=None, **options):
+        loss = original(batch, objectives, sums, **options)
         is_training = torch.is_grad_enabled()
         return loss * float("nan") if is_training and trainer.progress.step in spoiled else loss
 
@@ -154,7 +154,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(toy, tmp_path) -> Non
 def test_too_many_such_steps_are_an_error_that_names_the_step(toy, tmp_path) -> None:
     trainer = make_trainer(toy, tmp_path / "c")
     original = trainer.loss
-    trainer.loss = lambda *args: original(*args) * float("inf")
+    trainer.loss = lambda *args, **options: original(*args, **options) * float("inf")
     with pytest.raises(NumericError, match="the last: step 4"):
         trainer.run()
     assert steps_of(tmp_path / "c") == [3]  # where the evaluation fell
