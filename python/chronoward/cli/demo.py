@@ -15,9 +15,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Demo folder.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same clinic and same draws.")] = 0,
     n_subjects: Annotated[int, typer.Option(help="Subjects of the simulated clinic.")] = 6000,
-    train_minutes: Annotated[float, typer.Option(help="Time to train for.")] = 2.0,
-    n_rollouts: Annotated[int, typer.Option(help="Rollouts a row and outcome.")] = 4,
-    n_synthetic: Annotated[int, typer.Option(help="Synthetic subjects.")] = 100,
+    train_minutes: Annotated[float, typer.Option(help="Time to train for.")] = 2.5,
+    n_rollouts: Annotated[int, typer.Option(help="Rollouts a row and outcome.")] = 8,
+    n_synthetic: Annotated[int, typer.Option(help="Synthetic subjects.")] = 400,
     threads: Annotated[int, typer.Option(help="Threads and worker processes.")] = 2,
 ) -> None:
     """Tokenize, train, score, synthesize, evaluate, and write a page to look at.

@@ -50,10 +50,10 @@ class DemoConfig:
     seed: int = 0
     n_subjects: int = 6000
     """Subjects of the simulated clinic."""
-    train_minutes: float = 2.0
-    n_rollouts: int = 4
+    train_minutes: float = 2.5
+    n_rollouts: int = 8
     """Rollouts a row and outcome."""
-    n_synthetic: int = 100
+    n_synthetic: int = 400
     """Synthetic subjects."""
     threads: int = 2
 
@@ -108,8 +108,6 @@ class _Demo:
             preset="tiny",
             minutes=self.config.train_minutes,
             seed=self.config.seed,
-            row_tokens=1024,  # minutes, not hours: many small steps
-            rows_per_step=2,
             evaluations=5,
             evaluation_tokens=16_384,
         )
