@@ -65,7 +65,7 @@ INFORMATIVE = ("heart_failure", "sim_spontaneous")
 INDEPENDENT = "sim_independent"
 OUTCOMES = (*INFORMATIVE, INDEPENDENT)
 FULL = Sizes(
-    n_train=8000, n_evaluation=8000, n_rows=2200, n_rollouts=4, train_minutes=8.0, max_steps=None
+    n_train=8000, n_evaluation=8000, n_rows=2200, n_rollouts=8, train_minutes=7.5, max_steps=None
 )
 QUICK = Sizes(
     n_train=1200, n_evaluation=200, n_rows=50, n_rollouts=2, train_minutes=None, max_steps=30
