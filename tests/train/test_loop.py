@@ -229,3 +229,12 @@ def test_kill_9_at_five_moments_gives_the_same_bytes(tmp_path) -> None:
     start(tmp_path / "killed").communicate()
     weights = [(tmp_path / name / "weights").read_bytes() for name in ("straight", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_timing_a_step_changes_neither_weights_nor_the_optimizers_state(toy, tmp_path) -> None:
+    trainer = make_trainer(toy, tmp_path / "c")
+    before = module_bytes(trainer.model)
+    assert trainer.seconds_per_step() > 0
+    assert module_bytes(trainer.model) == before
+    for parameter in trainer.model.parameters():
+        assert all((tensor == 0).all() for tensor in trainer._optimizers.state(parameter).values())

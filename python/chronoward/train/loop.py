@@ -165,16 +165,33 @@ class Trainer:
                 total = total + weight * head.total / max(head.weight, 1.0)
         return total
 
-    def seconds_per_step(self, n_trials: int = 3) -> float:
-        """Time of one step, measured on the first batch without learning from it."""
-        batch = join_rows(self._data.train.step(0, 0))
-        times = []
+    def seconds_per_step(self, n_trials: int = 5) -> float:
+        """Time of one whole step, measured on the first batch without learning from it: optimizers
+        with a state of their own run at a learning rate of 0."""
+        trial, times = Optimizers(self.model, self.config), []
         for _ in range(n_trials):
             start = time.monotonic()
-            self.loss(batch, self._data.objectives).backward()  # type: ignore[no-untyped-call]
+            batch, clock = self._batch(self._data.train.step(0, 0), 0, 0)
+            if self._gradient(self.loss(batch, self._data.objectives, clock=clock)):
+                trial.step()
+            trial.zero_grad()
             times.append(time.monotonic() - start)
-        self.model.zero_grad(set_to_none=True)
         return sorted(times)[len(times) // 2]
+
+    def _batch(
+        self, rows: Sequence[PackedRow], epoch: int, step: int
+    ) -> tuple[Batch, torch.Tensor | None]:
+        """What a step learns from, and the clock that the model sees."""
+        batch = join_rows(rows)
+        redraw = self._data.redraw
+        return batch, None if redraw is None else redraw(batch, epoch, step)
+
+    def _gradient(self, loss: torch.Tensor) -> bool:
+        """Makes the clipped gradient; whether loss and gradient are finite."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        return math.isfinite(float(loss.detach())) and math.isfinite(norm)
 
     def _step(self) -> None:
         progress, start = self.progress, time.monotonic()
@@ -183,14 +200,8 @@ class Trainer:
         self._optimizers.learning_rate = rate
         self.model.train()
         sums = Sums()
-        batch, clock = join_rows(rows), None
-        if self._data.redraw is not None:
-            clock = self._data.redraw(batch, progress.epoch, progress.epoch_step)
-        loss = self.loss(batch, self._data.objectives, sums, clock=clock)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
-        if math.isfinite(float(loss.detach())) and math.isfinite(norm):
+        batch, clock = self._batch(rows, progress.epoch, progress.epoch_step)
+        if self._gradient(self.loss(batch, self._data.objectives, sums, clock=clock)):
             self._optimizers.step()
             progress.skipped_in_a_row = 0
             self._sums.merge(sums)
