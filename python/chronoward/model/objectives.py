@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from chronoward.model.batch import Batch
     from chronoward.model.model import Model
+    from chronoward.model.open_interval import OpenIntervals
 
 REPEAT_WEIGHTS = ("none", "raven", "exp")
 RAVEN_FLOOR = 0.1
@@ -90,6 +91,8 @@ class NextEvent:
         repeat_rate: base of `raven` (0.5), rate of `exp` (0.5).
         token_group: int64 (V,), group of each token for the log (time, code, value, structure).
         group_names: names of the groups.
+        open_intervals: what closes the split's timelines; None leaves the time after their last
+            tokens out of the likelihood.
 
     Raises:
         ConfigError: an unknown weighting.
@@ -99,6 +102,7 @@ class NextEvent:
     repeat_rate: float = 0.5
     token_group: Tensor | None = None
     group_names: tuple[str, ...] = ()
+    open_intervals: OpenIntervals | None = None
     name: str = "next_event"
     unit: str = "nats per token"
 
@@ -130,4 +134,9 @@ class NextEvent:
                 self.group_names, sums.tolist(), counts.tolist(), strict=True
             ):
                 parts[name] = (total_, float(count))
-        return HeadLoss(total, float(weight.double().sum()), parts)
+        n_terms = float(weight.double().sum())
+        if self.open_intervals is not None:
+            still_open, n_open = self.open_intervals.loss(model, hidden, batch)
+            total, n_terms = total + still_open, n_terms + n_open
+            parts["open"] = (float(still_open.detach()), float(n_open))
+        return HeadLoss(total, n_terms, parts)

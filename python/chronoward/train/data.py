@@ -12,7 +12,9 @@ from chronoward import outcomes
 from chronoward.errors import ConfigError
 from chronoward.model import Batch, Hazard, HazardConfig, HazardHead, NextEvent, OutcomeTable
 from chronoward.model.hazard import start_at_rates
+from chronoward.model.open_interval import OpenIntervals
 from chronoward.store.codes import code_table
+from chronoward.tokenizer import TokenClass
 from chronoward.train.metrics import GROUPS, group_of_class
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _DEATH_CLASS = 18
 _FIRST_PREDICTED_CLASS = 7  # before it: padding, end, the prompt, continued
 _PSEUDO_POSITIONS = 50
+_DAYS = 2  # duration rule: whole days
+MINUTES_PER_DAY = 1440
 
 
 def join_rows(rows: Sequence[PackedRow]) -> Batch:
@@ -117,6 +121,32 @@ def token_rates(split: StoreSplit, tokenizer: Tokenizer) -> tuple[torch.Tensor, 
     return torch.from_numpy(rate), torch.from_numpy(rate_again)
 
 
+def open_intervals(split: StoreSplit, tokenizer: Tokenizer) -> OpenIntervals:
+    """How long each timeline of a split was observed after its last token.
+
+    A record waits for a gap after a visit's end (in preset `events`, after any code); one that ends
+    inside a visit or with a death waits for none.
+    """
+    grammar = tokenizer.grammar()
+    is_gap = (grammar.token_class == TokenClass.GAP) & (grammar.duration_rule > 0)
+    unit = np.where(grammar.duration_rule == _DAYS, MINUTES_PER_DAY, 1)
+    closing = TokenClass.CODE if grammar.days_are_visits else TokenClass.VISIT_END
+    ends = [np.zeros(0, np.int64)]
+    for shard in split.shards:
+        last = np.full(len(shard.subject_id), -1, np.int64)
+        owner = np.repeat(np.arange(len(last)), np.diff(shard.obs_offsets))
+        np.maximum.at(last, owner, shard.obs_end_min)
+        ends.append(last)
+    gap_id = np.flatnonzero(is_gap)
+    return OpenIntervals(
+        end_min=np.concatenate(ends),
+        end_id=grammar.end_id,
+        leaves_open=grammar.token_class == closing,
+        gap_id=gap_id,
+        gap_min=(grammar.duration_q * unit[:, None])[gap_id].astype(np.float64),
+    )
+
+
 def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -> HazardConfig:
     """Resolves outcome names or YAML files against a tokenizer's codes.
 
@@ -174,6 +204,7 @@ class Objectives:
                         repeat_weight=self._config.repeat_weight,
                         token_group=token_groups(self._tokenizer),
                         group_names=GROUPS,
+                        open_intervals=open_intervals(split, self._tokenizer),
                     )
                 )
             elif self._hazard is not None:
