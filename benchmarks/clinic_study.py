@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     Variant = Literal["main", "shuffled", "heavy"]
 
 HORIZON_DAYS = 365
+INFORMATIVE = ("heart_failure", "sim_spontaneous")
+INDEPENDENT = "sim_independent"
+OUTCOMES = (*INFORMATIVE, INDEPENDENT)
 SAME_FILES = ("concept", "concept_ancestor", "concept_relationship", "vocabulary", "domain")
 PLAN = "plan.json"
 
@@ -56,9 +59,9 @@ class Sizes:
     n_evaluation: int
     """Subjects of the clinic that is scored."""
     n_rows: int
-    """Rows scored an outcome, at most; one a subject."""
+    """Rows scored, at most; one a subject."""
     n_rollouts: int
-    """Rollouts a row."""
+    """Rollouts a row, for all outcomes together."""
     train_minutes: float | None
     max_steps: int | None
     threads: int = 2
@@ -183,11 +186,15 @@ class Study:
         )
         return out
 
-    def cohort(self, outcome: str) -> Path:
-        """The scored rows of an outcome: those with a truth, the lowest subject ids first."""
-        out = self.folder / f"cohort_{outcome}.parquet"
+    def cohort(self) -> Path:
+        """The scored rows: those with a truth of every outcome, the lowest subject ids first."""
+        out = self.folder / "cohort.parquet"
         if not out.is_file():
-            rows = self.truth(outcome).select(["subject_id", "prediction_time"])
+            keys = ["subject_id", "prediction_time"]
+            rows = self.truth(OUTCOMES[0]).select(keys)
+            for outcome in OUTCOMES[1:]:
+                rows = rows.join(self.truth(outcome).select(keys), keys=keys, join_type="inner")
+            rows = rows.sort_by([("subject_id", "ascending")])
             with atomic_path(out) as temporary:
                 pq.write_table(rows.slice(0, self.sizes.n_rows), temporary)
         return out
@@ -199,6 +206,12 @@ class Study:
             pc.equal(table["outcome"], outcome), pc.equal(table["horizon_days"], HORIZON_DAYS)
         )
         return table.filter(kept).sort_by([("subject_id", "ascending")])
+
+    def scored_truth(self, outcome: str) -> pa.Table:
+        """The truth of the cohort's rows, in their order."""
+        wanted = pq.read_table(self.cohort())["subject_id"]  # one row a subject
+        truth = self.truth(outcome)
+        return truth.filter(pc.is_in(truth["subject_id"], wanted))
 
     def run(self, variant: Variant) -> tuple[Path, float]:
         """A variant's model and the wall seconds of its training."""
@@ -220,27 +233,25 @@ class Study:
     def scores(self, variant: Variant, outcome: str) -> tuple[pa.Table, float]:
         """A variant's risks of an outcome, by subject, and the wall seconds of scoring.
 
+        One pool of rollouts answers for all outcomes (`scope`), so the seconds are of all of them.
+
         Raises:
             AssertionError: the scored rows are not the cohort's.
         """
         run, tokens = self.run(variant)[0], self.unseen_tokens(variant)
-        cohort = self.cohort(outcome)
-        out = self.folder / f"scores_{variant}_{outcome}"
+        cohort, out = self.cohort(), self.folder / f"scores_{variant}"
+        config = ScoreConfig(
+            estimator="scope", n_rollouts=self.sizes.n_rollouts, seed=0, split="all"
+        )
 
         def make() -> None:
-            score(
-                run,
-                tokens,
-                cohort,
-                [str(self.unseen() / "outcomes" / f"{outcome}.yaml")],
-                [HORIZON_DAYS],
-                out,
-                ScoreConfig(n_rollouts=self.sizes.n_rollouts, seed=0, split="all"),
-                threads=self.sizes.threads,
-            )
+            files = [str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES]
+            threads = self.sizes.threads
+            score(run, tokens, cohort, files, [HORIZON_DAYS], out, config, threads=threads)
 
         seconds = float(self.step(out.name, make, clean=out)["seconds"])
         table = pq.read_table(out / "predictions_detail.parquet")
+        table = table.filter(pc.equal(table["outcome"], outcome))
         table = table.sort_by([("subject_id", "ascending")])
         wanted = pq.read_table(cohort)
         for name in ("subject_id", "prediction_time"):
@@ -249,13 +260,12 @@ class Study:
                 raise AssertionError(message)
         return table, seconds
 
-    def check(self, outcomes: tuple[str, ...], *, least_train: int, least_rows: int) -> None:
+    def check(self, *, least_train: int, least_rows: int) -> None:
         """Whether what is about to be measured can be: before the minutes are spent.
 
         Args:
-            outcomes: that will be scored.
             least_train: subjects of the train split.
-            least_rows: rows an outcome.
+            least_rows: rows scored.
 
         Raises:
             AssertionError: two clinics instead of one, too few subjects or rows, rows that cannot
@@ -268,15 +278,15 @@ class Study:
             raise AssertionError(message)
         store = TokenStore.open(self.unseen_tokens("main"))
         grammar = Tokenizer.load(store.tokenizer_path).grammar()
-        for outcome in outcomes:
-            rows = read_cohort(self.cohort(outcome))
-            if len(rows) < least_rows:
-                message = f"{len(rows)} rows for {outcome}, {least_rows} are asked for"
-                raise AssertionError(message)
-            counts = make_prefixes(rows, store, grammar, split="all", max_context=2048).counts
-            if counts["scored"] != len(rows):
-                message = f"{outcome}: some of {len(rows)} rows cannot be scored: {counts}"
-                raise AssertionError(message)
+        rows = read_cohort(self.cohort())
+        if len(rows) < least_rows:
+            message = f"{len(rows)} rows, {least_rows} are asked for"
+            raise AssertionError(message)
+        counts = make_prefixes(rows, store, grammar, split="all", max_context=2048).counts
+        if counts["scored"] != len(rows):
+            message = f"some of {len(rows)} rows cannot be scored: {counts}"
+            raise AssertionError(message)
+        for outcome in OUTCOMES:
             check_truth(outcome, self.truth(outcome))
 
 

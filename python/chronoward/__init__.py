@@ -6,9 +6,9 @@ use (PEP 562).
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version as _version
-from typing import Any
+
+from chronoward.packages import on_first_use
 
 __version__ = _version("chronoward")
 
@@ -31,12 +31,7 @@ _PUBLIC: dict[str, str] = {
 __all__ = ["__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    module = _PUBLIC.get(name)
-    if module is None:
-        message = f"module 'chronoward' has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(module), name)
+__getattr__ = on_first_use(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -110,8 +110,6 @@ def build_cohort(
         DataError: an index file with unknown subjects or repeated rows; no row left.
         StateError: `out` has content.
     """
-    import pyarrow as pa
-
     rule = parse_index(config.index)
     definitions = [outcome_definitions.load(name) for name in config.outcomes]
     lookup = _lookup(prepared.codes, definitions, rule)
@@ -151,12 +149,7 @@ def build_cohort(
     if not flow["rows"]:
         message = f"no row is left in the cohort: {json.dumps(flow)}"
         raise DataError(message)
-    cohort, labels, covariates = (pa.concat_tables(list(t)) for t in zip(*parts, strict=True))
-    flow["outcomes"] = _outcome_flow(labels, config.horizon_days)
-    cohort = _with_label(cohort, labels, config)
-    for name, table in (("cohort", cohort), ("outcomes", labels), ("covariates", covariates)):
-        _write(out / f"{name}.parquet", table)
-    write_json(out / "codes.json", [f"{table}|{code}" for table, code in lookup.pairs])
+    flow["outcomes"] = _write_cohort(out, parts, lookup, config)
     write_json(out / "flow.json", flow)
     about = {
         "schema": 1,
@@ -168,6 +161,23 @@ def build_cohort(
     }
     write_json(out / "cohort.json", about)
     return flow
+
+
+def _write_cohort(
+    out: Path,
+    parts: list[tuple[pa.Table, pa.Table, pa.Table]],
+    lookup: _Lookup,
+    config: CohortConfig,
+) -> dict[str, Any]:
+    """Writes rows, labels, covariates and their codes; returns the outcomes' counts."""
+    import pyarrow as pa
+
+    cohort, labels, covariates = (pa.concat_tables(list(t)) for t in zip(*parts, strict=True))
+    cohort = _with_label(cohort, labels, config)
+    for name, table in (("cohort", cohort), ("outcomes", labels), ("covariates", covariates)):
+        _write(out / f"{name}.parquet", table)
+    write_json(out / "codes.json", [f"{table}|{code}" for table, code in lookup.pairs])
+    return _outcome_flow(labels, config.horizon_days)
 
 
 def _lookup(

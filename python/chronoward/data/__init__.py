@@ -6,8 +6,9 @@ chronoward.data` stays light.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from chronoward.packages import on_first_use
 
 if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from chronoward.data.source import recognize
 
 _HOMES = {
-    "IngestConfig": "config",
-    "PreparedEvents": "prepared",
-    "Rule": "rules",
-    "VisitPattern": "config",
-    "prepare": "assemble",
-    "recognize": "source",
-    "write_meds": "meds_writer",
+    "IngestConfig": "chronoward.data.config",
+    "PreparedEvents": "chronoward.data.prepared",
+    "Rule": "chronoward.data.rules",
+    "VisitPattern": "chronoward.data.config",
+    "prepare": "chronoward.data.assemble",
+    "recognize": "chronoward.data.source",
+    "write_meds": "chronoward.data.meds_writer",
 }
 
 __all__ = [
@@ -37,9 +38,4 @@ __all__ = [
     "write_meds",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -18,23 +18,24 @@ from chronoward import _core
 CHUNK = 1024  # positions whose logits exist together
 
 
-class Repeats(NamedTuple):
-    """Which tokens get a bias at each position because its context holds them already.
+class _Chunk(NamedTuple):
+    """Positions whose logits exist together, and the biases.
 
     Attributes:
+        target: int64 (n,).
+        weight: (n,).
         bias: (V,).
-        offsets: int64 (n + 1,), bounds of each position's tokens in `token_id`.
+        repeat_bias: (V,), for tokens that a position's context holds; None: no such bias.
+        offsets: int64 (n + 1,), bounds of each position's tokens in `token_id`, from 0.
         token_id: int32, distinct tokens of each position's context.
     """
 
+    target: Tensor
+    weight: Tensor
     bias: Tensor
+    repeat_bias: Tensor | None
     offsets: Tensor
     token_id: Tensor
-
-    def rows(self, first: int, n: int) -> tuple[Tensor, Tensor]:
-        """Offsets from zero and tokens of positions first .. first + n."""
-        offsets = self.offsets[first : first + n + 1]
-        return offsets - offsets[0], self.token_id[int(offsets[0]) : int(offsets[-1])]
 
 
 class _Gradients:
@@ -45,63 +46,42 @@ class _Gradients:
         self.repeat = None if repeat is None else torch.zeros_like(repeat)
 
 
-def _torch_rows(
-    logits: Tensor,
-    bias: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    repeats: Repeats | None,
-    rows: tuple[Tensor, Tensor] | None,
-    gradients: _Gradients | None,
-) -> Tensor:
+def _torch_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Tensor:
     """Turns logits into their gradient, adds the biases' gradients; returns the losses."""
-    logits.add_(bias)
-    place = None
-    if repeats is not None and rows is not None:
-        offsets, token_id = rows
-        row = torch.repeat_interleave(
-            torch.arange(len(target), device=logits.device), offsets.diff().to(logits.device)
-        )
-        place = row * logits.shape[1] + token_id.long()
-        logits.view(-1).index_add_(0, place, repeats.bias[token_id.long()].to(logits.dtype))
-    aim = target[:, None]
+    logits.add_(chunk.bias)
+    token = chunk.token_id.long()
+    row = torch.repeat_interleave(
+        torch.arange(len(logits), device=logits.device), chunk.offsets.diff()
+    )
+    if chunk.repeat_bias is not None:
+        logits.index_put_((row, token), chunk.repeat_bias[token].to(logits.dtype), accumulate=True)
+    aim = chunk.target[:, None]
     chosen = logits.gather(1, aim)
     peak = logits.amax(dim=1, keepdim=True)
     odds = logits.sub_(peak).exp_()
     total = odds.sum(dim=1, keepdim=True)
     losses = (peak + total.log() - chosen).squeeze(1)
     if gradients is not None:
-        d_logits = odds.mul_(weight[:, None] / total)
-        d_logits.scatter_add_(1, aim, -weight[:, None])
+        d_logits = odds.mul_(chunk.weight[:, None] / total)
+        d_logits.scatter_add_(1, aim, -chunk.weight[:, None])
         gradients.bias += d_logits.sum(0)
-        if gradients.repeat is not None and rows is not None and place is not None:
-            values = d_logits.view(-1)[place].to(gradients.repeat.dtype)
-            gradients.repeat.index_add_(0, rows[1].long(), values)
+        if gradients.repeat is not None:
+            gradients.repeat.index_add_(0, token, d_logits[row, token].to(gradients.repeat.dtype))
     return losses
 
 
-def _cpu_rows(
-    logits: Tensor,
-    bias: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    repeats: Repeats | None,
-    rows: tuple[Tensor, Tensor] | None,
-    gradients: _Gradients | None,
-) -> Tensor:
+def _cpu_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Tensor:
     """`_torch_rows` in one C++ pass, fp32 on the CPU."""
-    losses = torch.empty(len(target))
-    nothing = torch.zeros(0)
-    offsets, token_id = rows or (torch.zeros(0, dtype=torch.int64), nothing.int())
-    d_bias = torch.zeros_like(bias) if gradients is None else gradients.bias
-    repeat = nothing if repeats is None else repeats.bias
-    d_repeat = torch.zeros_like(repeat)
-    if gradients is not None and gradients.repeat is not None:
-        d_repeat = gradients.repeat
+    losses = torch.empty(len(logits))
+    repeat = torch.zeros(0) if chunk.repeat_bias is None else chunk.repeat_bias
+    d_bias, d_repeat = torch.zeros_like(chunk.bias), torch.zeros_like(repeat)
+    if gradients is not None:
+        d_bias = gradients.bias
+        d_repeat = d_repeat if gradients.repeat is None else gradients.repeat
     _core.cross_entropy(
-        *(logits.numpy(), bias.numpy(), target.numpy(), weight.numpy()),
-        *(repeat.numpy(), offsets.numpy(), token_id.numpy()),
-        *(losses.numpy(), d_bias.numpy(), d_repeat.numpy()),
+        *(x.numpy() for x in (logits, chunk.bias, chunk.target, chunk.weight)),
+        *(x.numpy() for x in (repeat, chunk.offsets, chunk.token_id)),
+        *(x.numpy() for x in (losses, d_bias, d_repeat)),
         torch.get_num_threads(),
     )
     return losses
@@ -126,9 +106,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         wants_gradient = hidden.requires_grad or matrix.requires_grad
         gradients = _Gradients(hidden, matrix, bias, repeat_bias) if wants_gradient else None
-        repeats = None
-        if repeat_bias is not None and seen is not None:
-            repeats = Repeats(repeat_bias.detach(), *seen)
+        again = None if repeat_bias is None else repeat_bias.detach()
+        bounds, token_id = seen or (place.new_zeros(len(place) + 1), place.new_zeros(0).int())
         weight = weight.to(wide)
         losses = torch.empty(place.shape[0], dtype=wide, device=hidden.device)
         is_fast = hidden.device.type == "cpu" and wide == torch.float32
@@ -137,10 +116,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(first, first + CHUNK)
             rows = hidden[place[part]]
             logits = (rows @ matrix.T).to(wide)
-            seen_here = None if repeats is None else repeats.rows(first, len(rows))
-            losses[part] = pass_over(
-                logits, bias.detach(), target[part], weight[part], repeats, seen_here, gradients
+            offsets = bounds[first : first + len(rows) + 1]
+            tokens = token_id[int(offsets[0]) : int(offsets[-1])]
+            chunk = _Chunk(
+                target[part], weight[part], bias.detach(), again, offsets - offsets[0], tokens
             )
+            losses[part] = pass_over(logits, chunk, gradients)
             if gradients is not None:
                 d_logits = logits.to(rows.dtype)
                 gradients.hidden[place[part]] = (d_logits @ matrix).to(hidden.dtype)

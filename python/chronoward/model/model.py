@@ -95,7 +95,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def _initialize(self, seed: int) -> None:
         """Matrices: normal, std 1/√fan_in, residual outputs a further 1/√(2 layers) smaller;
-        embedding and output 0.02; norms 1; biases as `start_at_frequencies` and `TimeBias` say."""
+        embedding and output 0.02; norms 1; biases as `start_at_rates` and `TimeBias` say."""
         generator = torch.Generator().manual_seed(seed)
         shrink = (2 * self.config.n_layers) ** -0.5
         for name, parameter in self.named_parameters():

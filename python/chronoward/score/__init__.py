@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from chronoward.packages import make_callable
 from chronoward.score.estimators import PathValues, RowEstimate, combine, path_values
 from chronoward.score.run import ESTIMATORS, ScoreConfig, score
-from chronoward.verbs import make_callable
 
 __all__ = [
     "ESTIMATORS",
@@ -15,6 +15,5 @@ __all__ = [
     "path_values",
     "score",
 ]
-
 
 make_callable(__name__)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chronoward.verbs import make_callable
+from chronoward.packages import make_callable, on_first_use
 
 if TYPE_CHECKING:
     from chronoward.synthesize.job import SynthesisOptions, synthesize
@@ -19,13 +18,6 @@ _HOMES = {
     "synthesize": "chronoward.synthesize.job",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Loads torch with the first use of a name that needs it."""
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(_HOMES[name]), name)
-
+__getattr__ = on_first_use(__name__, _HOMES)
 
 make_callable(__name__)

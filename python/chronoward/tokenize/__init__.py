@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chronoward.verbs import make_callable
+from chronoward.packages import make_callable, on_first_use
 
 if TYPE_CHECKING:
     from chronoward.tokenize.check import Findings, verify
@@ -22,13 +21,6 @@ _HOMES = {
     "verify": "chronoward.tokenize.check",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Loads duckdb with the first use of a name that needs it."""
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(_HOMES[name]), name)
-
+__getattr__ = on_first_use(__name__, _HOMES)
 
 make_callable(__name__)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from chronoward.packages import make_callable
 from chronoward.train.config import TrainConfig
 from chronoward.train.run import Callbacks, train
-from chronoward.verbs import make_callable
 
 __all__ = ["Callbacks", "TrainConfig", "train"]
 

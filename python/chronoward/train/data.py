@@ -14,7 +14,7 @@ from chronoward.model import Batch, Hazard, HazardConfig, HazardHead, NextEvent,
 from chronoward.model.hazard import start_at_rates
 from chronoward.model.open_interval import OpenIntervals
 from chronoward.store.codes import code_table
-from chronoward.tokenizer import TokenClass
+from chronoward.tokenizer import DurationRule, TokenClass
 from chronoward.train.metrics import GROUPS, group_of_class
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from chronoward.tokenizer import Tokenizer
     from chronoward.train.config import TrainConfig
 
-_DEATH_CLASS = 18
-_FIRST_PREDICTED_CLASS = 7  # before it: padding, end, the prompt, continued
 _PSEUDO_POSITIONS = 50
-_DAYS = 2  # duration rule: whole days
 MINUTES_PER_DAY = 1440
 
 
@@ -114,7 +111,7 @@ def token_rates(split: StoreSplit, tokenizer: Tokenizer) -> tuple[torch.Tensor, 
         again += np.bincount(token, weights=count - 1, minlength=n_tokens)
         holds += np.bincount(token, weights=after, minlength=n_tokens)
         lacks += len(shard.token_id) - np.bincount(token, weights=after, minlength=n_tokens)
-    never = tokenizer.token_class < _FIRST_PREDICTED_CLASS
+    never = tokenizer.token_class <= TokenClass.CONTINUED  # padding, end, the prompt
     new[never] = again[never] = 0
     rate = (new + 0.5) / (lacks + 1)
     rate_again = (again + _PSEUDO_POSITIONS * rate) / (holds + _PSEUDO_POSITIONS)
@@ -129,7 +126,7 @@ def open_intervals(split: StoreSplit, tokenizer: Tokenizer) -> OpenIntervals:
     """
     grammar = tokenizer.grammar()
     is_gap = (grammar.token_class == TokenClass.GAP) & (grammar.duration_rule > 0)
-    unit = np.where(grammar.duration_rule == _DAYS, MINUTES_PER_DAY, 1)
+    unit = np.where(grammar.duration_rule == DurationRule.CALENDAR_DAY, MINUTES_PER_DAY, 1)
     closing = TokenClass.CODE if grammar.days_are_visits else TokenClass.VISIT_END
     ends = [np.zeros(0, np.int64)]
     for shard in split.shards:
@@ -241,7 +238,7 @@ def outcome_table(
 ) -> OutcomeTable:
     """When each subject of a split had each outcome, by the clock its tokens carry."""
     sets = [np.array(ids, np.int64) for ids in config.token_ids]
-    sets.append(np.flatnonzero(token_class == _DEATH_CLASS))
+    sets.append(np.flatnonzero(token_class == TokenClass.DEATH))
     found: list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = [[] for _ in sets]
     periods: list[list[NDArray[np.int64]]] = [[], [], []]
     for first, shard in zip(split.first_row[:-1], split.shards, strict=True):

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from chronoward.philox import hash64, uniforms
+from chronoward.tokenizer import DurationRule
 
 if TYPE_CHECKING:
     from chronoward.model import Batch
     from chronoward.tokenizer import GrammarTables
 
-_QUANTILES = 1  # duration rule: minutes drawn from the token's quantile function
 _INTERVALS = 32  # of a quantile function, even in u
 
 
@@ -33,7 +33,7 @@ class Redraw:
 
     def __init__(self, grammar: GrammarTables, seed: int) -> None:
         self._quantile = grammar.duration_q.astype(np.float64)  # (V, 33)
-        self._is_drawn = grammar.duration_rule == _QUANTILES
+        self._is_drawn = grammar.duration_rule == DurationRule.QUANTILE
         self._last_min = grammar.max_clock_min
         self._seed = seed
 
