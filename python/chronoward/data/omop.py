@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chronoward.data import concepts, events, ledger, links, omop_subjects, records, values, visits
 from chronoward.data.omop_tables import (
     CLINICAL,
+    DICTIONARIES,
     NOT_USED,
     TABLES,
     Columns,
@@ -110,9 +111,7 @@ def load_omop(
     _add_person_events(work)
     say("ledger")
     _fill_ledger(work, source)
-    read = {*CLINICAL, *NOT_USED, "person", "visit_occurrence", "visit_detail", "death"}
-    read |= {"observation_period", "concept", "concept_ancestor", "cdm_source"}
-    not_read = sorted(set(source.tables) - read)
+    not_read = sorted(set(source.tables) - {*TABLES, "concept", "concept_ancestor", "cdm_source"})
     return Loaded(TABLES, has_visits, calendar, extract_date, warnings, not_read)
 
 
@@ -355,7 +354,7 @@ def _add_person_events(work: Workspace) -> None:
 
 
 def _fill_ledger(work: Workspace, source: OmopSource) -> None:
-    """Enters every record of every table about persons."""
+    """Enters every record of every table but the dictionaries."""
     ledger.make_ledger(work)
     has_periods = "observation_period" in source.tables
     imputed = changed_if(
@@ -374,12 +373,15 @@ def _fill_ledger(work: Workspace, source: OmopSource) -> None:
         FROM record r LEFT JOIN record_change c ON r.rid = c.rid
         LEFT JOIN value_change v ON r.rid = v.rid)""",
     )
-    for name, key in NOT_USED.items():
-        if name in source.tables:
-            table = source.tables[name]
-            work.run("SET preserve_insertion_order = true")
-            work.run(
-                f"INSERT INTO ledger SELECT {quote_text(name)}, {key_expression(table, key)}, "
-                f"{removed(Rule.TABLE_NOT_USED)}, 0 FROM {table.scan}"
-            )
-            work.run("SET preserve_insertion_order = false")
+    for name, table in sorted(source.tables.items()):
+        if name in TABLES or name in DICTIONARIES:
+            continue
+        personal = name in NOT_USED or "person_id" in table.columns
+        rule = Rule.TABLE_NOT_USED if personal else Rule.NOT_ABOUT_A_PERSON
+        key = key_expression(table, NOT_USED.get(name, f"{name}_id"))
+        work.run("SET preserve_insertion_order = true")
+        work.run(
+            f"INSERT INTO ledger SELECT {quote_text(name)}, {key}, {removed(rule)}, 0 "
+            f"FROM {table.scan}"
+        )
+        work.run("SET preserve_insertion_order = false")

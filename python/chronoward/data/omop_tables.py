@@ -106,6 +106,15 @@ NOT_USED: dict[str, str | None] = {
     "specimen": "specimen_id",
 }
 
+# Tables in which other records are looked up; the ledger does not hold them.
+DICTIONARIES = frozenset(
+    (
+        *("cdm_source", "concept", "concept_ancestor", "concept_class", "concept_relationship"),
+        *("concept_synonym", "domain", "drug_strength", "relationship", "source_to_concept_map"),
+        "vocabulary",
+    )
+)
+
 STAGE_COLUMNS = """
     tbl USMALLINT, key VARCHAR, subject_id BIGINT, concept BIGINT, source_concept BIGINT,
     source_value VARCHAR, moment TIMESTAMP, day TIMESTAMP, start_bad BOOLEAN, end_at TIMESTAMP,

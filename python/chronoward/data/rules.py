@@ -52,6 +52,11 @@ class Rule(StrEnum):
         "dropped",
         "A record about a person in a table that is not read (eras, notes, costs, specimens).",
     )
+    NOT_ABOUT_A_PERSON = (
+        "not_about_a_person",
+        "dropped",
+        "A record in a table without persons (places, providers, definitions of cohorts).",
+    )
     MISSING_SUBJECT = "missing_subject", "dropped", "The subject's id is null."
     EXCLUDED_SUBJECT = "excluded_subject", "dropped", "The subject is in the exclusion list."
     UNKNOWN_PERSON = "unknown_person", "dropped", "The person is not in the person table."
