@@ -6,6 +6,7 @@ from chronoward.model import Model, ModelConfig
 from chronoward.train import TrainConfig
 from chronoward.train.muon import Muon, orthogonalized
 from chronoward.train.optimizer import Optimizers
+from chronoward.train.schedule import learning_rate
 
 CONFIG = ModelConfig(vocab_size=11, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24)
 
@@ -51,3 +52,23 @@ def test_every_parameter_has_one_rule_and_moves() -> None:
     assert all(p.grad is None for p in model.parameters())
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter.detach(), before[name]), name
+
+
+def test_rare_tokens_keep_their_rate() -> None:
+    """100 tokens, each once in 20 steps, that start at their rates and should stay there."""
+    n_steps, n_drawn = 1000, 500
+    config = TrainConfig()
+    truth = torch.tensor([0.5, 0.3, 0.19] + [1e-4] * 100)
+    module = torch.nn.Module()
+    module.bias = torch.nn.Parameter(truth.log())
+    optimizers = Optimizers(module, config)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(n_steps):
+        optimizers.learning_rate = learning_rate(step, n_steps, config)
+        drawn = torch.multinomial(truth, n_drawn, replacement=True, generator=generator)
+        torch.nn.functional.cross_entropy(module.bias.expand(n_drawn, -1), drawn).backward()
+        optimizers.step()
+        optimizers.zero_grad()
+    learned = module.bias.detach().softmax(0)[3:].sum() / truth[3:].sum()
+    n_rare = n_steps * n_drawn * float(truth[3:].sum())
+    assert abs(float(learned) - 1) < 4 * n_rare**-0.5  # betas of (0.9, 0.95) learn 0.77

@@ -43,8 +43,9 @@ class TrainConfig:
     """Learning rate at the end, as a share of the peak."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices (not of the embedding, norms or biases)."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Adam's averaging constants."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging constants. The second one spans the steps between two occurrences of a rare
+    code: over fewer, steps that lower its probability weigh more than the ones that raise it."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
     row_tokens: int = 2048
