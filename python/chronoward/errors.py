@@ -29,3 +29,21 @@ class NumericError(ArithmeticError):
 
 class StateError(RuntimeError):
     """Another job, a changed input, or a resume that does not fit."""
+
+
+def require_at_least(least: int, config: object, *names: str) -> None:
+    """Checks fields of a configuration; None passes (it means a default).
+
+    Args:
+        least: smallest value allowed.
+        config: a dataclass.
+        names: of its number fields.
+
+    Raises:
+        ConfigError: the first field that is smaller, by name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            message = f"{name} must be at least {least}, got {value}"
+            raise ConfigError(message)

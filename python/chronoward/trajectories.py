@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
 from chronoward.engine.workers import map_units, open_engine, run_context
-from chronoward.errors import ConfigError, DataError
+from chronoward.errors import DataError, require_at_least
 from chronoward.files import make_output_folder, write_json
 from chronoward.schema import Role
 from chronoward.score.output import write_table
@@ -71,10 +71,7 @@ class GenerateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_rollouts", "days"):
-            if getattr(self, name) < 1:
-                message = f"{name} must be at least 1, got {getattr(self, name)}"
-                raise ConfigError(message)
+        require_at_least(1, self, "n_rollouts", "days")
 
 
 @dataclass(frozen=True, eq=False)

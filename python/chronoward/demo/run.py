@@ -18,7 +18,7 @@ from chronoward.demo.question import Question, ask
 from chronoward.demo.steps import Steps
 from chronoward.demo.summary import summarize
 from chronoward.demo.timelines import draw_timelines
-from chronoward.errors import ConfigError
+from chronoward.errors import require_at_least
 from chronoward.evaluation.omop import evaluate_omop
 from chronoward.evaluation.predictions import evaluate_predictions
 from chronoward.evaluation.report import write_report
@@ -58,10 +58,7 @@ class DemoConfig:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("n_subjects", "n_rollouts", "n_synthetic", "threads"):
-            if getattr(self, name) < 1:
-                message = f"{name} must be at least 1, got {getattr(self, name)}"
-                raise ConfigError(message)
+        require_at_least(1, self, "n_subjects", "n_rollouts", "n_synthetic", "threads")
 
 
 class _Demo:

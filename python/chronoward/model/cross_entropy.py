@@ -78,12 +78,9 @@ def _cpu_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Te
     if gradients is not None:
         d_bias = gradients.bias
         d_repeat = d_repeat if gradients.repeat is None else gradients.repeat
-    _core.cross_entropy(
-        *(x.numpy() for x in (logits, chunk.bias, chunk.target, chunk.weight)),
-        *(x.numpy() for x in (repeat, chunk.offsets, chunk.token_id)),
-        *(x.numpy() for x in (losses, d_bias, d_repeat)),
-        torch.get_num_threads(),
-    )
+    inputs = (logits, chunk.bias, chunk.target, chunk.weight, repeat, chunk.offsets, chunk.token_id)
+    arrays = (x.numpy() for x in (*inputs, losses, d_bias, d_repeat))
+    _core.cross_entropy(*arrays, torch.get_num_threads())
     return losses
 
 

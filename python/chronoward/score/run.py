@@ -14,7 +14,7 @@ import numpy as np
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, Prompt, SamplingParams
 from chronoward.engine.workers import map_units, open_engine, run_context
-from chronoward.errors import ConfigError, DataError, FormatError
+from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
 from chronoward.files import make_output_folder, sha256_file, write_json
 from chronoward.model import load as load_model
 from chronoward.model import read_config
@@ -72,11 +72,8 @@ class ScoreConfig:
         if self.estimator not in ESTIMATORS:
             message = f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
             raise ConfigError(message)
-        for name, least in (("n_rollouts", 1), ("max_rollouts", N_PILOT)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                message = f"{name} must be at least {least}, got {value}"
-                raise ConfigError(message)
+        require_at_least(1, self, "n_rollouts")
+        require_at_least(N_PILOT, self, "max_rollouts")
         if not (math.isfinite(self.target_se) and self.target_se > 0):
             message = f"target_se must be positive, got {self.target_se}"
             raise ConfigError(message)

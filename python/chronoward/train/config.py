@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chronoward.errors import ConfigError
+from chronoward.errors import ConfigError, require_at_least
 
 OBJECTIVES = ("next_event", "hazard")
 DTYPES = ("fp32", "bf16")
@@ -91,10 +91,7 @@ class TrainConfig:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name in ("row_tokens", "evaluations", "evaluation_tokens", "patience"):
-            if getattr(self, name) < 1:
-                message = f"{name} must be at least 1, got {getattr(self, name)}"
-                raise ConfigError(message)
+        require_at_least(1, self, "row_tokens", "evaluations", "evaluation_tokens", "patience")
         for name in (
             "learning_rate",
             "rows_per_step",

@@ -166,12 +166,13 @@ class Trainer:
         return total
 
     def seconds_per_step(self, n_trials: int = 5) -> float:
-        """Time of one whole step, measured on the first batch without learning from it: optimizers
-        with a state of their own run at a learning rate of 0."""
+        """Time of one whole step, measured on the first batches without learning from them:
+        optimizers with a state of their own run at a learning rate of 0."""
         trial, times = Optimizers(self.model, self.config), []
-        for _ in range(n_trials):
+        n_batches = self._data.train.n_steps(0)
+        for step in range(n_trials):
             start = time.monotonic()
-            batch, clock = self._batch(self._data.train.step(0, 0), 0, 0)
+            batch, clock = self._batch(self._data.train.step(0, step % n_batches), 0, 0)
             if self._gradient(self.loss(batch, self._data.objectives, clock=clock)):
                 trial.step()
             trial.zero_grad()
