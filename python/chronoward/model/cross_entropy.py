@@ -80,7 +80,7 @@ def _cpu_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Te
         d_repeat = d_repeat if gradients.repeat is None else gradients.repeat
     inputs = (logits, chunk.bias, chunk.target, chunk.weight, repeat, chunk.offsets, chunk.token_id)
     arrays = (x.numpy() for x in (*inputs, losses, d_bias, d_repeat))
-    _core.cross_entropy(*arrays, torch.get_num_threads())
+    _core.cross_entropy(*arrays, n_threads=torch.get_num_threads())
     return losses
 
 
