@@ -78,9 +78,19 @@ def _cpu_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Te
     if gradients is not None:
         d_bias = gradients.bias
         d_repeat = d_repeat if gradients.repeat is None else gradients.repeat
-    inputs = (logits, chunk.bias, chunk.target, chunk.weight, repeat, chunk.offsets, chunk.token_id)
-    arrays = (x.numpy() for x in (*inputs, losses, d_bias, d_repeat))
-    _core.cross_entropy(*arrays, n_threads=torch.get_num_threads())
+    _core.cross_entropy(
+        logits.numpy(),
+        chunk.bias.numpy(),
+        chunk.target.numpy(),
+        chunk.weight.numpy(),
+        repeat.numpy(),
+        chunk.offsets.numpy(),
+        chunk.token_id.numpy(),
+        losses.numpy(),
+        d_bias.numpy(),
+        d_repeat.numpy(),
+        torch.get_num_threads(),
+    )
     return losses
 
 
