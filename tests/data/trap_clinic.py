@@ -49,6 +49,7 @@ TABLES: dict[str, list[Row]] = {
         for up, down, n in [(1001, 1003, 1), (1001, 1004, 1), (1002, 1004, 1), (1001, 1001, 0)]
     ],
     "note": [{"note_id": 5, "person_id": 1, "note_text": "a secret"}],
+    "care_site": [{"care_site_id": 6, "care_site_name": "Ward B"}],
 }
 
 
@@ -66,6 +67,7 @@ def _drop(rule: str, effect: str = "quarantined") -> tuple[str, str]:
 
 
 EXPECTED["note", "5"] = ("dropped", "table_not_used", [])
+EXPECTED["care_site", "6"] = ("dropped", "not_about_a_person", [])
 
 # 1: a plain visit that most traps hang on; timed records inside it are left alone
 _add(V, visit(100, "2020-01-05 10:00:00", "2020-01-05 12:00:00"))

@@ -26,6 +26,7 @@ def test_a_clean_clinic_has_only_what_happens_by_itself(tmp_path: Path) -> None:
         "ed_linked",
         "ingredient_rollup",
         "multi_ingredient",
+        "not_about_a_person",
         "stamped_diagnosis",
     }
     assert found == json.loads((tmp_path / "omop" / "traps.json").read_text())["rules"]

@@ -301,7 +301,11 @@ def _append_life(plan: Plan, ids: NDArray[np.int64], day: int, kind: str) -> Non
 
 
 def plant_unread_table(plan: Plan) -> None:
-    """Eras are derived, so ingestion leaves them out: a few rows of a table that is not used."""
+    """Eras are derived, so ingestion leaves them out: a few rows of a table that is not used.
+
+    Counts the places too, which are not about persons.
+    """
+    plan.add(Rule.NOT_ABOUT_A_PERSON, sum(plan.tables[t].n for t in ("care_site", "location")))
     n = min(100, len(plan.clinic.population.subject))
     if not plan.clinic.config.records.trap_ratio:
         return
