@@ -6,7 +6,7 @@ from torch import Tensor
 
 from chronoward.errors import ConfigError, FormatError
 from chronoward.model import PRESETS, Model, ModelConfig
-from chronoward.model.model import seen_tokens
+from chronoward.model.model import MINUTES_PER_YEAR, clock_features, seen_tokens
 
 V = 23
 
@@ -48,6 +48,23 @@ def test_packed_equals_unpacked(rotary: str, time_bias: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
+def test_the_clock_is_laid_between_two_knots() -> None:
+    years = torch.tensor([0.0, 2.5, 5.0, 64.0, 100.0, 119.0])
+    found = clock_features((years * MINUTES_PER_YEAR).to(torch.int32))
+    assert found.shape == (6, 21)
+    torch.testing.assert_close(found.sum(1), torch.ones(6))
+    assert found[1, :2].tolist() == pytest.approx([0.5, 0.5])
+    assert found[3, 12:14].tolist() == pytest.approx([0.2, 0.8], abs=1e-6)
+    assert found[[0, 2, 4, 5], [0, 1, 20, 20]].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_the_model_sees_the_clock_itself() -> None:
+    tokens, times, bounds = packed(timelines([12]))
+    model = Model(small_config(), seed=1)
+    later = model(tokens, times + 30 * MINUTES_PER_YEAR, bounds)
+    assert not torch.allclose(model(tokens, times, bounds), later, atol=1e-3)
+
+
 def test_permuting_segments_permutes_outputs() -> None:
     model = Model(small_config(), seed=1).double()
     parts = timelines([9, 1, 14])
@@ -76,8 +93,8 @@ def test_nothing_flows_across_segments_or_from_the_future() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_a_shift_of_the_whole_clock_changes_nothing(backend: str) -> None:
-    model = Model(small_config(rotary="time"), seed=1)
+def test_attention_sees_differences_of_the_clock_only(backend: str) -> None:
+    model = Model(small_config(rotary="time", clock_embedding=False), seed=1)
     model.attention_backend = backend
     tokens, times, bounds = packed(timelines([12]))
     shifted = model(tokens, times + 50_000_003, bounds)
@@ -120,7 +137,7 @@ def test_pieces_of_a_block_make_the_forward_pass() -> None:
     model = Model(small_config(), seed=2)
     tokens, times, bounds = packed(timelines([10]))
     index, elapsed = torch.arange(10), (times - times[0]).long()
-    x = model.embed(tokens)
+    x = model.begin(model.embed(tokens), times)
     for block in model.blocks:
         q, k, v = block.qkv(x, model.rotary(index, elapsed))
         a, tau = block.bias()

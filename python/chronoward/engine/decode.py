@@ -192,15 +192,16 @@ class ModelDecoder:
         """Residual stream (TILE, d) after the last block; rows behind the real ones are padding."""
         cache, n = self._cache, len(token_id)
         assert cache is not None, "open() comes first"
-        padded = np.zeros((3, TILE), np.int64)
+        padded = np.zeros((4, TILE), np.int64)
         padded[0, :n] = token_id
         padded[1, :n] = places[:, 1] + places[:, 3] - 1
         padded[2, :n] = time_min.astype(np.int64) - start_min
-        tokens, index, elapsed = torch.from_numpy(padded)
+        padded[3, :n] = time_min
+        tokens, index, elapsed, clock = torch.from_numpy(padded)
         places = np.ascontiguousarray(places)
         cache.write_times(places, np.ascontiguousarray(time_min))
         angles = self.model.rotary(index, elapsed)
-        x = self._embedded[tokens]
+        x = self.model.begin(self._embedded[tokens], clock)
         if self.backend == "reference":
             return self._reference_blocks(cache, x, angles, places)
         return self._blocks_in_place(cache, x, angles, places)

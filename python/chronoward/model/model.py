@@ -17,11 +17,15 @@ from torch.nn import functional
 
 from chronoward.kernels.varlen_attention import varlen_attention
 from chronoward.model.blocks import Block, RMSNorm, rotary_frequencies
+from chronoward.model.config import N_CLOCK_KNOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chronoward.model.config import ModelConfig
+
+MINUTES_PER_YEAR = 525_960
+YEARS_PER_KNOT = 5
 
 
 def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,6 +42,21 @@ def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Te
     segment = torch.searchsorted(cu_seqlens, position, right=True) - 1
     start = cu_seqlens[segment.clamp(min=0)].long().clamp(max=max(time_min.shape[0] - 1, 0))
     return position.long() - start, time_min.long() - time_min[start].long()
+
+
+def clock_features(time_min: Tensor) -> Tensor:
+    """The clock in years as weights of two neighbouring knots.
+
+    Args:
+        time_min: int32 (T,).
+
+    Returns:
+        fp32 (T, N_CLOCK_KNOTS): hat functions around 0, 5, ... 100 years; a row sums to one.
+    """
+    place = time_min.double() / (MINUTES_PER_YEAR * YEARS_PER_KNOT)
+    knots = torch.arange(N_CLOCK_KNOTS, device=time_min.device)
+    away = (place.clamp(0, N_CLOCK_KNOTS - 1)[:, None] - knots).abs()
+    return (1 - away).clamp(min=0).float()
 
 
 def seen_tokens(token_id: Tensor, cu_seqlens: Tensor, vocab_size: int) -> Tensor:
@@ -78,6 +97,9 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.heads = nn.ModuleDict()
         self.embedding_norm_eps = config.norm_eps
+        self.clock = (
+            nn.Linear(N_CLOCK_KNOTS, config.d_model, bias=False) if config.clock_embedding else None
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
         self.output = (
@@ -95,7 +117,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def _initialize(self, seed: int) -> None:
         """Matrices: normal, std 1/√fan_in, residual outputs a further 1/√(2 layers) smaller;
-        embedding and output 0.02; norms 1; biases as `start_at_rates` and `TimeBias` say."""
+        embedding, output and clock 0.02; norms 1; biases as `start_at_rates` and `TimeBias` say."""
         generator = torch.Generator().manual_seed(seed)
         shrink = (2 * self.config.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
@@ -104,15 +126,30 @@ class Model(nn.Module):
             std = parameter.shape[1] ** -0.5
             if name.endswith(("attention_output.weight", "down.weight")):
                 std *= shrink
-            elif name in ("embedding.weight", "output.weight"):
+            elif name in ("embedding.weight", "output.weight", "clock.weight"):
                 std = 0.02
             parameter.normal_(0.0, std, generator=generator)
 
     def embed(self, token_id: Tensor) -> Tensor:
-        """Start of the residual stream.  # int (T,) -> (T, d_model)"""
+        """What tokens say at any time.  # int (T,) -> (T, d_model)"""
         rows: Tensor = self.embedding(token_id)
         unit: Tensor = functional.normalize(rows, dim=-1, eps=self.embedding_norm_eps)
         return unit * math.sqrt(self.config.d_model)
+
+    def begin(self, embedded: Tensor, time_min: Tensor) -> Tensor:
+        """Start of the residual stream: embedded tokens and their clocks.
+
+        Args:
+            embedded: (T, d_model), see `embed`.
+            time_min: int32 (T,).
+
+        Returns:
+            (T, d_model).
+        """
+        if self.clock is None:
+            return embedded
+        added: Tensor = self.clock(clock_features(time_min).to(embedded))
+        return embedded + added
 
     def rotary(self, index: Tensor, elapsed_min: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos and sin of the rotary angles.
@@ -155,7 +192,7 @@ class Model(nn.Module):
             (T, d_model).
         """
         angles = self.rotary(*places_in_segments(time_min, cu_seqlens))
-        x = self.embed(token_id)
+        x = self.begin(self.embed(token_id), time_min)
         for block in self.blocks:
             assert isinstance(block, Block)
             q, k, v = block.qkv(x, angles)
