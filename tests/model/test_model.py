@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from chronoward.errors import ConfigError, FormatError
 from chronoward.model import PRESETS, Model, ModelConfig
+from chronoward.model.config import N_CLOCK_KNOTS
 from chronoward.model.model import MINUTES_PER_YEAR, clock_features, seen_tokens
 
 V = 23
@@ -48,14 +51,23 @@ def test_packed_equals_unpacked(rotary: str, time_bias: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
-def test_the_clock_is_laid_between_two_knots() -> None:
+def test_clocks_are_laid_between_two_knots() -> None:
     years = torch.tensor([0.0, 2.5, 5.0, 64.0, 100.0, 119.0])
-    found = clock_features((years * MINUTES_PER_YEAR).to(torch.int32))
-    assert found.shape == (6, 21)
-    torch.testing.assert_close(found.sum(1), torch.ones(6))
-    assert found[1, :2].tolist() == pytest.approx([0.5, 0.5])
-    assert found[3, 12:14].tolist() == pytest.approx([0.2, 0.8], abs=1e-6)
-    assert found[[0, 2, 4, 5], [0, 1, 20, 20]].tolist() == pytest.approx([1.0] * 4)
+    index = torch.tensor([0, 1, 10, 100, 4095, 9000])
+    elapsed = torch.tensor([0.0, 0.5, 10.0, 400.0, 43_830.0, 43_900.0]) * 1440
+    found = clock_features((years * MINUTES_PER_YEAR).to(torch.int32), index, elapsed.long())
+    age, days, tokens = found.split(N_CLOCK_KNOTS, dim=1)
+    for part in (age, days, tokens):
+        torch.testing.assert_close(part.sum(1), torch.ones(6))
+        assert ((part > 0).sum(1) <= 2).all()
+        assert (part.argmax(1).diff() >= 0).all()
+        assert part[0, 0] == part[5, -1] == 1
+    assert age[1, :2].tolist() == pytest.approx([0.5, 0.5])
+    assert age[3, 12:14].tolist() == pytest.approx([0.2, 0.8], abs=1e-6)
+    place = 15 * math.log(11) / math.log(43_831)  # ten days
+    assert days[2, int(place)] == pytest.approx(1 - place % 1, abs=1e-6)
+    place = 11 * math.log(101) / math.log(4096)
+    assert tokens[3, int(place)] == pytest.approx(1 - place % 1, abs=1e-6)
 
 
 def test_the_model_sees_the_clock_itself() -> None:
@@ -137,7 +149,7 @@ def test_pieces_of_a_block_make_the_forward_pass() -> None:
     model = Model(small_config(), seed=2)
     tokens, times, bounds = packed(timelines([10]))
     index, elapsed = torch.arange(10), (times - times[0]).long()
-    x = model.begin(model.embed(tokens), times)
+    x = model.begin(model.embed(tokens), times, index, elapsed)
     for block in model.blocks:
         q, k, v = block.qkv(x, model.rotary(index, elapsed))
         a, tau = block.bias()

@@ -201,7 +201,7 @@ class ModelDecoder:
         places = np.ascontiguousarray(places)
         cache.write_times(places, np.ascontiguousarray(time_min))
         angles = self.model.rotary(index, elapsed)
-        x = self.model.begin(self._embedded[tokens], clock)
+        x = self.model.begin(self._embedded[tokens], clock, index, elapsed)
         if self.backend == "reference":
             return self._reference_blocks(cache, x, angles, places)
         return self._blocks_in_place(cache, x, angles, places)

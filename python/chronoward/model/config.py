@@ -17,7 +17,8 @@ PRESETS: dict[str, tuple[int, int, int, int, int]] = {
     "base": (768, 12, 12, 4, 2816),  # about 120 M with 30,000 tokens
     "large": (1024, 24, 16, 4, 3456),  # about 350 M
 }
-N_CLOCK_KNOTS = 21  # every 5 years up to 100
+# Features of the clock: years since birth, days and tokens since the context began.
+N_CLOCK_KNOTS = (21, 16, 12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class ModelConfig:
     repeat_bias: bool = True
     """Give tokens that the context holds already an output bias of their own."""
     clock_embedding: bool = True
-    """Add what the clock says (the age, where birth is known) to each token."""
+    """Add what the clock says to each token: the age, and how long the context is."""
     norm_eps: float = 1e-6
     """Added to mean squares before the root."""
 
@@ -136,5 +137,5 @@ class ModelConfig:
         bias = {"log": 2, "linear": 1, "none": 0}[self.time_bias] * self.n_heads
         block = d * (d + 2 * kv) + d * d + 3 * d * f + norms + bias
         heads = self.vocab_size * (d * (1 if self.tied else 2) + 1 + self.repeat_bias)
-        clock = N_CLOCK_KNOTS * d if self.clock_embedding else 0
+        clock = sum(N_CLOCK_KNOTS) * d if self.clock_embedding else 0
         return heads + self.n_layers * block + d + clock

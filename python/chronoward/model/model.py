@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from chronoward.model.config import ModelConfig
 
-MINUTES_PER_YEAR = 525_960
+MINUTES_PER_DAY, MINUTES_PER_YEAR = 1440, 525_960
 YEARS_PER_KNOT = 5
+LAST_DAY, LAST_INDEX = 43_830.0, 4095.0
 
 
 def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,19 +45,29 @@ def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Te
     return position.long() - start, time_min.long() - time_min[start].long()
 
 
-def clock_features(time_min: Tensor) -> Tensor:
-    """The clock in years as weights of two neighbouring knots.
+def clock_features(time_min: Tensor, index: Tensor, elapsed_min: Tensor) -> Tensor:
+    """Three clocks, each as weights of two neighbouring knots (hat functions that sum to one).
 
     Args:
-        time_min: int32 (T,).
+        time_min: int (T,), minutes since birth (where it is known): knots every 5 years up to 100.
+        index: int64 (T,), place of each token in its segment.
+        elapsed_min: int64 (T,), minutes since the segment's first token. Days and tokens have even
+            knots of log(1 + x) up to 120 years and 4,095 tokens.
 
     Returns:
-        fp32 (T, N_CLOCK_KNOTS): hat functions around 0, 5, ... 100 years; a row sums to one.
+        fp32 (T, sum(N_CLOCK_KNOTS)).
     """
-    place = time_min.double() / (MINUTES_PER_YEAR * YEARS_PER_KNOT)
-    knots = torch.arange(N_CLOCK_KNOTS, device=time_min.device)
-    away = (place.clamp(0, N_CLOCK_KNOTS - 1)[:, None] - knots).abs()
-    return (1 - away).clamp(min=0).float()
+    _, n_days, n_tokens = N_CLOCK_KNOTS
+    places = (
+        time_min.double() / (MINUTES_PER_YEAR * YEARS_PER_KNOT),
+        (elapsed_min.double() / MINUTES_PER_DAY).log1p() * ((n_days - 1) / math.log1p(LAST_DAY)),
+        index.double().log1p() * ((n_tokens - 1) / math.log1p(LAST_INDEX)),
+    )
+    parts = []
+    for place, n_knots in zip(places, N_CLOCK_KNOTS, strict=True):
+        away = place.clamp(0, n_knots - 1)[:, None] - torch.arange(n_knots, device=place.device)
+        parts.append((1 - away.abs()).clamp(min=0))
+    return torch.cat(parts, dim=1).float()
 
 
 def seen_tokens(token_id: Tensor, cu_seqlens: Tensor, vocab_size: int) -> Tensor:
@@ -98,7 +109,9 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()
         self.embedding_norm_eps = config.norm_eps
         self.clock = (
-            nn.Linear(N_CLOCK_KNOTS, config.d_model, bias=False) if config.clock_embedding else None
+            nn.Linear(sum(N_CLOCK_KNOTS), config.d_model, bias=False)
+            if config.clock_embedding
+            else None
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
@@ -136,19 +149,22 @@ class Model(nn.Module):
         unit: Tensor = functional.normalize(rows, dim=-1, eps=self.embedding_norm_eps)
         return unit * math.sqrt(self.config.d_model)
 
-    def begin(self, embedded: Tensor, time_min: Tensor) -> Tensor:
+    def begin(
+        self, embedded: Tensor, time_min: Tensor, index: Tensor, elapsed_min: Tensor
+    ) -> Tensor:
         """Start of the residual stream: embedded tokens and their clocks.
 
         Args:
             embedded: (T, d_model), see `embed`.
-            time_min: int32 (T,).
+            time_min, index, elapsed_min: int (T,), see `clock_features`.
 
         Returns:
             (T, d_model).
         """
         if self.clock is None:
             return embedded
-        added: Tensor = self.clock(clock_features(time_min).to(embedded))
+        features = clock_features(time_min, index, elapsed_min)
+        added: Tensor = self.clock(features.to(embedded))
         return embedded + added
 
     def rotary(self, index: Tensor, elapsed_min: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -191,8 +207,9 @@ class Model(nn.Module):
         Returns:
             (T, d_model).
         """
-        angles = self.rotary(*places_in_segments(time_min, cu_seqlens))
-        x = self.begin(self.embed(token_id), time_min)
+        index, elapsed_min = places_in_segments(time_min, cu_seqlens)
+        angles = self.rotary(index, elapsed_min)
+        x = self.begin(self.embed(token_id), time_min, index, elapsed_min)
         for block in self.blocks:
             assert isinstance(block, Block)
             q, k, v = block.qkv(x, angles)
