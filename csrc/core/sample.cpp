@@ -10,14 +10,22 @@
 #include "core/errors.hpp"
 #include "core/fastmath.hpp"
 #include "core/philox.hpp"
+#include "core/token_class.hpp"
 
 namespace chronoward {
 namespace {
 
-// Classes of chronoward/tokenizer/grammar.py that the sampler must know by name.
-constexpr std::uint8_t kPad = 0, kEnd = 1, kSex = 4, kVisitStart = 7, kVisitType = 8,
-                       kDetailEnd = 10, kVisitEnd = 11, kDischarge = 12, kInpatientGap = 14,
-                       kCode = 16, kDeath = 18;
+constexpr std::uint8_t number(TokenClass c) { return static_cast<std::uint8_t>(c); }
+
+// Classes that the sampler must know by name.
+constexpr auto kPad = number(TokenClass::pad), kEnd = number(TokenClass::end),
+               kSex = number(TokenClass::sex), kVisitStart = number(TokenClass::visit_start),
+               kVisitType = number(TokenClass::visit_type),
+               kDetailEnd = number(TokenClass::detail_end),
+               kVisitEnd = number(TokenClass::visit_end),
+               kDischarge = number(TokenClass::discharge),
+               kInpatientGap = number(TokenClass::inpatient_gap), kCode = number(TokenClass::code),
+               kDeath = number(TokenClass::death);
 constexpr std::int32_t kDay = 1440;
 
 bool has_bit(const std::vector<std::uint32_t>& words, std::int32_t token) {

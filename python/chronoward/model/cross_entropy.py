@@ -46,13 +46,17 @@ class _Gradients:
         self.repeat = None if repeat is None else torch.zeros_like(repeat)
 
 
+def list_rows(offsets: Tensor) -> Tensor:
+    """Which list each of the listed tokens is in: int64 (n + 1,) offsets from 0 -> int64."""
+    lists = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(lists, offsets.diff())
+
+
 def _torch_rows(logits: Tensor, chunk: _Chunk, gradients: _Gradients | None) -> Tensor:
     """Turns logits into their gradient, adds the biases' gradients; returns the losses."""
     logits.add_(chunk.bias)
     token = chunk.token_id.long()
-    row = torch.repeat_interleave(
-        torch.arange(len(logits), device=logits.device), chunk.offsets.diff()
-    )
+    row = list_rows(chunk.offsets)
     if chunk.repeat_bias is not None:
         logits.index_put_((row, token), chunk.repeat_bias[token].to(logits.dtype), accumulate=True)
     aim = chunk.target[:, None]

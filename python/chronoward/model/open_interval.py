@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from chronoward.model.cross_entropy import seen_lists
+from chronoward.model.cross_entropy import list_rows, seen_lists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,10 +85,8 @@ class OpenIntervals:
             offsets, tokens = seen_lists(
                 batch.token_id, batch.cu_seqlens, at, model.config.vocab_size
             )
-            row = torch.repeat_interleave(torch.arange(len(at), device=at.device), offsets.diff())
-            logits = logits.index_put(
-                (row, tokens.long()), model.repeat_bias[tokens].to(wide), True
-            )
+            place_of = (list_rows(offsets), tokens.long())
+            logits = logits.index_put(place_of, model.repeat_bias[tokens].to(wide), True)
         share = torch.from_numpy(np.maximum(self.survival(waited), _LEAST_SHARE)).to(logits)
         gaps = logits[:, torch.from_numpy(self.gap_id).to(at.device)]
         beyond = torch.logsumexp(gaps + share.log(), dim=1)

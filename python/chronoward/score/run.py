@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from chronoward.score.rows import CohortRows, Prefixes
+
     Progress = Callable[[int, int], None]
 
 ESTIMATORS = (*SAMPLED, "hazard")
@@ -134,18 +136,7 @@ def score(
     found = _resolve(outcomes, store, tokenizer)
     rows = read_cohort(cohort)
     max_context = config.max_context or run_context(run)
-    prefixes = make_prefixes(
-        rows,
-        store,
-        tokenizer.grammar(),
-        split=config.split,
-        deadline_min=max(horizons) * MINUTES_PER_DAY,
-        max_context=max_context,
-    )
-    left_out = prefixes.counts["before_first_event"] + prefixes.counts["after_death"]
-    if not prefixes.prompts or (config.strict and left_out):
-        message = f"{rows.path}: {left_out} rows cannot be scored: {prefixes.counts}"
-        raise DataError(message)
+    prefixes = _prefixes(rows, store, tokenizer, config, max(horizons), max_context)
     horizons_min = np.array(horizons, np.int64) * MINUTES_PER_DAY
     if config.estimator == "hazard":
         hazard_head(load_model(run), found.names)  # refuses before the folder is made
@@ -182,6 +173,34 @@ def score(
     }
     write_json(out / "score.json", report)
     return report
+
+
+def _prefixes(
+    rows: CohortRows,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    config: ScoreConfig,
+    longest_days: int,
+    max_context: int,
+) -> Prefixes:
+    """The rows' prompts.
+
+    Raises:
+        DataError: unknown subjects; no row can be scored, or, with `strict`, one cannot.
+    """
+    prefixes = make_prefixes(
+        rows,
+        store,
+        tokenizer.grammar(),
+        split=config.split,
+        deadline_min=longest_days * MINUTES_PER_DAY,
+        max_context=max_context,
+    )
+    left_out = prefixes.counts["before_first_event"] + prefixes.counts["after_death"]
+    if not prefixes.prompts or (config.strict and left_out):
+        message = f"{rows.path}: {left_out} rows cannot be scored: {prefixes.counts}"
+        raise DataError(message)
+    return prefixes
 
 
 def check_run(run: Path | str) -> dict[str, Any]:
