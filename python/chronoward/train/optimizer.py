@@ -1,7 +1,7 @@
 """Which rule updates which parameter: Muon the blocks' matrices, AdamW everything else.
 
-Both run at one learning rate: the steps of Muon are orthogonal matrices and those of AdamW about
-plus or minus one an entry, so neither depends on the scale of the gradient.
+Both run at one learning rate: the steps of Muon are orthogonal matrices and those of AdamW at most
+about one an entry, so neither depends on the scale of the gradient.
 """
 
 from __future__ import annotations
