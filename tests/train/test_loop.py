@@ -58,7 +58,7 @@ def dying(trainer: Trainer, step: int) -> None:
 def test_training_learns_the_toy_world(toy, tmp_path) -> None:
     trainer = make_trainer(toy, tmp_path / "c", n_steps=60)
     progress = trainer.run()
-    bits = progress.evaluation["bits_per_token"]["all"]
+    bits = trainer._look_at_tuning().report["bits_per_token"]["all"]
     assert progress.step == 60
     assert bits < 2.5  # log2(24) = 4.6 when nothing is known
 

@@ -8,12 +8,15 @@ C++ pass over each row; elsewhere, and in fp64, it is torch (the oracle of the o
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chronoward import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CHUNK = 1024  # positions whose logits exist together
 
@@ -39,10 +42,23 @@ class _Chunk(NamedTuple):
 
 
 class _Gradients:
-    """What one pass adds up."""
+    """What one pass adds up; None where no gradient is asked for.
 
-    def __init__(self, hidden: Tensor, matrix: Tensor, bias: Tensor, repeat: Tensor | None) -> None:
-        self.hidden, self.matrix, self.bias = (torch.zeros_like(x) for x in (hidden, matrix, bias))
+    Args:
+        needed: of hidden states, matrix, bias and repeat bias, which are.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        matrix: Tensor,
+        bias: Tensor,
+        repeat: Tensor | None,
+        needed: Sequence[bool],
+    ) -> None:
+        self.hidden = torch.zeros_like(hidden) if needed[0] else None
+        self.matrix = torch.zeros_like(matrix) if needed[1] else None
+        self.bias = torch.zeros_like(bias)
         self.repeat = None if repeat is None else torch.zeros_like(repeat)
 
 
@@ -115,8 +131,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         seen: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        wants_gradient = hidden.requires_grad or matrix.requires_grad
-        gradients = _Gradients(hidden, matrix, bias, repeat_bias) if wants_gradient else None
+        needed = ctx.needs_input_grad[:4]
+        gradients = _Gradients(hidden, matrix, bias, repeat_bias, needed) if any(needed) else None
         again = None if repeat_bias is None else repeat_bias.detach()
         bounds, token_id = seen or (place.new_zeros(len(place) + 1), place.new_zeros(0).int())
         weight = weight.to(wide)
@@ -133,22 +149,22 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 target[part], weight[part], bias.detach(), again, offsets - offsets[0], tokens
             )
             losses[part] = pass_over(logits, chunk, gradients)
-            if gradients is not None:
-                d_logits = logits.to(rows.dtype)
+            if gradients is None:
+                continue
+            d_logits = logits.to(rows.dtype)
+            if gradients.hidden is not None:
                 gradients.hidden[place[part]] = (d_logits @ matrix).to(hidden.dtype)
+            if gradients.matrix is not None:
                 gradients.matrix += d_logits.T @ rows
         if gradients is not None:
-            ctx.save_for_backward(gradients.hidden, gradients.matrix, gradients.bias)
-            ctx.repeat = gradients.repeat
+            ctx.made = (gradients.hidden, gradients.matrix, gradients.bias, gradients.repeat)
         ctx.mark_non_differentiable(losses)
         return (losses * weight).sum(), losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _losses: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_matrix, d_bias = ctx.saved_tensors
-        d_repeat = None if ctx.repeat is None else ctx.repeat * gradient
-        scaled = (d_hidden * gradient, d_matrix * gradient, d_bias * gradient)
-        return (*scaled, d_repeat, None, None, None, None)
+        scaled = [None if made is None else made * gradient for made in ctx.made]
+        return (*scaled, None, None, None, None)
 
 
 def chunked_cross_entropy(
@@ -178,7 +194,12 @@ def chunked_cross_entropy(
         The weighted sum, differentiable in `hidden`, `matrix`, `bias` and `repeat_bias`, and each
         unweighted term (n,).
     """
-    arguments = (hidden, matrix, bias, repeat_bias, place, target, weight, seen)
+    inputs: list[Tensor | None] = [hidden, matrix, bias, repeat_bias]
+    if (
+        not torch.is_grad_enabled()
+    ):  # inside the function a parameter would still ask for its gradient
+        inputs = [None if x is None else x.detach() for x in inputs]
+    arguments = (*inputs, place, target, weight, seen)
     total, losses = ChunkedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, losses
 

@@ -27,7 +27,13 @@ def _losses(evaluation: dict[str, Any]) -> str:
     )
 
 
-def model_card(model: Model, config: TrainConfig, progress: Progress, facts: dict[str, Any]) -> str:
+def model_card(
+    model: Model,
+    config: TrainConfig,
+    progress: Progress,
+    facts: dict[str, Any],
+    evaluation: dict[str, Any],
+) -> str:
     """Markdown for RUN/README.md.
 
     Args:
@@ -35,6 +41,7 @@ def model_card(model: Model, config: TrainConfig, progress: Progress, facts: dic
         config: of the run.
         progress: where it ended.
         facts: counts of the data, hashes and versions, name -> value.
+        evaluation: report on the tuning split; empty where there is none.
     """
     shape = model.config
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -56,8 +63,8 @@ A decoder over token timelines of health records, trained to predict the next ev
 
 ## Fit
 
-{_bits(progress.evaluation)}
-{_losses(progress.evaluation)}
+{_bits(evaluation)}
+{_losses(evaluation)}
 ## Use
 
 `chronoward score`, `synthesize`, `generate` and `embed` read this folder. It belongs to the

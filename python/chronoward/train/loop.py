@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from chronoward.errors import NumericError
+from chronoward.model import NextEvent
 from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
 from chronoward.train.metrics import Sums
 from chronoward.train.optimizer import Optimizers
-from chronoward.train.schedule import evaluation_steps, learning_rate
+from chronoward.train.schedule import evaluation_steps, learning_rate, settling_steps
+from chronoward.train.settle import settle
 from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
 MAX_SKIPPED_IN_A_ROW = 5
+COUNTS_PER_LOOK = 10  # batches counted for each that the model looks at to settle its biases
 OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not
 
 
@@ -42,6 +45,13 @@ class Rows(Protocol):
 
     def n_steps(self, epoch: int) -> int: ...
     def step(self, epoch: int, step: int) -> Sequence[PackedRow]: ...
+
+
+class Evaluation(NamedTuple):
+    """Weighted loss on the tuning split, and its report by head."""
+
+    loss: float
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +271,40 @@ class Trainer:
         if self._report is not None:
             self._report(self.progress.step, self.n_steps, line)
 
+    def settle(self) -> Evaluation | None:
+        """Sets the output biases by the rows of the coming epoch (see `train.settle`).
+
+        Returns:
+            What the tuning split says after that; None where there is no tuning split.
+        """
+        objective = next((o for o in self._data.objectives if isinstance(o, NextEvent)), None)
+        if objective is not None:
+            rows, epoch = self._data.train, self.progress.epoch + 1
+            n_looks = settling_steps(self.n_steps, rows.n_steps(epoch), self.config)
+            n_counts = min(COUNTS_PER_LOOK * n_looks, rows.n_steps(epoch))
+
+            def look(step: int) -> tuple[Batch, torch.Tensor]:
+                batch, clock = self._batch(rows.step(epoch, step), epoch, step)
+                return batch, batch.time_min if clock is None else clock
+
+            settle(
+                self.model,
+                objective,
+                map(look, range(n_looks)),
+                (join_rows(rows.step(epoch, step)) for step in range(n_counts)),
+            )
+        return self._look_at_tuning() if self._data.tuning else None
+
     @torch.no_grad()
+    def _look_at_tuning(self) -> Evaluation:
+        self.model.eval()
+        sums = Sums()
+        for batch in self._data.tuning:
+            self.loss(batch, self._data.tuning_objectives, sums)
+        means = sums.means()
+        loss = sum(self.config.objectives[name] * mean for name, mean in means.items())
+        return Evaluation(loss, sums.report(self._units))
+
     def _evaluate(self) -> None:
         """Looks at the tuning split; a new best is kept, too many without one end the run."""
         if self._since_log[0]:
@@ -270,18 +313,12 @@ class Trainer:
         if not self._data.tuning:
             progress.best_step = progress.step
             return
-        self.model.eval()
-        sums = Sums()
-        for batch in self._data.tuning:
-            self.loss(batch, self._data.tuning_objectives, sums)
-        means = sums.means()
-        loss = sum(self.config.objectives[name] * mean for name, mean in means.items())
+        loss, report = self._look_at_tuning()
         progress.seconds += time.monotonic() - start
-        report = sums.report(self._units)
         self._emit(self._line("tuning") | report)
         if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
             progress.best_loss, progress.best_step = loss, progress.step
-            progress.without_best, progress.evaluation = 0, report
+            progress.without_best = 0
             return
         progress.without_best += 1
         if progress.without_best >= self.config.patience and not progress.stopped:

@@ -27,7 +27,7 @@ from chronoward.train.config import TrainConfig
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.redraw import Redraw
-from chronoward.train.schedule import run_length
+from chronoward.train.schedule import SETTLING_SHARE, run_length, settling_steps
 from chronoward.train.state import load_weights, steps_of
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     per_step = seconds
     if config.minutes is not None:
         left = max(config.minutes * 60 - config.evaluations * evaluation, seconds)
+        left /= 1 + SETTLING_SHARE * EVALUATION_COST
         per_step = seconds * config.minutes * 60 / left
     return run_length(config, data.train.n_steps(0), per_step)
 
@@ -267,6 +268,7 @@ def _describe(
     tokens = n_steps * config.row_tokens * config.n_rows
     evaluation = EVALUATION_COST * sum(len(batch.token_id) for batch in data.tuning)
     evaluation *= config.evaluations / (config.row_tokens * config.n_rows)
+    settling = EVALUATION_COST * settling_steps(n_steps, per_epoch, config)
     say(
         f"Training {config.preset}: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{job.tokenizer.vocab_size:,} tokens in the vocabulary."
@@ -281,16 +283,17 @@ def _describe(
     )
     say(
         f"About {memory / GIB:.1f} GiB of memory and "
-        f"{(n_steps + evaluation) * seconds / 60:.1f} minutes "
+        f"{(n_steps + settling + evaluation) * seconds / 60:.1f} minutes "
         f"({config.row_tokens * config.n_rows / seconds:,.0f} tokens a second, measured)."
     )
 
 
 def _finish(job: _Job, trainer: Trainer, log: MetricsLog) -> Model:
-    """Writes the best weights, the card and, last, the config."""
+    """Settles the biases of the best weights, then writes them, the card and, last, the config."""
     model, progress = trainer.model, trainer.progress
     best = progress.best_step if progress.best_step >= 0 else progress.step
     load_weights(job.checkpoints, best, model)
+    settled = trainer.settle()
     log.write()
     split = job.store.split("train")
     facts = {
@@ -302,13 +305,14 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog) -> Model:
         "steps left out (not finite)": f"{progress.skipped:,}",
         "chronoward": __version__,
     }
-    card = model_card(model, job.config, progress, facts)
+    card = model_card(model, job.config, progress, facts, settled.report if settled else {})
     files.write_bytes(job.run_dir / "README.md", card.encode("utf-8"))
     training = {
         **job.fingerprint(),
         "steps": progress.step,
         "best_step": best,
         "best_loss": progress.best_loss,
+        "settled_loss": settled.loss if settled else None,
         "tokens": progress.tokens,
         "stopped": progress.stopped,
         "repeat_weight": job.config.repeat_weight,

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chronoward.train.config import TrainConfig
 
+SETTLING_SHARE = 0.1  # of a run's steps: batches that the model looks at to settle its biases
+SETTLING_ROWS = 1000  # at most
+
 
 def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:
     """Linear warm-up, then a cosine down to `final_share` of the peak.
@@ -46,3 +49,10 @@ def evaluation_steps(n_steps: int, config: TrainConfig) -> list[int]:
     """Steps after which the tuning split is looked at; the last one is the end of the run."""
     n = min(config.evaluations, n_steps)
     return sorted({round(n_steps * (i + 1) / n) for i in range(n)})
+
+
+def settling_steps(n_steps: int, steps_per_epoch: int, config: TrainConfig) -> int:
+    """Steps' batches that a trained model looks at to settle its biases: a share of the run, at
+    most an epoch and `SETTLING_ROWS`."""
+    limits = (int(n_steps * SETTLING_SHARE), steps_per_epoch, SETTLING_ROWS // config.n_rows)
+    return max(1, min(limits))

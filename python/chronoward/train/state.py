@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save
@@ -55,8 +55,6 @@ class Progress:
     """The same, without a finite one in between."""
     stopped: str = ""
     """Why the run ended, empty while it goes on."""
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    """Report of the best evaluation."""
 
 
 def _name(step: int) -> str:

@@ -1,0 +1,185 @@
+"""The end of a run: output biases at which every token comes as often as in the data.
+
+What the rest of the model does to a token's mean probability moves all the time, and its bias
+follows by steps of about one learning rate. When the learning rate has gone, biases stand where
+they happened to be: tokens come a tenth too often or too rarely, rare ones by more, and rollouts
+multiply that, since each wrong token is the context of the next ones.
+
+With the rest of the model fixed, the likelihood is concave in the biases, and largest where the
+expected count of each token equals its count. One step of Newton's method on the diagonal leads
+there: b += log(count / expected), for the places whose context lacks the token and for those whose
+context holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from chronoward.model.objectives import next_event_places, repeat_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from chronoward.model import Batch, Model, NextEvent
+
+    Floats = NDArray[np.float64]
+
+PRIOR_COUNT = (
+    100.0  # a bias is believed to be right within about a tenth before anything is counted
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts of tokens, float64 (2, V); row 0: where the context lacks the token, row 1: where it
+    holds it. A model without repeat bias has one row, (1, V).
+
+    Attributes:
+        counted: weights of the places that are followed by the token.
+        expected: the same as the model has it.
+        variance: of `expected`, from its spread over batches.
+        still_open: for open intervals (a record's last wait), tokens that the model finds likely
+            given how long they last, minus those it finds likely without knowing.
+        n_open: open intervals.
+    """
+
+    counted: Floats
+    expected: Floats
+    variance: Floats
+    still_open: Floats
+    n_open: int
+
+
+def count_open(objective: NextEvent, batch: Batch) -> int:
+    """Open intervals of a batch."""
+    return 0 if objective.open_intervals is None else len(objective.open_intervals.places(batch)[0])
+
+
+def count_targets(objective: NextEvent, batch: Batch, vocab_size: int) -> Floats:
+    """Weights of the predicted tokens, float64 (2, V): first in their segment, and again."""
+    place, target = next_event_places(batch)
+    kind, rate = objective.repeat_weight, objective.repeat_rate
+    weight = repeat_weights(batch.n_prior[place + 1], kind, rate).numpy()
+    owner = batch.segments().numpy() * vocab_size
+    key, first = np.unique(owner + batch.token_id.numpy(), return_index=True)
+    at = np.searchsorted(key, owner[place.numpy()] + target.numpy())
+    again = first[at] <= place.numpy()
+    cell = again * vocab_size + target.numpy()
+    counts: Floats = np.bincount(cell, weight, 2 * vocab_size).astype(np.float64)
+    return counts.reshape(2, vocab_size)
+
+
+def _rows_of(model: Model, counts: Floats) -> Floats:
+    return counts.sum(0, keepdims=True) if model.repeat_bias is None else counts
+
+
+def _bias_gradient(model: Model, loss: Tensor) -> Floats:
+    """Gradient of a sum of losses in the logits of each token: expected minus counted."""
+    if model.repeat_bias is None:
+        return torch.autograd.grad(loss, [model.output_bias])[0].double().numpy()[None]
+    parts = torch.autograd.grad(loss, [model.output_bias, model.repeat_bias])
+    everywhere, again = (part.double().numpy() for part in parts)
+    return np.stack([everywhere - again, again])
+
+
+def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tensor]]) -> Counts:
+    """What the model expects at some batches, beside what is there.
+
+    Args:
+        model: its biases get gradients.
+        objective: the one it was trained with.
+        batches: at least one, each with the clock that the model sees, int32 (T,).
+    """
+    closed = replace(objective, open_intervals=None)
+    nothing = np.zeros((1 if model.repeat_bias is None else 2, model.config.vocab_size))
+    counted, expected, squares, still_open = (nothing.copy() for _ in range(4))
+    n = n_open = 0
+    for batch, clock in batches:
+        n += 1
+        with torch.no_grad():
+            hidden = model(batch.token_id, clock, batch.cu_seqlens)
+        here = _rows_of(model, count_targets(objective, batch, model.config.vocab_size))
+        model_has = here + _bias_gradient(model, closed.loss(model, hidden, batch).total)
+        counted += here
+        expected += model_has
+        squares += model_has**2
+        if objective.open_intervals is not None:
+            loss, n_waits = objective.open_intervals.loss(model, hidden, batch)
+            still_open -= _bias_gradient(model, loss) if n_waits else 0.0
+            n_open += n_waits
+    spread = np.maximum(squares - expected**2 / n, 0.0) * n / max(n - 1, 1)
+    return Counts(counted, np.maximum(expected, 0.0), spread, still_open, n_open)
+
+
+def bias_shift(seen: Counts, everywhere: Floats, n_open: int) -> Floats:
+    """How far each bias has to move, in the shape of the counts.
+
+    Two estimates of log(count / expected) are weighed by their precision: the count of the same
+    places, which has Poisson noise, and that of many more places, scaled, which has less but is of
+    other subjects. `PRIOR_COUNT` counts stand for no change.
+
+    Args:
+        seen: counts of the places that the model has looked at.
+        everywhere: counts of many more places, at least one.
+        n_open: open intervals among those.
+    """
+    share = seen.counted.sum() / everywhere.sum()
+    same = _log_ratio(seen.counted, seen, 1.0)
+    other = _log_ratio(everywhere * share, seen, n_open * share / max(seen.n_open, 1))
+    expected = seen.expected + 0.5
+    same_weight = expected
+    other_weight = 1.0 / (seen.variance / expected**2 + 1.0 / (everywhere + 0.5))
+    total = same_weight + other_weight + PRIOR_COUNT
+    shift: Floats = (same_weight * same + other_weight * other) / total
+    return shift
+
+
+def _log_ratio(counted: Floats, seen: Counts, waits: float) -> Floats:
+    """log(count / expected) with `waits` times the open intervals that were seen."""
+    more, fewer = (np.maximum(sign * waits * seen.still_open, 0.0) for sign in (1, -1))
+    ratio: Floats = np.log((counted + more + 0.5) / (seen.expected + fewer + 0.5))
+    return ratio
+
+
+def settle(
+    model: Model,
+    objective: NextEvent,
+    looked_at: Iterable[tuple[Batch, Tensor]],
+    counted: Iterable[Batch],
+) -> None:
+    """Sets the output and repeat biases of a trained model, in place.
+
+    Args:
+        model: on the CPU.
+        objective: the one it was trained with.
+        looked_at: batches for the model's expectations, at least one, each with the clock that the
+            model sees, int32 (T,).
+        counted: many more batches, without the model.
+    """
+    learns = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learns:
+        parameter.requires_grad_(parameter is model.output_bias or parameter is model.repeat_bias)
+    try:
+        seen = look(model, objective, looked_at)
+    finally:
+        for parameter in learns:
+            parameter.requires_grad_(True)
+    everywhere, n_open = np.zeros_like(seen.counted), 0
+    for batch in counted:
+        n_open += count_open(objective, batch)
+        counts = count_targets(objective, batch, model.config.vocab_size)
+        everywhere += _rows_of(model, counts)
+    if not seen.counted.any():
+        return
+    shift = bias_shift(seen, everywhere, n_open)
+    with torch.no_grad():
+        model.output_bias.add_(torch.from_numpy(shift[0]).float())
+        if model.repeat_bias is not None:
+            model.repeat_bias.add_(torch.from_numpy(shift[1] - shift[0]).float())
