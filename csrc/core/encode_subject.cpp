@@ -236,6 +236,15 @@ void SubjectEncoder::put_gap(std::int32_t before, std::int32_t after) {
   put(t_.gap_token[bucket_of(t_.gap_lo, d)], after, after);
 }
 
+void SubjectEncoder::put_wait(std::int32_t clock) {
+  const std::int32_t waited = clock - watched_from_;
+  if (before_ < 0 && watched_from_ >= 0 && waited >= kDayMin &&
+      t_.gap_lo[bucket_of(t_.gap_lo, waited)] >= kDayMin) {
+    before_ = prompt_min_ = watched_from_;
+  }
+  if (before_ >= 0) put_gap(before_, clock);
+}
+
 void SubjectEncoder::put_inner(std::int32_t before, std::int32_t after) {
   if (!t_.is_calendar) {
     put(t_.inner_token[bucket_of(t_.inner_lo, after - before)], after, after);
@@ -251,7 +260,7 @@ void SubjectEncoder::put_inner(std::int32_t before, std::int32_t after) {
 
 void SubjectEncoder::put_death() {
   const std::int32_t clock = std::max(death_min_, std::max(before_, 0));
-  if (before_ >= 0 && (t_.preset != Preset::kEvents || clock > before_)) put_gap(before_, clock);
+  if (t_.preset != Preset::kEvents || clock > before_) put_wait(clock);
   if (t_.preset == Preset::kCehr) put(t_.visit_start, clock, clock);
   put(t_.death, clock, clock);
   if (t_.preset == Preset::kCehr) put(t_.visit_end, clock, clock);
@@ -262,7 +271,7 @@ void SubjectEncoder::put_moments() {
     std::size_t end = begin + 1;
     while (end < items_.size() && items_[end].moment == items_[begin].moment) ++end;
     const std::int32_t clock = items_[begin].clock;
-    if (before_ >= 0) put_gap(before_, clock);
+    put_wait(clock);
     put_items(begin, end, clock);
     before_ = clock;
     begin = end;
@@ -273,7 +282,9 @@ void SubjectEncoder::put_prompt() {
   const std::size_t begin = at(out_.offsets.back());
   const std::size_t n = t_.prompt_classes.size();
   std::int32_t clock = 0;
-  if (out_.token_id.size() > begin + n) {
+  if (prompt_min_ >= 0) {
+    clock = prompt_min_;
+  } else if (out_.token_id.size() > begin + n) {
     clock = out_.time_min[begin + n];
   } else if (has_observation_) {
     clock = out_.obs_start_min[first_observation_];
@@ -302,10 +313,13 @@ void SubjectEncoder::encode(std::size_t subject) {
   ++subject_;
   scan(e_.row_offsets[subject], e_.row_offsets[subject + 1]);
   const std::int64_t obs_begin = e_.obs_offsets[subject], obs_end = e_.obs_offsets[subject + 1];
+  constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  const bool waits = t_.preset != Preset::kCehr;  // timelines begin with observation
   std::int64_t first = has_birth_ ? birth_us_ : first_us_;
-  if (first == std::numeric_limits<std::int64_t>::max()) {
-    first = obs_begin < obs_end ? e_.obs_start_us[at(obs_begin)] : 0;
+  for (std::int64_t i = obs_begin; !has_birth_ && i < obs_end; ++i) {
+    if (waits || first_us_ == kNever) first = std::min(first, e_.obs_start_us[at(i)]);
   }
+  if (first == kNever) first = 0;
   origin_us_ = floor_div(first, kUsPerDay) * kUsPerDay;
   has_observation_ = obs_begin < obs_end;
   first_observation_ = out_.obs_start_min.size();
@@ -323,7 +337,12 @@ void SubjectEncoder::encode(std::size_t subject) {
                 static_cast<std::uint8_t>(TokenClass::sex)) != t_.prompt_classes.end();
   sex_ = has_sex ? t_.token_sex[at(sex_token_)] : 0;
   visit_ = 0;
-  before_ = kNone;
+  before_ = prompt_min_ = watched_from_ = kNone;
+  if (has_observation_ && waits) {
+    const auto first_start =
+        out_.obs_start_min.begin() + static_cast<std::ptrdiff_t>(first_observation_);
+    watched_from_ = *std::min_element(first_start, out_.obs_start_min.end());
+  }
   next_discharge_ = 0;
   items_.clear();
   is_sorted_ = true;

@@ -54,6 +54,9 @@ class SubjectEncoder {
   void put_moments();
   void put_death();
   void put_gap(std::int32_t before, std::int32_t after);
+  /// The gap before what comes next; the first one is from the start of observation, if its token
+  /// says a day or more (observation has dates, no times).
+  void put_wait(std::int32_t clock);
   void put_inner(std::int32_t before, std::int32_t after);
   void make_marks(std::size_t visit, std::size_t& detail);
   void put(std::int32_t token, std::int32_t clock, std::int32_t event);
@@ -82,9 +85,11 @@ class SubjectEncoder {
   std::int64_t subject_ = -1;
   std::int64_t origin_us_ = 0, birth_us_ = 0, first_us_ = 0;
   std::int32_t sex_token_ = -1, race_token_ = -1, death_min_ = -1, sex_ = 0;
-  std::int32_t visit_ = 0;      // number of visits begun, for n_prior
-  std::int32_t before_ = -1;    // clock of the last visit's end or last moment, -1 at the start
-  std::int64_t cached_id_ = 0;  // the visit that the last event belonged to
+  std::int32_t visit_ = 0;          // number of visits begun, for n_prior
+  std::int32_t before_ = -1;        // clock of the last visit's end or last moment, -1 at the start
+  std::int32_t watched_from_ = -1;  // start of observation where a gap may come first, else -1
+  std::int32_t prompt_min_ = -1;    // the same, once such a gap was put
+  std::int64_t cached_id_ = 0;      // the visit that the last event belonged to
   std::int32_t cached_visit_ = -1;
   std::size_t next_discharge_ = 0;
   std::size_t first_observation_ = 0;  // position of the subject's first period in the output

@@ -200,7 +200,7 @@ void SubjectEncoder::put_visit(std::size_t v, std::size_t& item, std::size_t& de
     }
     if (moment == end_moment) clock = std::max(clock, visit.end);
     if (now < 0) {
-      if (before_ >= 0) put_gap(before_, clock);
+      put_wait(clock);
       put(t_.visit_start, clock, visit.event);
       put(t_.entry_plain[at(visit.entry)], clock, visit.event);
       if (t_.use_hours && !visit.is_flat && clock % kDayMin >= kHourMin) {

@@ -142,13 +142,21 @@ def make_world(n_subjects: int, seed: int) -> tuple[pa.Table, pa.Table, pa.Table
     return events, make_observation(events), make_codes()
 
 
+HOURS_BEFORE = (0, 6, 30, 24 * 40, 24 * 900)  # observation begins before the first event, by id
+
+
 def make_observation(events: pa.Table) -> pa.Table:
-    """One period a subject: from its first to its last event."""
+    """One period a subject: from its first event or hours to years earlier, to its last event."""
     timed = events.filter(pa.compute.is_valid(events["available_time"]))
     periods = timed.group_by("subject_id").aggregate(
         [("available_time", "min"), ("available_time", "max")]
     )
-    columns = [periods[n] for n in ("subject_id", "available_time_min", "available_time_max")]
+    subject, first, last = (
+        periods[n] for n in ("subject_id", "available_time_min", "available_time_max")
+    )
+    hours = np.array(HOURS_BEFORE)[subject.to_numpy() % len(HOURS_BEFORE)]
+    start = first.to_numpy() - hours.astype("timedelta64[h]")
+    columns = [subject, pa.array(start).cast(first.type), last]
     return pa.Table.from_arrays(columns, schema=observation_schema())
 
 

@@ -23,7 +23,7 @@ from tests.tokenizer.clinic import (
 
 from chronoward.errors import DataError
 from chronoward.schema import Role, observation_schema
-from chronoward.tokenizer import twin
+from chronoward.tokenizer import TokenClass, twin
 from chronoward.tokenizer.decode import DecodedRows, decode_rows
 from chronoward.tokenizer.inputs import prepare_input
 
@@ -125,6 +125,28 @@ def test_the_core_decodes_like_its_twin(
         rows = tokenizer.decode_rows(batch, threads=threads)
         for field in dataclasses.fields(DecodedRows):
             assert np.array_equal(getattr(rows, field.name), getattr(wanted, field.name))
+
+
+@pytest.mark.parametrize("name", ["compact", "events", "cehr"])
+def test_a_timeline_begins_with_observation(
+    name: str, world: World, tokenizer_of: Callable[[str], Tokenizer]
+) -> None:
+    tokenizer = tokenizer_of(name)
+    grammar = tokenizer.grammar()
+    n_prompt = len(grammar.prompt_classes)
+    batch = tokenizer.encode(world[0], world[1], codes=world[2])
+    waits = 0
+    for i in range(len(batch)):
+        first, last = batch.offsets[i] + n_prompt, batch.offsets[i + 1] - 1
+        if first == last:
+            continue
+        begun = batch.time_min[first - 1]
+        is_gap = grammar.token_class[batch.token_id[first]] == TokenClass.GAP
+        watched_from = batch.obs_start_min[batch.obs_offsets[i]]
+        assert begun == (watched_from if is_gap else batch.time_min[first])
+        assert not is_gap or batch.time_min[first] - begun >= 1440
+        waits += is_gap
+    assert waits > 10 or name == "cehr" and not waits
 
 
 def test_an_empty_event_table_gives_an_empty_batch(

@@ -12,6 +12,12 @@ from chronoward.tokenizer import TokenClass, Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chronoward.tokenizer import GrammarTables
+
+
+def is_short_gap(grammar: GrammarTables) -> np.ndarray:
+    return (grammar.token_class == TokenClass.GAP) & (grammar.duration_lo < 1440)
+
 
 def test_masks_agree_with_the_automaton_but_for_continued(
     tokenizer_of: Callable[[str], Tokenizer],
@@ -21,6 +27,8 @@ def test_masks_agree_with_the_automaton_but_for_continued(
         for state in range(len(grammar.state_names)):
             wanted = grammar.next_state[state, grammar.token_class] >= 0
             wanted[grammar.continued_id] = False
+            if grammar.state_names[state] == "start":
+                wanted &= ~is_short_gap(grammar)
             assert np.array_equal(grammar.legal(state), wanted)
 
 
@@ -92,3 +100,15 @@ def test_a_refused_token_is_named_by_position_and_state(
     tokens = [*tokenizer.prompt(year=2009), tokenizer.grammar().pad_id]
     with pytest.raises(DataError, match=r"token 4 \(pad\) may not follow in start"):
         tokenizer.grammar().run(tokens)
+
+
+def test_a_timeline_may_wait_for_its_first_visit_but_not_for_hours(
+    tokenizer_of: Callable[[str], Tokenizer],
+) -> None:
+    for name in SPECS:
+        tokenizer = tokenizer_of(name)
+        grammar = tokenizer.grammar()
+        start = grammar.state_names.index("start")
+        gaps = grammar.legal(start) & (grammar.token_class == TokenClass.GAP)
+        assert gaps.any() == (tokenizer.spec.preset != "cehr"), name
+        assert not (gaps & is_short_gap(grammar)).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +74,12 @@ def walks(tokenizer: Tokenizer, n: int, seed: int, n_tokens: int = 40) -> TokenB
             token_id.append(tokens)
             time_min.append(times)
             origins.append(origin_us)
-    return TokenBatch.from_timelines(
+    batch = TokenBatch.from_timelines(
         token_id, time_min, subject_id=list(range(n)), origin_us=origins
+    )
+    return replace(
+        batch,
+        obs_offsets=np.arange(n + 1),
+        obs_start_min=np.array([times[0] for times in time_min], np.int32),
+        obs_end_min=np.array([times[-1] for times in time_min], np.int32),
     )

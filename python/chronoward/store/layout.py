@@ -12,7 +12,7 @@ One row a subject; subjects ascend within a split. Columns (none is null):
 | column | type | meaning |
 |---|---|---|
 | subject_id | int64 | |
-| origin | timestamp[us] | midnight of birth, else of the first event |
+| origin | timestamp[us] | midnight of birth, else of what is first: observation or event |
 | token_id | list<int32> | |
 | time_min | list<int32> | minutes since origin at which the token was available; non-decreasing |
 | event_min | list<int32> | the source's own time; for labels and write-back only |

@@ -76,7 +76,14 @@ _Row = dict[TokenClass, str]  # class -> next state
 
 # state -> class -> next state; prompt states are put in front by `make_automaton`
 _EVENTS: Final[dict[str, _Row]] = {
-    "start": {_C.CONTINUED: "continued", _C.CODE: "moment", _C.DEATH: "dead", _C.END: "done"},
+    "start": {
+        _C.CONTINUED: "continued",
+        _C.CODE: "moment",
+        _C.GAP: "gap",
+        _C.GAP_REPEAT: "gap_repeat",
+        _C.DEATH: "dead",
+        _C.END: "done",
+    },
     "continued": {_C.CODE: "moment", _C.GAP: "gap", _C.DEATH: "dead", _C.END: "done"},
     "moment": {
         _C.CODE: "moment",
@@ -136,8 +143,15 @@ def _visit_grammar(spec: TokenizerSpec) -> dict[str, _Row]:
     is_cehr = spec.preset == "cehr"
     death: _Row = {} if is_cehr else {_C.DEATH: "dead"}
     gaps: _Row = {_C.GAP: "gap", _C.GAP_REPEAT: "gap_repeat"}
+    wait: _Row = gaps if spec.waits_from_observation else {}
     states: dict[str, _Row] = {
-        "start": {_C.CONTINUED: "continued", _C.VISIT_START: "visit", **death, _C.END: "done"},
+        "start": {
+            _C.CONTINUED: "continued",
+            _C.VISIT_START: "visit",
+            **wait,
+            **death,
+            _C.END: "done",
+        },
         "continued": {_C.VISIT_START: "visit", **gaps, **death, _C.END: "done"},
         "after_visit": {**gaps, _C.END: "done"},
         "gap": {_C.VISIT_START: "visit", **death},
@@ -444,6 +458,7 @@ def make_masks(
     token_class: NDArray[np.uint8],
     next_state: NDArray[np.int8],
     sex_specific: Mapping[int, int],
+    refused: Mapping[int, NDArray[np.bool_]] | None = None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """`state_mask` and `sex_mask` from the automaton.
 
@@ -451,8 +466,11 @@ def make_masks(
         token_class: uint8 (V,).
         next_state: int8 (S, C).
         sex_specific: token id -> 1 (F only) or 2 (M only).
+        refused: state -> bool (V,), tokens refused there though their class is not.
     """
     legal = next_state[:, token_class] >= 0  # (S, V)
+    for state, tokens in (refused or {}).items():
+        legal[state, tokens] = False
     legal[:, token_class == TokenClass.CONTINUED] = False  # put there by cuts, never drawn
     by_sex = np.ones((3, len(token_class)), np.bool_)
     for token, sex in sex_specific.items():

@@ -131,6 +131,12 @@ class TokenizerSpec:
         return self.preset == "cehr" and self.time_scheme in CALENDAR_SCHEMES
 
     @property
+    def waits_from_observation(self) -> bool:
+        """A timeline begins with observation, and a gap leads to its first visit or code; with
+        CEHR-GPT it begins with the first visit."""
+        return self.preset != "cehr"
+
+    @property
     def resolution_min(self) -> int:
         """Minutes that one moment of a visit spans: 1, or an hour or a day in preset cehr."""
         if not self.is_calendar:

@@ -111,6 +111,12 @@ def gap_tokens(t: EncodeTables, before: int, after: int) -> list[Out]:
     return [Out(int(t.gap_token[bisect_right(t.gap_lo.tolist(), d) - 1]), after, after)]
 
 
+def gap_is_days(t: EncodeTables, minutes: int) -> bool:
+    """Whether a gap's token says a day or more: observation starts on a date, without a time."""
+    edge = int(t.gap_lo[bisect_right(t.gap_lo.tolist(), max(minutes, 0)) - 1])
+    return minutes >= DAY_MIN and edge >= DAY_MIN
+
+
 def inner_tokens(t: EncodeTables, before: int, after: int) -> list[Out]:
     """What passes between two moments of a visit."""
     if not t.is_calendar:
@@ -375,8 +381,10 @@ def encode_subject(
     birth = min((r.time for r in rows if r.role == Role.BIRTH and r.time != NULL_US), default=None)
     count["without_time"] += sum(r.role >= VISIT and r.available == NULL_US for r in rows)
     timed = [r for r in rows if r.role >= VISIT and r.available != NULL_US]
-    starts = [r.available for r in timed] or [start for start, _ in observed] or [0]
-    origin = (birth if birth is not None else min(starts)) // US_PER_DAY * US_PER_DAY
+    starts = [r.available for r in timed]
+    if t.preset != 1 or not starts:  # timelines begin with observation, but for CEHR-GPT's
+        starts += [start for start, _ in observed]
+    origin = (birth if birth is not None else min(starts, default=0)) // US_PER_DAY * US_PER_DAY
     deaths = [minute(t, origin, r.available, count) for r in timed if r.role == DEATH]
     death = min(deaths, default=None)
     periods = [
@@ -397,6 +405,10 @@ def encode_subject(
     if death is not None:
         put_death(t, death, before, out)
     first = out[0].clock if out else (periods[0][0] if periods else 0)
+    watched_from = min((start for start, _ in periods), default=first)
+    if t.preset != 1 and out and gap_is_days(t, first - watched_from):
+        out = gap_tokens(t, watched_from, first) + out
+        first = watched_from
     head = prompt(t, fields, origin, first, birth is not None)
     last = out[-1].clock if out else first
     return origin, [*head, *out, Out(int(t.special[0]), last, last)], periods

@@ -331,7 +331,10 @@ class Vocabulary:
             for i, t in enumerate(self.tokens)
             if t.entry >= 0 and self.codes[t.entry].sex_specific in SEX_INDEX
         }
-        state_mask, sex_mask = make_masks(token_class, self.next_state, sex_specific)
+        # observation starts on a date: a wait of hours from there is not encoded, so not drawn
+        is_short = (token_class == TokenClass.GAP) & (self.column("lo", np.int32) < DAY_MIN)
+        refused = {self.state_names.index("start"): is_short}
+        state_mask, sex_mask = make_masks(token_class, self.next_state, sex_specific, refused)
         duration_q = np.zeros((len(self.tokens), N_KNOTS), np.int32)
         for i, token in enumerate(self.tokens):
             if token.rule == DurationRule.QUANTILE:

@@ -121,13 +121,16 @@ def token_rates(split: StoreSplit, tokenizer: Tokenizer) -> tuple[torch.Tensor, 
 def open_intervals(split: StoreSplit, tokenizer: Tokenizer) -> OpenIntervals:
     """How long each timeline of a split was observed after its last token.
 
-    A record waits for a gap after a visit's end (in preset `events`, after any code); one that ends
-    inside a visit or with a death waits for none.
+    A record waits for a gap after a visit's end (in preset `events`, after any code) and, where the
+    grammar has one, from the start of observation; one that ends inside a visit or with a death
+    waits for none.
     """
     grammar = tokenizer.grammar()
     is_gap = (grammar.token_class == TokenClass.GAP) & (grammar.duration_rule > 0)
     unit = np.where(grammar.duration_rule == DurationRule.CALENDAR_DAY, MINUTES_PER_DAY, 1)
-    closing = TokenClass.CODE if grammar.days_are_visits else TokenClass.VISIT_END
+    closing = [TokenClass.CODE if grammar.days_are_visits else TokenClass.VISIT_END]
+    if tokenizer.spec.waits_from_observation:
+        closing += grammar.prompt_classes[-1:].tolist()
     ends = [np.zeros(0, np.int64)]
     for shard in split.shards:
         last = np.full(len(shard.subject_id), -1, np.int64)
@@ -138,7 +141,7 @@ def open_intervals(split: StoreSplit, tokenizer: Tokenizer) -> OpenIntervals:
     return OpenIntervals(
         end_min=np.concatenate(ends),
         end_id=grammar.end_id,
-        leaves_open=grammar.token_class == closing,
+        leaves_open=np.isin(grammar.token_class, closing),
         gap_id=gap_id,
         gap_min=(grammar.duration_q * unit[:, None])[gap_id].astype(np.float64),
     )
