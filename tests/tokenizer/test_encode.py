@@ -146,7 +146,7 @@ def test_a_timeline_begins_with_observation(
         assert begun == (watched_from if is_gap else batch.time_min[first])
         assert not is_gap or batch.time_min[first] - begun >= 1440
         waits += is_gap
-    assert waits > 10 or name == "cehr" and not waits
+    assert waits > 10 or (name == "cehr" and not waits)
 
 
 def test_an_empty_event_table_gives_an_empty_batch(
