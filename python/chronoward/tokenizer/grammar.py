@@ -84,7 +84,13 @@ _EVENTS: Final[dict[str, _Row]] = {
         _C.DEATH: "dead",
         _C.END: "done",
     },
-    "continued": {_C.CODE: "moment", _C.GAP: "gap", _C.DEATH: "dead", _C.END: "done"},
+    "continued": {
+        _C.CODE: "moment",
+        _C.GAP: "gap",
+        _C.GAP_REPEAT: "gap_repeat",
+        _C.DEATH: "dead",
+        _C.END: "done",
+    },
     "moment": {
         _C.CODE: "moment",
         _C.VALUE: "valued",
