@@ -63,7 +63,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FULL = Sizes(
-    n_train=30_000, n_evaluation=8000, n_rows=2200, n_rollouts=24, train_minutes=10.0, max_steps=None
+    n_train=30_000,
+    n_evaluation=8000,
+    n_rows=2200,
+    n_rollouts=24,
+    train_minutes=10.0,
+    max_steps=None,
 )
 QUICK = Sizes(
     n_train=1200, n_evaluation=200, n_rows=50, n_rollouts=2, train_minutes=None, max_steps=30

@@ -3,7 +3,7 @@
 Visits keep their order and content, so codes, counts and order say what they said; how long ago
 something was says nothing. A gap takes its minutes along, so each token still fits its duration,
 first and last clock stay, and prompt (year and age at the start) stays true. Moves inside a stay
-(hours) are left where they are.
+(hours) and the wait for the first visit are left where they are.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def shuffle_gaps(timelines: Timelines, grammar: GrammarTables, seed: int) -> Tok
         message = "gaps that count dates mean another duration at another time of day"
         raise ValueError(message)
     is_gap = np.isin(grammar.token_class[timelines.token_id], _GAPS)
+    n_prompt = len(grammar.prompt_classes)
     order = np.zeros(len(is_gap), np.int64)
     time_min = np.zeros(len(is_gap), np.int32)
     for i, subject in enumerate(timelines.subject_id.tolist()):
@@ -71,7 +72,9 @@ def shuffle_gaps(timelines: Timelines, grammar: GrammarTables, seed: int) -> Tok
         if begin == end:
             continue
         key = hash64("gap_shuffle", seed, subject)
-        order[begin:end] = begin + gap_order(is_gap[begin:end], key)
+        moves = is_gap[begin:end].copy()
+        moves[: n_prompt + int(np.argmin(moves[n_prompt:]))] = False
+        order[begin:end] = begin + gap_order(moves, key)
         old = timelines.time_min[begin:end]
         minutes = np.diff(old, prepend=old[0])  # what each token moved the clock by
         time_min[begin:end] = old[0] + np.cumsum(minutes[order[begin:end] - begin])

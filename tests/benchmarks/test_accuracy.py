@@ -68,6 +68,8 @@ def test_shuffled_gaps_keep_everything_but_where_they_are(
         ]
         assert pairs[0] == pairs[1]  # each gap with its own minutes
         assert np.array_equal(minutes[0][~was_gap], minutes[1][~is_gap])
+        n = len(tokenizer.grammar().prompt_classes) + 1  # the wait for the first visit stays
+        assert not was_gap[n - 1 : n].any() or np.array_equal(old[:n], new[:n])
         if part.stop > part.start:
             ends = [part.start, part.stop - 1]
             assert np.array_equal(batch.time_min[ends], shuffled.time_min[ends])
