@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chronoward.errors import DataError, FormatError
-from chronoward.tokenizer import FitCounts, TokenizerSpec, count, fit_counts
+from chronoward.tokenizer import FitCounts, TokenizerSpec, count, fit, fit_counts
 from chronoward.tokenizer.sampling import SAMPLE_SIZE, Sample, Sampler
 
 if TYPE_CHECKING:
@@ -18,14 +18,47 @@ if TYPE_CHECKING:
 
 
 def test_merged_shards_fit_the_same_tokenizer_as_the_whole(world: World, tmp_path: Path) -> None:
-    events, _, codes = world
+    events, observed, codes = world
     who = events["subject_id"].to_numpy()
     spec = TokenizerSpec(min_subjects=3)
     merged = FitCounts()
     for i, part in enumerate(np.array_split(np.unique(who)[::-1], 3)):
-        count([events.filter(np.isin(who, part))], codes).save(tmp_path / f"{i}.counts")
+        count([events.filter(np.isin(who, part))], codes, observed).save(tmp_path / f"{i}.counts")
         merged.merge(FitCounts.load(tmp_path / f"{i}.counts"))
-    assert fit_counts(merged, spec).hash == fit_counts(count([events], codes), spec).hash
+    whole = fit_counts(count([events], codes, observed), spec)
+    assert fit_counts(merged, spec).hash == whole.hash == fit([events], codes, spec, observed).hash
+
+
+def test_timelines_start_where_the_encoder_has_them_start(world: World) -> None:
+    events, observed, codes = world
+    spec = TokenizerSpec(min_subjects=3)
+    batch = fit([events], codes, spec, observed).encode(events, observed, codes=codes)
+    n_prompt = len(spec.prompt_fields)
+    kept = np.flatnonzero(np.diff(batch.offsets) > n_prompt + 1)
+    first_us = batch.origin_us + batch.time_min[batch.offsets[:-1]] * 60_000_000
+    day = first_us[kept].astype("datetime64[us]").astype("datetime64[D]")
+    year = day.astype("datetime64[Y]")
+    wanted = (year.astype(int) + 1970) * 1000 + (day - year.astype("datetime64[D]")).astype(int)
+    counts = count([events], codes, observed)
+    stamps, subjects = counts.starts.sample().of_group(0)
+    assert len(np.unique(subjects)) >= len(kept)
+    # all but those whose first events have no token: counted as beginning with these
+    assert np.isin(wanted, stamps.astype(int)).mean() > 0.9
+    ages, _ = counts.starts.sample().of_group(1)
+    assert ages.min() >= 0
+    before = count([events], codes)
+    assert set(counts.years) > set(before.years)
+    for group in (0, 2):  # gaps between visits, and between moments
+        waits = counts.sampled_durations(group)[0]
+        assert len(waits) > len(before.sampled_durations(group)[0])
+
+
+def test_observation_changes_nothing_where_timelines_begin_with_the_first_visit(
+    world: World,
+) -> None:
+    events, observed, codes = world
+    spec = TokenizerSpec(preset="cehr", min_subjects=3)
+    assert fit([events], codes, spec, observed).hash == fit([events], codes, spec).hash
 
 
 def test_a_file_that_is_not_counts_is_refused(tmp_path: Path) -> None:

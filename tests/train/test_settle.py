@@ -111,7 +111,7 @@ def test_a_rare_token_follows_the_many_places_and_a_frequent_one_its_own() -> No
     )
     everywhere = 100 * np.array([[2.0, 12_000, 986_998]])
     rare, frequent, _ = bias_shift(seen, everywhere, 0)[0]
-    assert -0.3 < rare < -0.15  # 2 are expected where 3 are; 200 counts against the prior's 100
+    assert -0.35 < rare < -0.25  # 2 are expected where 3 are; 200 counts against the prior's 20
     assert frequent == pytest.approx(np.log(0.9), abs=0.01)
     assert np.abs(bias_shift(counts(0.0, 0.1), np.full((2, 1), 1e-3), 0)).max() < 0.01
 

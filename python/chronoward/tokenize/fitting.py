@@ -130,9 +130,11 @@ def fit(
         tables = train_tables(prepared, split_of, lambda seen: report("fit", seen, n))
         chosen = make_spec(prepared, spec)
         if shard is None:
-            fit_tables(tables, prepared.codes, chosen).save(path)
+            fit_tables(tables, prepared.codes, chosen, prepared.observation).save(path)
         else:
-            _save_counts(count(_of_shard(tables, *shard), prepared.codes), chosen, path)
+            watched = prepared.observation if chosen.waits_from_observation else None
+            counts = count(_of_shard(tables, *shard), prepared.codes, watched)
+            _save_counts(counts, chosen, path)
     return path
 
 

@@ -102,7 +102,8 @@ class _Stages:
             tables = train_tables(
                 self.prepared, self.split_of, lambda seen: self.progress("fit", seen, n)
             )
-            made = fit(tables, self.prepared.codes, make_spec(self.prepared, spec))
+            prepared = self.prepared
+            made = fit(tables, prepared.codes, make_spec(prepared, spec), prepared.observation)
         else:
             made = given
         # the report first: once the tokenizer is there, this stage is not run again

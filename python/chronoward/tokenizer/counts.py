@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNTS_VERSION: Final = 1
+NEVER_US: Final = np.iinfo(np.int64).max
 CODE_COLUMNS: Final = ("table", "code")
 
 Key = tuple[int, str, str, "str | None"]
@@ -55,6 +56,41 @@ def _distinct_moments(
     packed = np.sort((group.astype(np.int64) << 34) | (minute - least))
     packed = packed[np.diff(packed, prepend=-1) != 0]  # np.unique hashes these badly
     return packed >> 34, (packed & ((1 << 34) - 1)) + least
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """Since when subjects are observed.
+
+    Attributes:
+        subject_id: int64 (n,), ascending.
+        start_us: int64 (n,), microseconds since 1970.
+    """
+
+    subject_id: NDArray[np.int64]
+    start_us: NDArray[np.int64]
+
+    @classmethod
+    def by_nobody(cls) -> Watched:
+        """Nothing is known of anybody's observation."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    @classmethod
+    def from_table(cls, observation: pa.Table) -> Watched:
+        """From observation periods (`chronoward.schema.observation_schema`)."""
+        subject_id, owner = np.unique(observation["subject_id"].to_numpy(), return_inverse=True)
+        start_us = np.full(len(subject_id), NEVER_US)
+        np.minimum.at(start_us, owner, observation["start_time"].cast(pa.int64()).to_numpy())
+        return cls(subject_id, start_us)
+
+    def since_us(self, subjects: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The start of some subjects' observation, `NEVER_US` where it is not known."""
+        found = np.full(len(subjects), NEVER_US)
+        place = np.searchsorted(self.subject_id, subjects)
+        known = place < len(self.subject_id)
+        known[known] = self.subject_id[place[known]] == subjects[known]
+        found[known] = self.start_us[place[known]]
+        return found
 
 
 @dataclass(eq=False)
@@ -86,8 +122,12 @@ class FitCounts:
     _group_of: dict[Key, int] = field(default_factory=dict)
     _texts: dict[Key, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, events: pa.Table) -> None:
+    def add(self, events: pa.Table, watched: Watched | None = None) -> None:
         """Counts a table of whole subjects.
+
+        Args:
+            events: `chronoward.schema.event_schema`.
+            watched: since when subjects are observed, where timelines begin with that.
 
         Raises:
             DataError: not an event table, or subjects not contiguous.
@@ -98,6 +138,7 @@ class FitCounts:
             self._add_texts(columns)
             self._add_values(columns)
             self._add_times(columns)
+            self._add_starts(columns, watched or Watched.by_nobody())
 
     def add_codes(self, codes: pa.Table) -> None:
         """Takes over the rows of a code table; a code that is already there keeps its row."""
@@ -178,7 +219,6 @@ class FitCounts:
         first = _first_per_subject(year, subject)
         for y, n in zip(*np.unique(year[first], return_counts=True), strict=True):
             self.years[int(y)] = self.years.get(int(y), 0) + int(n)
-        self._add_starts(c, subject, us)
         minute = -(-us // US_PER_MIN)
         visit = c.role[timed] == Role.VISIT
         end = -(-c.end_us[timed] // US_PER_MIN)
@@ -190,12 +230,18 @@ class FitCounts:
         row_of_run = np.flatnonzero(np.diff(run, prepend=-1))
         self._add_durations(2, subject[row_of_run][who], moment, moment)
 
-    def _add_starts(
-        self, c: EventColumns, subject: NDArray[np.int64], us: NDArray[np.int64]
-    ) -> None:
-        who, where = np.unique(subject, return_inverse=True)
-        first = np.full(len(who), np.iinfo(np.int64).max)
-        np.minimum.at(first, where, us)
+    def _add_starts(self, c: EventColumns, watched: Watched) -> None:
+        """Where timelines start: with the first event, or with observation a day or more before."""
+        timed = (c.role >= Role.VISIT) & (c.available_us != NULL_US)
+        who, where = np.unique(c.subject_id, return_inverse=True)
+        event = np.full(len(who), NEVER_US)
+        np.minimum.at(event, where[timed], c.available_us[timed])
+        since = watched.since_us(who)
+        waits = (since != NEVER_US) & (event >= since + US_PER_DAY)
+        self._add_waits(who, since, event, waits & (event != NEVER_US))
+        first = np.where(waits, since, event)
+        starts = first != NEVER_US
+        who, first = who[starts], first[starts]
         birth = np.full(len(who), NULL_US)
         rows = np.flatnonzero((c.role == Role.BIRTH) & np.isin(c.subject_id, who))
         birth[np.searchsorted(who, c.subject_id[rows])] = c.time_us[rows]
@@ -213,6 +259,23 @@ class FitCounts:
         for group, (value, kept) in enumerate(parts):
             groups = np.full(int(kept.sum()), group, np.int64)
             self.starts.add(groups, who[kept], groups, value[kept].astype(np.float64))
+
+    def _add_waits(
+        self,
+        who: NDArray[np.int64],
+        since: NDArray[np.int64],
+        event: NDArray[np.int64],
+        waits: NDArray[np.bool_],
+    ) -> None:
+        """Waits from the start of observation to the first event, of both kinds of gaps."""
+        who, begun = who[waits], since[waits] // US_PER_MIN
+        minutes = -(-event[waits] // US_PER_MIN) - begun
+        for group in (0, 2):
+            self._sample_durations(group, who, begun, minutes)
+        year = since[waits].astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
+        of_event = event[waits].astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64)
+        for y, n in zip(*np.unique(year[year < of_event + 1970], return_counts=True), strict=True):
+            self.years[int(y)] = self.years.get(int(y), 0) + int(n)
 
     def _add_inner(
         self,
@@ -333,20 +396,24 @@ def _as_key(parts: list[Any]) -> Key:
     return (int(role), table, code, unit)
 
 
-def count(tables: Iterable[pa.Table], codes: pa.Table) -> FitCounts:
+def count(
+    tables: Iterable[pa.Table], codes: pa.Table, observation: pa.Table | None = None
+) -> FitCounts:
     """Counts event tables of the train split; each subject must lie wholly in one table.
 
     Args:
         tables: event tables (`chronoward.schema.event_schema`).
         codes: the code table (`chronoward.schema.code_schema`).
+        observation: periods of observation, where timelines begin with them.
 
     Raises:
         DataError: not event tables, or no events in them at all.
     """
     counts = FitCounts()
     counts.add_codes(codes)
+    watched = None if observation is None else Watched.from_table(observation)
     for table in tables:
-        counts.add(table)
+        counts.add(table, watched)
     if not counts.n_events:
         message = "there are no events to fit a tokenizer on"
         raise DataError(message)

@@ -357,19 +357,26 @@ class Tokenizer:
         return origin_day * US_PER_DAY, age_days * DAY_MIN + minute
 
 
-def fit(tables: Iterable[pa.Table], codes: pa.Table, spec: TokenizerSpec) -> Tokenizer:
+def fit(
+    tables: Iterable[pa.Table],
+    codes: pa.Table,
+    spec: TokenizerSpec,
+    observation: pa.Table | None = None,
+) -> Tokenizer:
     """Fits a tokenizer on the train split.
 
     Args:
         tables: event tables, each of whole subjects; their order is no matter.
         codes: the code table.
         spec: what to build.
+        observation: periods of observation, of these subjects or more.
 
     Raises:
         DataError: not event tables, or no events in them.
         ConfigError: no code reaches `spec.min_subjects`.
     """
-    return fit_counts(count(tables, codes), spec)
+    watched = observation if spec.waits_from_observation else None
+    return fit_counts(count(tables, codes, watched), spec)
 
 
 def fit_counts(counts: FitCounts, spec: TokenizerSpec) -> Tokenizer:

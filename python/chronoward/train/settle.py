@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-PRIOR_COUNT = (
-    100.0  # a bias is believed to be right within about a tenth before anything is counted
-)
+PRIOR_COUNT = 20.0  # before anything is counted a bias is believed right within a fifth
 
 
 @dataclass(frozen=True, eq=False)
