@@ -93,7 +93,12 @@ def test_control_c_exits_130_and_can_be_resumed(
     meds: Path, whole: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:
     out = tmp_path / "tokens"
-    process = start("tokenize", meds, "--out", out)
+    prelude = """
+import time
+import chronoward.store.writer
+chronoward.store.writer.StoreWriter.finish = lambda *a, **k: time.sleep(60)
+"""  # on a busy machine the signal may come late: there is something left to interrupt
+    process = start("tokenize", meds, "--out", out, prelude=prelude)
     while not (out / ".job" / "job.json").exists():
         time.sleep(0.02)
         assert process.poll() is None
