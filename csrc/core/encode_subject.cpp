@@ -316,8 +316,8 @@ void SubjectEncoder::encode(std::size_t subject) {
   constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
   const bool waits = t_.preset != Preset::kCehr;  // timelines begin with observation
   std::int64_t first = has_birth_ ? birth_us_ : first_us_;
-  for (std::int64_t i = obs_begin; !has_birth_ && i < obs_end; ++i) {
-    if (waits || first_us_ == kNever) first = std::min(first, e_.obs_start_us[at(i)]);
+  if (!has_birth_ && obs_begin < obs_end && (waits || first_us_ == kNever)) {
+    first = std::min(first, e_.obs_start_us[at(obs_begin)]);  // periods ascend
   }
   if (first == kNever) first = 0;
   origin_us_ = floor_div(first, kUsPerDay) * kUsPerDay;
@@ -337,12 +337,8 @@ void SubjectEncoder::encode(std::size_t subject) {
                 static_cast<std::uint8_t>(TokenClass::sex)) != t_.prompt_classes.end();
   sex_ = has_sex ? t_.token_sex[at(sex_token_)] : 0;
   visit_ = 0;
-  before_ = prompt_min_ = watched_from_ = kNone;
-  if (has_observation_ && waits) {
-    const auto first_start =
-        out_.obs_start_min.begin() + static_cast<std::ptrdiff_t>(first_observation_);
-    watched_from_ = *std::min_element(first_start, out_.obs_start_min.end());
-  }
+  before_ = prompt_min_ = kNone;
+  watched_from_ = has_observation_ && waits ? out_.obs_start_min[first_observation_] : kNone;
   next_discharge_ = 0;
   items_.clear();
   is_sorted_ = true;

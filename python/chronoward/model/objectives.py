@@ -111,10 +111,15 @@ class NextEvent:
             message = f"repeat_weight must be one of {REPEAT_WEIGHTS}, got {self.repeat_weight!r}"
             raise ConfigError(message)
 
-    def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
-        """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Places that predict, the tokens they predict, and the weights of the terms, (n,) each."""
         place, target = next_event_places(batch)
         weight = repeat_weights(batch.n_prior[place + 1], self.repeat_weight, self.repeat_rate)
+        return place, target, weight
+
+    def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
+        """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""
+        place, target, weight = self.targets(batch)
         seen = None
         if model.repeat_bias is not None:
             seen = seen_lists(batch.token_id, batch.cu_seqlens, place, model.config.vocab_size)

@@ -46,6 +46,10 @@ def _first_per_subject(group: NDArray[np.int64], subject: NDArray[np.int64]) -> 
     return mask
 
 
+def _year_of(us: NDArray[np.int64]) -> NDArray[np.int64]:
+    return us.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
+
+
 def _distinct_moments(
     group: NDArray[np.int64], minute: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -78,10 +82,9 @@ class Watched:
     @classmethod
     def from_table(cls, observation: pa.Table) -> Watched:
         """From observation periods (`chronoward.schema.observation_schema`)."""
-        subject_id, owner = np.unique(observation["subject_id"].to_numpy(), return_inverse=True)
-        start_us = np.full(len(subject_id), NEVER_US)
-        np.minimum.at(start_us, owner, observation["start_time"].cast(pa.int64()).to_numpy())
-        return cls(subject_id, start_us)
+        subject_id, first = np.unique(observation["subject_id"].to_numpy(), return_index=True)
+        start_us = observation["start_time"].cast(pa.int64()).to_numpy()
+        return cls(subject_id, start_us[first])  # a subject's periods ascend
 
     def since_us(self, subjects: NDArray[np.int64]) -> NDArray[np.int64]:
         """The start of some subjects' observation, `NEVER_US` where it is not known."""
@@ -215,10 +218,8 @@ class FitCounts:
     def _add_times(self, c: EventColumns) -> None:
         timed = np.flatnonzero((c.role >= Role.VISIT) & (c.available_us != NULL_US))
         subject, us = c.subject_id[timed], c.available_us[timed]
-        year = us.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
-        first = _first_per_subject(year, subject)
-        for y, n in zip(*np.unique(year[first], return_counts=True), strict=True):
-            self.years[int(y)] = self.years.get(int(y), 0) + int(n)
+        year = _year_of(us)
+        self._add_years(year[_first_per_subject(year, subject)])
         minute = -(-us // US_PER_MIN)
         visit = c.role[timed] == Role.VISIT
         end = -(-c.end_us[timed] // US_PER_MIN)
@@ -272,10 +273,12 @@ class FitCounts:
         minutes = -(-event[waits] // US_PER_MIN) - begun
         for group in (0, 2):
             self._sample_durations(group, who, begun, minutes)
-        year = since[waits].astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
-        of_event = event[waits].astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64)
-        for y, n in zip(*np.unique(year[year < of_event + 1970], return_counts=True), strict=True):
-            self.years[int(y)] = self.years.get(int(y), 0) + int(n)
+        year = _year_of(since[waits])
+        self._add_years(year[year < _year_of(event[waits])])
+
+    def _add_years(self, years: NDArray[np.int64]) -> None:
+        for year, n in zip(*np.unique(years, return_counts=True), strict=True):
+            self.years[int(year)] = self.years.get(int(year), 0) + int(n)
 
     def _add_inner(
         self,

@@ -74,38 +74,19 @@ _PROMPT_CLASS: Final = {
 _C = TokenClass
 _Row = dict[TokenClass, str]  # class -> next state
 
+_NEXT_MOMENT: Final[_Row] = {
+    _C.CODE: "moment",
+    _C.GAP: "gap",
+    _C.GAP_REPEAT: "gap_repeat",
+    _C.DEATH: "dead",
+    _C.END: "done",
+}
 # state -> class -> next state; prompt states are put in front by `make_automaton`
 _EVENTS: Final[dict[str, _Row]] = {
-    "start": {
-        _C.CONTINUED: "continued",
-        _C.CODE: "moment",
-        _C.GAP: "gap",
-        _C.GAP_REPEAT: "gap_repeat",
-        _C.DEATH: "dead",
-        _C.END: "done",
-    },
-    "continued": {
-        _C.CODE: "moment",
-        _C.GAP: "gap",
-        _C.GAP_REPEAT: "gap_repeat",
-        _C.DEATH: "dead",
-        _C.END: "done",
-    },
-    "moment": {
-        _C.CODE: "moment",
-        _C.VALUE: "valued",
-        _C.GAP: "gap",
-        _C.GAP_REPEAT: "gap_repeat",
-        _C.DEATH: "dead",
-        _C.END: "done",
-    },
-    "valued": {
-        _C.CODE: "moment",
-        _C.GAP: "gap",
-        _C.GAP_REPEAT: "gap_repeat",
-        _C.DEATH: "dead",
-        _C.END: "done",
-    },
+    "start": {_C.CONTINUED: "continued", **_NEXT_MOMENT},
+    "continued": _NEXT_MOMENT,
+    "moment": {_C.VALUE: "valued", **_NEXT_MOMENT},
+    "valued": _NEXT_MOMENT,
     "gap": {_C.CODE: "moment", _C.DEATH: "dead"},
     "gap_repeat": {_C.GAP_REPEAT: "gap_repeat", _C.CODE: "moment", _C.DEATH: "dead"},
     "dead": {_C.END: "done"},

@@ -113,8 +113,9 @@ def gap_tokens(t: EncodeTables, before: int, after: int) -> list[Out]:
 
 def gap_is_days(t: EncodeTables, minutes: int) -> bool:
     """Whether a gap's token says a day or more: observation starts on a date, without a time."""
-    edge = int(t.gap_lo[bisect_right(t.gap_lo.tolist(), max(minutes, 0)) - 1])
-    return minutes >= DAY_MIN and edge >= DAY_MIN
+    if minutes < DAY_MIN:
+        return False
+    return bool(t.gap_lo[bisect_right(t.gap_lo.tolist(), minutes) - 1] >= DAY_MIN)
 
 
 def inner_tokens(t: EncodeTables, before: int, after: int) -> list[Out]:
@@ -383,7 +384,7 @@ def encode_subject(
     timed = [r for r in rows if r.role >= VISIT and r.available != NULL_US]
     starts = [r.available for r in timed]
     if t.preset != 1 or not starts:  # timelines begin with observation, but for CEHR-GPT's
-        starts += [start for start, _ in observed]
+        starts += [start for start, _ in observed[:1]]
     origin = (birth if birth is not None else min(starts, default=0)) // US_PER_DAY * US_PER_DAY
     deaths = [minute(t, origin, r.available, count) for r in timed if r.role == DEATH]
     death = min(deaths, default=None)
@@ -405,7 +406,7 @@ def encode_subject(
     if death is not None:
         put_death(t, death, before, out)
     first = out[0].clock if out else (periods[0][0] if periods else 0)
-    watched_from = min((start for start, _ in periods), default=first)
+    watched_from = periods[0][0] if periods else first
     if t.preset != 1 and out and gap_is_days(t, first - watched_from):
         out = gap_tokens(t, watched_from, first) + out
         first = watched_from

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
 MAX_SKIPPED_IN_A_ROW = 5
-COUNTS_PER_LOOK = 10  # batches counted for each that the model looks at to settle its biases
+COUNTS_PER_LOOK = 10  # batches counted in all for each that the model looks at, to settle biases
 OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not
 
 
@@ -291,7 +291,7 @@ class Trainer:
                 self.model,
                 objective,
                 map(look, range(n_looks)),
-                (join_rows(rows.step(epoch, step)) for step in range(n_counts)),
+                (join_rows(rows.step(epoch, step)) for step in range(n_looks, n_counts)),
             )
         return self._look_at_tuning() if self._data.tuning else None
 

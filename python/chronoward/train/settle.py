@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from chronoward.model.objectives import next_event_places, repeat_weights
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -62,14 +60,11 @@ def count_open(objective: NextEvent, batch: Batch) -> int:
 
 def count_targets(objective: NextEvent, batch: Batch, vocab_size: int) -> Floats:
     """Weights of the predicted tokens, float64 (2, V): first in their segment, and again."""
-    place, target = next_event_places(batch)
-    kind, rate = objective.repeat_weight, objective.repeat_rate
-    weight = repeat_weights(batch.n_prior[place + 1], kind, rate).numpy()
+    place, target, weight = (x.numpy() for x in objective.targets(batch))
     owner = batch.segments().numpy() * vocab_size
     key, first = np.unique(owner + batch.token_id.numpy(), return_index=True)
-    at = np.searchsorted(key, owner[place.numpy()] + target.numpy())
-    again = first[at] <= place.numpy()
-    cell = again * vocab_size + target.numpy()
+    again = first[np.searchsorted(key, owner[place] + target)] <= place
+    cell = again * vocab_size + target
     counts: Floats = np.bincount(cell, weight, 2 * vocab_size).astype(np.float64)
     return counts.reshape(2, vocab_size)
 
@@ -125,8 +120,8 @@ def bias_shift(seen: Counts, everywhere: Floats, n_open: int) -> Floats:
 
     Args:
         seen: counts of the places that the model has looked at.
-        everywhere: counts of many more places, at least one.
-        n_open: open intervals among those.
+        everywhere: counts of those places and many more.
+        n_open: open intervals among them.
     """
     share = seen.counted.sum() / everywhere.sum()
     same = _log_ratio(seen.counted, seen, 1.0)
@@ -150,7 +145,7 @@ def settle(
     model: Model,
     objective: NextEvent,
     looked_at: Iterable[tuple[Batch, Tensor]],
-    counted: Iterable[Batch],
+    also_counted: Iterable[Batch],
 ) -> None:
     """Sets the output and repeat biases of a trained model, in place.
 
@@ -159,7 +154,7 @@ def settle(
         objective: the one it was trained with.
         looked_at: batches for the model's expectations, at least one, each with the clock that the
             model sees, int32 (T,).
-        counted: many more batches, without the model.
+        also_counted: many more batches, without the model.
     """
     learns = [p for p in model.parameters() if p.requires_grad]
     for parameter in learns:
@@ -169,8 +164,8 @@ def settle(
     finally:
         for parameter in learns:
             parameter.requires_grad_(True)
-    everywhere, n_open = np.zeros_like(seen.counted), 0
-    for batch in counted:
+    everywhere, n_open = seen.counted.copy(), seen.n_open
+    for batch in also_counted:
         n_open += count_open(objective, batch)
         counts = count_targets(objective, batch, model.config.vocab_size)
         everywhere += _rows_of(model, counts)
