@@ -6,14 +6,16 @@ use (PEP 562).
 
 from __future__ import annotations
 
-from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 from chronoward.packages import on_first_use
 
-__version__ = _version("chronoward")
+if TYPE_CHECKING:
+    from chronoward.version import __version__
 
 # public name -> module that defines it
 _PUBLIC: dict[str, str] = {
+    "__version__": "chronoward.version",
     "TokenStore": "chronoward.store",
     "embed": "chronoward.embed",
     "fit": "chronoward.tokenize",
