@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from chronoward import _core
 from chronoward.errors import ConfigError
 from chronoward.model import Model, NextEvent
 from chronoward.model import cross_entropy as cross_entropy_module
+from chronoward.model.batch import OutputSample
 from chronoward.model.cross_entropy import chunked_cross_entropy, seen_lists
 from chronoward.model.model import seen_tokens
 from chronoward.model.objectives import next_event_places, repeat_weights
@@ -106,6 +108,44 @@ def test_chunked_cross_entropy_has_the_gradients_of_the_whole(chunk: int, monkey
         torch.testing.assert_close(losses, whole.detach().to(dtype))
         for x, y in zip(torch.autograd.grad(3 * total, cast), theirs, strict=True):
             torch.testing.assert_close(x, y.to(dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_of_the_vocabulary_stands_for_all_of_it(make_batch, toy_config) -> None:
+    """Against logits of the sampled tokens written out, with the weights of those that stand for
+    others; the gradients of tokens outside are zero."""
+    model = Model(toy_config, seed=1).double()
+    torch.nn.init.normal_(model.repeat_bias)
+    batch = make_batch(FIRST, SECOND)
+    held = batch.token_id.unique()
+    others = [t for t in range(toy_config.vocab_size) if t not in held.tolist()]
+    token_id = torch.tensor([*others[:2], *held.tolist()])
+    log_weight = torch.tensor([math.log(len(others) / 2)] * 2 + [0.0] * len(held))
+    sampled = replace(batch, output_sample=OutputSample(token_id, log_weight))
+    hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens).detach()
+
+    place, target = next_event_places(batch)
+    seen = seen_tokens(batch.token_id, batch.cu_seqlens, toy_config.vocab_size)[place]
+    logits = model.logits(hidden[place], seen)
+    total = torch.logsumexp(logits[:, token_id] + log_weight, dim=1)
+    expected = (total - logits.gather(1, target[:, None])[:, 0]).sum()
+    head = NextEvent().loss(model, hidden, sampled)
+    torch.testing.assert_close(head.total, expected)
+
+    inputs = [model.output_weight, model.output_bias, model.repeat_bias]
+    gradients = torch.autograd.grad(head.total, inputs)
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(got, wanted)
+        assert not got[others[2:]].any()
+
+
+def test_a_sample_without_a_target_is_refused(make_batch, toy_config) -> None:
+    model = Model(toy_config, seed=1)
+    batch = make_batch(FIRST, SECOND)
+    token_id = batch.token_id.unique()[1:]
+    sampled = replace(batch, output_sample=OutputSample(token_id, torch.zeros(len(token_id))))
+    hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
+    with pytest.raises(ValueError, match="not in the vocabulary"):
+        NextEvent().loss(model, hidden, sampled)
 
 
 def test_threads_change_no_byte_of_the_output_layers_pass() -> None:

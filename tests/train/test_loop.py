@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from chronoward.train.config import TrainConfig
 from chronoward.train.data import join_rows
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
+from chronoward.train.rare_codes import RareCodes
 from chronoward.train.state import load_weights, steps_of
 
 N_STEPS = 12
@@ -29,7 +31,10 @@ CONFIG = TrainConfig(
 def make_trainer(toy, folder: Path, *, config=CONFIG, n_steps=N_STEPS, rows=None) -> Trainer:
     folder.mkdir(exist_ok=True)
     tuning = [join_rows([toy.make_row([20, 21, 22], [9, 13, 15])])]
-    data = Data(rows or toy.rows, [NextEvent()], tuning, [NextEvent()])
+    rare_codes = RareCodes(np.arange(toy.config.vocab_size) >= 10, config.seed, n_drawn=3)
+    data = Data(
+        rows or toy.rows, [NextEvent()], tuning, [NextEvent()], redraw=None, rare_codes=rare_codes
+    )
     return Trainer(
         Model(toy.config, seed=config.seed),
         data,

@@ -12,6 +12,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class OutputSample:
+    """The tokens whose logits a training step makes.
+
+    Attributes:
+        token_id: int64 (C,), distinct; every token of the batch is among them.
+        log_weight: fp32 (C,), log of the number of tokens that each one stands for in the sum over
+            the vocabulary; 0 for those that stand for themselves.
+    """
+
+    token_id: Tensor
+    log_weight: Tensor
+
+    def columns(self, vocab_size: int) -> Tensor:
+        """Place of each token of the vocabulary in the sample, int64 (V,); -1: not in it."""
+        place = torch.full((vocab_size,), -1, device=self.token_id.device)
+        place[self.token_id] = torch.arange(len(self.token_id), device=self.token_id.device)
+        return place
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One packed row of T tokens in n segments.
 
@@ -22,6 +42,7 @@ class Batch:
         cu_seqlens: int32 (n + 1,), bounds of the segments; empty segments are allowed.
         segment_subject: int64 (n,), number of the segment's timeline in its split, -1 for padding.
         loss_mask: bool (T,), tokens that are predicted (not the prompt, overlap, padding, end).
+        output_sample: tokens whose logits are made; None: all.
     """
 
     token_id: Tensor
@@ -30,6 +51,7 @@ class Batch:
     cu_seqlens: Tensor
     segment_subject: Tensor
     loss_mask: Tensor
+    output_sample: OutputSample | None = None
 
     def segments(self) -> Tensor:
         """Segment of each token, int64 (T,)."""

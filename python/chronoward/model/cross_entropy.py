@@ -18,6 +18,8 @@ from chronoward import _core
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chronoward.model.batch import OutputSample
+
 CHUNK = 1024  # positions whose logits exist together
 
 
@@ -177,8 +179,13 @@ def chunked_cross_entropy(
     *,
     repeat_bias: Tensor | None = None,
     seen: tuple[Tensor, Tensor] | None = None,
+    sample: OutputSample | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted cross-entropy at chosen positions, in nats.
+
+    With a sample, the sum over the vocabulary is estimated from its tokens (importance sampling,
+    Bengio and Senécal 2008, doi:10.1109/TNN.2007.912312): unbiased itself, its logarithm too low by
+    half its relative variance.
 
     Args:
         hidden: (T, d).
@@ -189,11 +196,18 @@ def chunked_cross_entropy(
         weight: (n,), weight of each term.
         repeat_bias: (V,), added where the position's context holds the token.
         seen: which tokens those are: int64 (n + 1,) offsets and int32 tokens (`seen_lists`).
+        sample: holds the targets and the tokens of `seen`; None: logits of the whole vocabulary.
 
     Returns:
         The weighted sum, differentiable in `hidden`, `matrix`, `bias` and `repeat_bias`, and each
         unweighted term (n,).
     """
+    if sample is not None:
+        column = sample.columns(len(bias))
+        matrix, bias = matrix[sample.token_id], bias[sample.token_id] + sample.log_weight
+        repeat_bias = None if repeat_bias is None else repeat_bias[sample.token_id]
+        target = column[target]
+        seen = None if seen is None else (seen[0], column[seen[1].long()].int())
     inputs: list[Tensor | None] = [hidden, matrix, bias, repeat_bias]
     if (
         not torch.is_grad_enabled()

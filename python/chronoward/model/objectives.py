@@ -127,6 +127,7 @@ class NextEvent:
             *(hidden, model.output_weight, model.output_bias, place, target, weight),
             repeat_bias=model.repeat_bias,
             seen=seen,
+            sample=batch.output_sample,
         )
         parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}
         if self.token_group is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chronoward.model import Batch, Model, Objective
     from chronoward.train.config import TrainConfig
     from chronoward.train.metrics import MetricsLog
+    from chronoward.train.rare_codes import RareCodes
     from chronoward.train.redraw import Redraw
 
 LOG_EVERY_STEPS = 10
@@ -64,6 +65,7 @@ class Data:
         tuning: batches of the tuning split, always the same ones; may be empty.
         tuning_objectives: the objectives, with the tuning split's outcomes.
         redraw: gives the clock that the model sees in a training step; None: the recorded one.
+        rare_codes: chooses the tokens whose logits a training step makes; None: all.
     """
 
     train: Rows
@@ -71,6 +73,7 @@ class Data:
     tuning: Sequence[Batch]
     tuning_objectives: Sequence[Objective]
     redraw: Redraw | None = None
+    rare_codes: RareCodes | None = None
 
 
 class Trainer:
@@ -183,6 +186,7 @@ class Trainer:
         for step in range(n_trials):
             start = time.monotonic()
             batch, clock = self._batch(self._data.train.step(0, step % n_batches), 0, 0)
+            batch = self._sampled(batch, 0, step)
             if self._gradient(self.loss(batch, self._data.objectives, clock=clock)):
                 trial.step()
             trial.zero_grad()
@@ -196,6 +200,11 @@ class Trainer:
         batch = join_rows(rows)
         redraw = self._data.redraw
         return batch, None if redraw is None else redraw(batch, epoch, step)
+
+    def _sampled(self, batch: Batch, epoch: int, step: int) -> Batch:
+        """The batch with the tokens whose logits a training step makes."""
+        choose = self._data.rare_codes
+        return batch if choose is None else replace(batch, output_sample=choose(batch, epoch, step))
 
     def _gradient(self, loss: torch.Tensor) -> bool:
         """Makes the clipped gradient; whether loss and gradient are finite."""
@@ -212,6 +221,7 @@ class Trainer:
         self.model.train()
         sums = Sums()
         batch, clock = self._batch(rows, progress.epoch, progress.epoch_step)
+        batch = self._sampled(batch, progress.epoch, progress.epoch_step)
         if self._gradient(self.loss(batch, self._data.objectives, sums, clock=clock)):
             self._optimizers.step()
             progress.skipped_in_a_row = 0

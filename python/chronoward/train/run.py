@@ -26,6 +26,7 @@ from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
+from chronoward.train.rare_codes import RareCodes
 from chronoward.train.redraw import Redraw
 from chronoward.train.schedule import SETTLING_SHARE, run_length, settling_steps
 from chronoward.train.state import load_weights, steps_of
@@ -179,7 +180,8 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     tuning_objectives = builder.build(model, tuning_split, first=False)
     tuning = from_store.fixed_batches(job.loader(tuning_split), config)
     redraw = Redraw(job.tokenizer.grammar(), config.seed) if config.redraw_times else None
-    return model, Data(loader, objectives, tuning, tuning_objectives, redraw)
+    rare_codes = RareCodes.of(train_split, job.tokenizer, config.seed)
+    return model, Data(loader, objectives, tuning, tuning_objectives, redraw, rare_codes)
 
 
 def _start(
