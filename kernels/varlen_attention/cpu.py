@@ -1,9 +1,9 @@
 """The fast path on a CPU: C++ over segments and key heads, its gradient written out by hand.
 
 Only the output and the log-sum-exp are kept; the backward pass computes the scores again. Each task
-(a segment and a key head) owns its rows of every output, and the sums for a and tau are added in a
-fixed order, so the bytes do not depend on the number of threads. Computes in fp32; fp64 inputs go
-to the reference.
+(a part of a segment's queries and a key head) owns its queries' rows, and what several tasks add to
+is summed in a fixed order, so the bytes do not depend on the number of threads. Computes in fp32;
+fp64 inputs go to the reference.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from torch import Tensor
 
 ATOL = 1e-6  # floor of the tolerance, for gradients that are nearly zero
 
-# bounds of the segments; the first is one long segment (cut into query blocks) and many short ones
+# bounds of the segments; the second segment of `split` is long enough for three tasks with each key
+# head (kPartRows in packed_attention.cpp)
 BOUNDS = {
+    "split": [0, 5, 805, 840],
     "one-long-many-short": [0, 300, 301, 307, 307, 320, 333, 340],
     "single": [0, 37],
     "length-1": [0, 1, 2, 3],
@@ -43,11 +45,12 @@ def make_inputs(
 
 
 def visit_ends(bounds: list[int], n_tokens: int) -> Tensor:
-    """kv_end that opens blocks of four tokens to each other, as a visit does."""
+    """kv_end that opens blocks of seven tokens to each other, as a visit does: the fast path's
+    blocks and parts, multiples of four queries, end inside some of them."""
     ends = torch.arange(1, n_tokens + 1, dtype=torch.int32)
     for first, last in itertools.pairwise(bounds):
         for i in range(first, last):
-            ends[i] = min(last, first + 4 * ((i - first) // 4 + 1))
+            ends[i] = min(last, first + 7 * ((i - first) // 7 + 1))
     return ends
 
 
@@ -144,11 +147,11 @@ def test_tokens_outside_segments_and_rows_without_segments_give_zero(backend: st
 
 
 def test_same_inputs_give_the_same_bytes_whatever_the_threads() -> None:
-    inputs = make_inputs(BOUNDS["one-long-many-short"])
+    inputs = make_inputs([0, 2048, 2100])  # parts enough to finish out of order
     threads = torch.get_num_threads()
     try:
         results = []
-        for n in (1, 2, 1):
+        for n in (1, 2, 7) * 4:
             torch.set_num_threads(n)
             results.append(run(inputs, backend="cpu", bias="linear"))
     finally:
