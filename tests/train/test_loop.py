@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from chronoward.model import Model, NextEvent
 from chronoward.model.checkpoint import module_bytes
 from chronoward.train.config import TrainConfig
 from chronoward.train.data import join_rows
-from chronoward.train.loop import Data, Trainer
+from chronoward.train.loop import TRIAL_SHARE, Data, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.rare_codes import RareCodes
 from chronoward.train.state import load_weights, steps_of
@@ -239,9 +240,11 @@ def test_kill_9_at_five_moments_gives_the_same_bytes(tmp_path) -> None:
 
 
 def test_timing_a_step_changes_neither_weights_nor_the_optimizers_state(toy, tmp_path) -> None:
-    trainer = make_trainer(toy, tmp_path / "c")
+    trainer = make_trainer(toy, tmp_path / "c", config=replace(CONFIG, minutes=1.0))
     before = module_bytes(trainer.model)
-    assert trainer.seconds_per_step() > 0
+    start = time.monotonic()
+    seconds = trainer.seconds_per_step()
+    assert 0 < seconds < TRIAL_SHARE * 60 <= time.monotonic() - start
     assert module_bytes(trainer.model) == before
     for parameter in trainer.model.parameters():
         assert all((tensor == 0).all() for tensor in trainer._optimizers.state(parameter).values())

@@ -38,6 +38,8 @@ LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
 MAX_SKIPPED_IN_A_ROW = 5
 COUNTS_PER_LOOK = 10  # batches counted in all for each that the model looks at, to settle biases
+LEAST_TRIALS = 5
+TRIAL_SHARE = 0.005  # of a run planned for some minutes: steps that only tell how long one takes
 OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not
 
 
@@ -178,14 +180,16 @@ class Trainer:
                 total = total + weight * head.total / max(head.weight, 1.0)
         return total
 
-    def seconds_per_step(self, n_trials: int = 5) -> float:
+    def seconds_per_step(self) -> float:
         """Time of one whole step, measured on the first batches without learning from them:
-        optimizers with a state of their own run at a learning rate of 0."""
+        optimizers with a state of their own run at a learning rate of 0. The first steps of a
+        process are slow, so a run of minutes spends a small share of them on this."""
         trial, times = Optimizers(self.model, self.config), []
         n_batches = self._data.train.n_steps(0)
-        for step in range(n_trials):
-            start = time.monotonic()
-            batch, clock = self._batch(self._data.train.step(0, step % n_batches), 0, 0)
+        enough = TRIAL_SHARE * 60 * (self.config.minutes or 0.0)
+        while len(times) < LEAST_TRIALS or sum(times) < enough:
+            start, step = time.monotonic(), len(times) % n_batches
+            batch, clock = self._batch(self._data.train.step(0, step), 0, step)
             batch = self._sampled(batch, 0, step)
             if self._gradient(self.loss(batch, self._data.objectives, clock=clock)):
                 trial.step()
