@@ -184,7 +184,8 @@ class Trainer:
         """Time of one whole step, measured on the first batches without learning from them:
         optimizers with a state of their own run at a learning rate of 0. The first steps of a
         process are slow, so a run of minutes spends a small share of them on this."""
-        trial, times = Optimizers(self.model, self.config), []
+        trial = Optimizers(self.model, self.config)
+        times: list[float] = []
         n_batches = self._data.train.n_steps(0)
         enough = TRIAL_SHARE * 60 * (self.config.minutes or 0.0)
         while len(times) < LEAST_TRIALS or sum(times) < enough:
