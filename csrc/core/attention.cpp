@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <stdexcept>
 
 #include "core/fastmath.hpp"
+#include "core/packed_kernels.hpp"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -64,37 +64,6 @@ CHRONOWARD_CLONES void add_log_bias(const float* delta, std::size_t n, float slo
 CHRONOWARD_CLONES void add_linear_bias(const float* delta, std::size_t n, float slope,
                                        float inverse_tau, float* scores) {
   for (std::size_t t = 0; t < n; ++t) scores[t] -= slope * (delta[t] * inverse_tau);
-}
-
-CHRONOWARD_CLONES void minutes_between(const std::int32_t* times, std::size_t n, std::int32_t now,
-                                       float* delta) {
-  for (std::size_t t = 0; t < n; ++t) {
-    const std::int32_t gap = now - times[t];  // as integers: floats would lose minutes
-    delta[t] = static_cast<float>(gap < 0 ? -gap : gap);
-  }
-}
-
-/// Turns scores into exp(score − max); returns their sum. n is a multiple of 16.
-CHRONOWARD_CLONES float exponentials(float* scores, std::size_t n) {
-  float tops[kLanes];
-  std::fill_n(tops, kLanes, -std::numeric_limits<float>::infinity());
-  for (std::size_t t = 0; t < n; t += kLanes) {
-    for (std::size_t i = 0; i < kLanes; ++i) {
-      tops[i] = scores[t + i] > tops[i] ? scores[t + i] : tops[i];
-    }
-  }
-  float top = tops[0];
-  for (const float lane : tops) top = lane > top ? lane : top;
-  float sums[kLanes] = {};
-  for (std::size_t t = 0; t < n; t += kLanes) {
-    for (std::size_t i = 0; i < kLanes; ++i) {
-      scores[t + i] = fast_exp(scores[t + i] - top);
-      sums[i] += scores[t + i];
-    }
-  }
-  float sum = 0.0F;
-  for (const float lane : sums) sum += lane;
-  return sum;
 }
 
 /// out[0..8) += Σ_t weights[t]·values[t], for a width of 8; rows of values lie `d_head` apart.
@@ -246,8 +215,8 @@ void KeyValueCache::attend(std::size_t layer, std::span<const RowPlace> places,
         times_.data() + static_cast<std::size_t>(place.own_buffer) * shape_.capacity;
     if (biased) {
       const std::int32_t now = own_times[n_own - 1];
-      minutes_between(prefix_times, prefix_end, now, delta_.data());
-      minutes_between(own_times, end - prefix_end, now, delta_.data() + prefix_end);
+      packed::minutes_between(prefix_times, prefix_end, now, delta_.data());
+      packed::minutes_between(own_times, end - prefix_end, now, delta_.data() + prefix_end);
     }
     for (std::size_t head = 0; head < shape_.n_heads; ++head) {
       const auto prefix_base = offset(layer, place.prefix_buffer, head / group);
@@ -263,10 +232,10 @@ void KeyValueCache::attend(std::size_t layer, std::span<const RowPlace> places,
         add_linear_bias(delta_.data(), end, slope[head], inverse_tau[head], scores);
       }
       // Lanes behind either end hold what an earlier row left there.
-      constexpr float nothing = -std::numeric_limits<float>::infinity();
-      std::fill(scores + n_prefix, scores + prefix_end, nothing);
-      std::fill(scores + prefix_end + n_own, scores + end, nothing);
-      const float sum = exponentials(scores, end);
+      std::fill(scores + n_prefix, scores + prefix_end, packed::kNothing);
+      std::fill(scores + prefix_end + n_own, scores + end, packed::kNothing);
+      float top = packed::kNothing;
+      const float sum = packed::exponentials(scores, end, &top);
       float* target = out.data() + r * width + head * d_head;
       std::fill_n(target, d_head, 0.0F);
       add_values(scores, values_.data() + prefix_base, n_prefix, d_head, target);

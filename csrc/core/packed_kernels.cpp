@@ -85,23 +85,30 @@ CHRONOWARD_CLONES void add_log(const float* elapsed, std::size_t n, float a, flo
   for (std::size_t t = 0; t < n; ++t) scores[t] -= a * fast_log(1.0F + elapsed[t] * inverse_tau);
 }
 
-CHRONOWARD_CLONES float softmax_row(float* scores, std::size_t n, float* inverse) {
+CHRONOWARD_CLONES float exponentials(float* scores, std::size_t n, float* top) {
   Lanes tops = Lanes{} + kNothing;
   for (std::size_t t = 0; t < n; t += kLanes) {
     const Lanes x = load(scores + t);
     tops = x > tops ? x : tops;
   }
-  float top = tops[0];
-  for (std::size_t i = 1; i < kLanes; ++i) top = tops[i] > top ? tops[i] : top;
+  float most = tops[0];
+  for (std::size_t i = 1; i < kLanes; ++i) most = tops[i] > most ? tops[i] : most;
   float sums[kLanes] = {};
   for (std::size_t t = 0; t < n; t += kLanes) {
     for (std::size_t i = 0; i < kLanes; ++i) {
-      scores[t + i] = fast_exp(scores[t + i] - top);
+      scores[t + i] = fast_exp(scores[t + i] - most);
       sums[i] += scores[t + i];
     }
   }
   float sum = 0.0F;
   for (const float lane : sums) sum += lane;
+  *top = most;
+  return sum;
+}
+
+float softmax_row(float* scores, std::size_t n, float* inverse) {
+  float top = kNothing;
+  const float sum = exponentials(scores, n, &top);
   *inverse = 1.0F / sum;
   return top + std::log(sum);
 }

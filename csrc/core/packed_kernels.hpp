@@ -6,7 +6,7 @@
 
 // Inner loops of packed_attention: four rows at a time over tiles of sixteen columns. A tiled
 // matrix holds sixteen columns of every row, then the next sixteen, so every loop runs along
-// memory.
+// memory. The cached attention of decoding shares minutes_between and exponentials.
 namespace chronoward::packed {
 
 constexpr std::size_t kTile = 16;
@@ -41,7 +41,10 @@ void add_linear(const float* elapsed, std::size_t n, float slope, float* scores)
 /// scores -= a * log(1 + elapsed / tau).
 void add_log(const float* elapsed, std::size_t n, float a, float inverse_tau, float* scores);
 
-/// scores -> exp(scores - max); n is a multiple of 8. Returns log Σ exp, and 1/Σ in `inverse`.
+/// scores -> exp(scores - max); n is a multiple of 8. Returns the sum, and max in `top`.
+float exponentials(float* scores, std::size_t n, float* top);
+
+/// The same; returns log Σ exp, and 1/Σ in `inverse`.
 float softmax_row(float* scores, std::size_t n, float* inverse);
 
 /// weights = exp(scores - log_sum); d_scores = weights * (d_weights - delta), in place.
