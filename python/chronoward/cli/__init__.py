@@ -40,6 +40,9 @@ VERBS: tuple[str, ...] = (
     "verify",
 )
 
+# Plain help: rich's boxes cost a third of the time of a `--help` (0.15 of 0.40 CPU-seconds).
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+
 EXIT_DATA_FAULT = 1
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
@@ -58,14 +61,14 @@ class _Verbs(TyperGroup):
         module = import_module(f"chronoward.cli.{cmd_name}")
         verb = getattr(module, "app", None)
         if verb is None:
-            verb = typer.Typer(add_completion=False)
+            verb = typer.Typer(**PLAIN)
             verb.command(name=cmd_name)(module.run)
         command = get_command(verb)
         command.name = cmd_name
         return command
 
 
-app = typer.Typer(cls=_Verbs, add_completion=False, no_args_is_help=True)
+app = typer.Typer(cls=_Verbs, no_args_is_help=True, **PLAIN)
 
 
 def _show_version(value: bool) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+from chronoward.cli import PLAIN
+
+app = typer.Typer(no_args_is_help=True, **PLAIN)
 
 
 @app.callback()
