@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
-#include <vector>
 
 #include "core/fastmath.hpp"
 #include "core/parallel.hpp"
@@ -13,7 +12,7 @@ namespace chronoward {
 namespace {
 
 constexpr std::size_t kLanes = 8;
-constexpr std::size_t kRowBlock = 32;
+constexpr std::size_t kColumns = 256;  // of the logits that one thread adds up at a time
 
 CHRONOWARD_CLONES void add_row(const float* bias, std::size_t n, float* x) {
   for (std::size_t i = 0; i < n; ++i) x[i] += bias[i];
@@ -54,14 +53,13 @@ CHRONOWARD_CLONES void scale_row(float factor, std::size_t n, float* x) {
 }
 
 /// One row: logits become the gradient; returns the loss.
-float row_gradient(const CrossEntropyRows& rows, std::size_t r, float* x) {
-  const auto n = rows.bias.size();
-  add_row(rows.bias.data(), n, x);
-  if (!rows.repeat_bias.empty()) {
-    for (auto i = rows.offsets[r]; i < rows.offsets[r + 1]; ++i) {
-      const auto token = static_cast<std::size_t>(rows.seen[static_cast<std::size_t>(i)]);
-      x[token] += rows.repeat_bias[token];
-    }
+float row_gradient(const CrossEntropyRows& rows, std::size_t n, std::size_t r, float* x) {
+  const auto kind = static_cast<std::size_t>(rows.kind[r]);
+  add_row(rows.unseen.data() + kind * n, n, x);
+  const float* known = rows.known.data() + kind * 2 * n;
+  for (auto i = rows.offsets[r]; i < rows.offsets[r + 1]; ++i) {
+    const auto entry = static_cast<std::size_t>(rows.entry[static_cast<std::size_t>(i)]);
+    x[entry < n ? entry : entry - n] += known[entry];
   }
   const auto aim = static_cast<std::size_t>(rows.target[r]);
   const float chosen = x[aim];
@@ -72,59 +70,74 @@ float row_gradient(const CrossEntropyRows& rows, std::size_t r, float* x) {
   return top + std::log(sum) - chosen;
 }
 
-void check(std::size_t n_logits, const CrossEntropyRows& rows, std::size_t n_losses,
-           std::size_t n_d_bias, std::size_t n_d_repeat) {
+/// Adds the gradients of all rows' logits to those of the biases by kind of visit.
+void add_unseen(std::span<const float> logits, const CrossEntropyRows& rows, std::size_t n,
+                std::span<float> d_unseen, int n_threads) {
+  parallel_for((n + kColumns - 1) / kColumns, n_threads,
+               [&](std::size_t begin, std::size_t end, std::size_t) {
+                 for (std::size_t block = begin; block < end; ++block) {
+                   const auto first = block * kColumns;
+                   const auto width = std::min(kColumns, n - first);
+                   for (std::size_t r = 0; r < rows.kind.size(); ++r) {
+                     const auto kind = static_cast<std::size_t>(rows.kind[r]);
+                     add_row(logits.data() + r * n + first, width,
+                             d_unseen.data() + kind * n + first);
+                   }
+                 }
+               });
+}
+
+/// The same for the biases of tokens that a context holds or that are announced.
+void add_known(std::span<const float> logits, const CrossEntropyRows& rows, std::size_t n,
+               std::span<float> d_known) {
+  for (std::size_t r = 0; r < rows.kind.size(); ++r) {
+    const float* x = logits.data() + r * n;
+    float* sums = d_known.data() + static_cast<std::size_t>(rows.kind[r]) * 2 * n;
+    for (auto i = rows.offsets[r]; i < rows.offsets[r + 1]; ++i) {
+      const auto entry = static_cast<std::size_t>(rows.entry[static_cast<std::size_t>(i)]);
+      sums[entry] += x[entry < n ? entry : entry - n];
+    }
+  }
+}
+
+/// Number of tokens.
+std::size_t checked_width(std::size_t n_logits, const CrossEntropyRows& rows, std::size_t n_losses,
+                          std::size_t n_d_unseen, std::size_t n_d_known) {
   const auto n = rows.target.size();
-  const auto vocab = rows.bias.size();
-  const bool repeats = !rows.repeat_bias.empty();
-  const bool fits =
-      vocab > 0 && n_logits == n * vocab && rows.weight.size() == n && n_losses == n &&
-      n_d_bias == vocab &&
-      (!repeats ||
-       (rows.repeat_bias.size() == vocab && n_d_repeat == vocab && rows.offsets.size() == n + 1 &&
-        rows.offsets.front() >= 0 && std::is_sorted(rows.offsets.begin(), rows.offsets.end()) &&
-        static_cast<std::size_t>(rows.offsets.back()) <= rows.seen.size()));
+  const auto vocab = rows.n_kinds == 0 ? 0 : rows.unseen.size() / rows.n_kinds;
+  const auto table = rows.n_kinds * vocab;
+  const bool fits = vocab > 0 && rows.unseen.size() == table && rows.known.size() == 2 * table &&
+                    n_logits == n * vocab && rows.weight.size() == n && rows.kind.size() == n &&
+                    n_losses == n && (n_d_unseen == 0 || n_d_unseen == table) &&
+                    (n_d_known == 0 || n_d_known == 2 * table) && rows.offsets.size() == n + 1 &&
+                    rows.offsets.front() >= 0 &&
+                    std::is_sorted(rows.offsets.begin(), rows.offsets.end()) &&
+                    static_cast<std::size_t>(rows.offsets.back()) <= rows.entry.size();
   if (!fits) throw std::invalid_argument("cross_entropy: arrays do not fit each other");
-  const auto outside = [vocab](auto token) {
-    return token < 0 || static_cast<std::size_t>(token) >= vocab;
+  const auto below = [](std::size_t limit) {
+    return [limit](auto number) { return number >= 0 && static_cast<std::size_t>(number) < limit; };
   };
-  if (std::any_of(rows.target.begin(), rows.target.end(), outside) ||
-      (repeats && std::any_of(rows.seen.begin(), rows.seen.end(), outside))) {
+  if (!std::all_of(rows.target.begin(), rows.target.end(), below(vocab)) ||
+      !std::all_of(rows.entry.begin(), rows.entry.end(), below(2 * vocab))) {
     throw std::invalid_argument("cross_entropy: a token is not in the vocabulary");
   }
+  if (!std::all_of(rows.kind.begin(), rows.kind.end(), below(rows.n_kinds))) {
+    throw std::invalid_argument("cross_entropy: no such kind of visit");
+  }
+  return vocab;
 }
 
 }  // namespace
 
 void cross_entropy_rows(std::span<float> logits, const CrossEntropyRows& rows,
-                        std::span<float> losses, std::span<float> d_bias,
-                        std::span<float> d_repeat_bias, int n_threads) {
-  check(logits.size(), rows, losses.size(), d_bias.size(), d_repeat_bias.size());
-  const auto n = rows.target.size();
-  const auto vocab = rows.bias.size();
-  const bool repeats = !rows.repeat_bias.empty();
-  const auto n_blocks = (n + kRowBlock - 1) / kRowBlock;
-  std::vector<float> sums(n_blocks * vocab, 0.0F);
-  std::vector<float> repeat_sums(repeats ? n_blocks * vocab : 0, 0.0F);
-  parallel_for(n_blocks, n_threads, [&](std::size_t begin, std::size_t end, std::size_t) {
-    for (std::size_t block = begin; block < end; ++block) {
-      for (auto r = block * kRowBlock; r < std::min(n, (block + 1) * kRowBlock); ++r) {
-        float* x = logits.data() + r * vocab;
-        losses[r] = row_gradient(rows, r, x);
-        add_row(x, vocab, sums.data() + block * vocab);
-        if (!repeats) continue;
-        float* repeat = repeat_sums.data() + block * vocab;
-        for (auto i = rows.offsets[r]; i < rows.offsets[r + 1]; ++i) {
-          const auto token = static_cast<std::size_t>(rows.seen[static_cast<std::size_t>(i)]);
-          repeat[token] += x[token];
-        }
-      }
-    }
+                        std::span<float> losses, std::span<float> d_unseen,
+                        std::span<float> d_known, int n_threads) {
+  const auto n = checked_width(logits.size(), rows, losses.size(), d_unseen.size(), d_known.size());
+  parallel_for(rows.target.size(), n_threads, [&](std::size_t begin, std::size_t end, std::size_t) {
+    for (auto r = begin; r < end; ++r) losses[r] = row_gradient(rows, n, r, logits.data() + r * n);
   });
-  for (std::size_t block = 0; block < n_blocks; ++block) {
-    add_row(sums.data() + block * vocab, vocab, d_bias.data());
-    if (repeats) add_row(repeat_sums.data() + block * vocab, vocab, d_repeat_bias.data());
-  }
+  if (!d_unseen.empty()) add_unseen(logits, rows, n, d_unseen, n_threads);
+  if (!d_known.empty()) add_known(logits, rows, n, d_known);
 }
 
 }  // namespace chronoward

@@ -11,13 +11,17 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "ContextBuffers",
+    "ContextRules",
     "KeyValueCache",
     "RULES_VERSION",
     "Sampler",
-    "SeenTokens",
     "ShardArrays",
     "TokenizerCore",
+    "context_lists",
+    "count_contexts",
     "count_keys",
+    "count_precedence",
     "cross_entropy",
     "cut_windows",
     "distinct_keys",
@@ -27,7 +31,6 @@ __all__: list[str] = [
     "packed_attention_backward",
     "philox4x32",
     "rms_norm",
-    "seen_lists",
     "silu_gate",
     "split_heads",
     "splitmix64",
@@ -125,24 +128,34 @@ class KeyValueCache:
         Clocks of the rows' own tokens, before the layers.
         """
 
-class SeenTokens:
+class ContextRules:
     """
-    Which tokens each buffer of a key-value cache holds.
+    Which tokens begin a kind of visit, and which announce which.
     """
     def __init__(
         self,
-        n_buffers: typing.SupportsInt | typing.SupportsIndex,
-        vocab_size: typing.SupportsInt | typing.SupportsIndex,
+        visit_kind: numpy.typing.NDArray[numpy.int8],
+        companion: numpy.typing.NDArray[numpy.int32],
+        n_kinds: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+
+class ContextBuffers:
+    """
+    The context in each buffer of a cache.
+    """
+    def __init__(
+        self, rules: ContextRules, n_buffers: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
     def advance(
         self,
         places: numpy.typing.NDArray[numpy.int32],
         token_id: numpy.typing.NDArray[numpy.int32],
-        bias: numpy.typing.NDArray[numpy.float32],
+        unseen: numpy.typing.NDArray[numpy.float32],
+        known: numpy.typing.NDArray[numpy.float32],
         logits: numpy.typing.NDArray[numpy.float32],
     ) -> None:
         """
-        Takes each row's token, then adds the bias of its context's tokens to its logits.
+        Takes each row's token, then adds the biases of its context to its logits.
         """
 
 class ShardArrays:
@@ -169,22 +182,62 @@ class TokenizerCore:
         self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
     ) -> dict: ...
 
+def context_lists(
+    rules: ContextRules,
+    token_id: numpy.typing.NDArray[numpy.int64],
+    cu_seqlens: numpy.typing.NDArray[numpy.int32],
+    places: numpy.typing.NDArray[numpy.int64],
+    column: numpy.typing.NDArray[numpy.int64],
+) -> tuple[
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int32],
+    numpy.typing.NDArray[numpy.uint8],
+]:
+    """
+    Kind of visit, offsets, entries (v: seen, V + v: announced) of each place's context, and the state of the token after it.
+    """
+
+def count_contexts(
+    rules: ContextRules,
+    offsets: numpy.typing.NDArray[numpy.int64],
+    token_id: numpy.typing.NDArray[numpy.int32],
+) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]]:
+    """
+    Times that each token came next and places where it might have, by state and kind.
+    """
+
 def count_keys(
     key: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
     subject_id: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
     n_keys: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple: ...
+def count_precedence(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    token_id: numpy.typing.NDArray[numpy.int32],
+    candidate: numpy.typing.NDArray[numpy.int32],
+    n_candidates: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int64],
+]:
+    """
+    Timelines in which candidate u came before v, that hold v, and places that hold v.
+    """
+
 def cross_entropy(
     logits: numpy.typing.NDArray[numpy.float32],
-    bias: numpy.typing.NDArray[numpy.float32],
+    unseen: numpy.typing.NDArray[numpy.float32],
+    known: numpy.typing.NDArray[numpy.float32],
     target: numpy.typing.NDArray[numpy.int64],
     weight: numpy.typing.NDArray[numpy.float32],
-    repeat_bias: numpy.typing.NDArray[numpy.float32],
+    kind: numpy.typing.NDArray[numpy.int64],
     offsets: numpy.typing.NDArray[numpy.int64],
-    seen: numpy.typing.NDArray[numpy.int32],
+    entry: numpy.typing.NDArray[numpy.int32],
     losses: numpy.typing.NDArray[numpy.float32],
-    d_bias: numpy.typing.NDArray[numpy.float32],
-    d_repeat_bias: numpy.typing.NDArray[numpy.float32],
+    d_unseen: numpy.typing.NDArray[numpy.float32],
+    d_known: numpy.typing.NDArray[numpy.float32],
     n_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
@@ -307,16 +360,6 @@ def rms_norm(
 ) -> None:
     """
     RMS norm of each row into `out`.
-    """
-
-def seen_lists(
-    token_id: numpy.typing.NDArray[numpy.int64],
-    cu_seqlens: numpy.typing.NDArray[numpy.int32],
-    places: numpy.typing.NDArray[numpy.int64],
-    vocab_size: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int32]]:
-    """
-    Offsets and distinct tokens of each place's segment up to and including the place.
     """
 
 def silu_gate(

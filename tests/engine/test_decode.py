@@ -8,7 +8,6 @@ from chronoward import _core
 from chronoward.engine.decode import TILE, ModelDecoder, one_thread
 from chronoward.errors import ConfigError
 from chronoward.model import Model, ModelConfig
-from chronoward.model.model import seen_tokens
 
 SHAPES = [
     {"d_model": 48, "n_heads": 4, "n_kv_heads": 2, "rotary": "half", "time_bias": "log"},
@@ -19,11 +18,15 @@ SHAPES = [
 
 
 def made(shape: dict[str, object]) -> Model:
-    config = ModelConfig(vocab_size=30, n_layers=2, d_ff=44, **shape)  # type: ignore[arg-type]
+    config = ModelConfig(vocab_size=30, n_layers=2, d_ff=44, n_visit_kinds=3, **shape)  # type: ignore[arg-type]
     model = Model(config, seed=2)
+    kind, companion = np.full(30, -1, np.int8), np.arange(-1, 29, dtype=np.int32)
+    kind[3:6] = (0, 1, 2)
+    rates = np.random.default_rng(1).uniform(0.05, 1.0, (3, 3, 30))
+    model.context_bias.start(kind, companion, rates)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name or name == "repeat_bias":
+            if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
     return model
 
@@ -52,7 +55,8 @@ def test_cached_decoding_equals_the_full_forward_pass(shape: dict[str, object]) 
     with torch.no_grad():
         row, bounds = torch.from_numpy(tokens).long(), torch.tensor([0, 75]).int()
         hidden = model(row, torch.from_numpy(times), bounds)
-        expected = model.logits(hidden, seen_tokens(row, bounds, 30)).numpy()
+        context = model.context_bias.context(row, bounds, torch.arange(75))
+        expected = model.logits(hidden, context).numpy()
     for backend in ("cpu", "reference"):
         for chunk in (1, 7, 75):
             got = logits_of(ModelDecoder(model, backend=backend), tokens, times, chunk)

@@ -9,7 +9,7 @@ from torch import Tensor
 from chronoward.errors import ConfigError, FormatError
 from chronoward.model import PRESETS, Model, ModelConfig
 from chronoward.model.config import N_CLOCK_KNOTS
-from chronoward.model.model import MINUTES_PER_YEAR, clock_features, seen_tokens
+from chronoward.model.model import MINUTES_PER_YEAR, clock_features
 
 V = 23
 
@@ -136,7 +136,7 @@ def test_presets_have_the_promised_size(name: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"time_bias": "log", "tied": False}, {"qk_norm": False}, {"repeat_bias": False}],
+    [{}, {"time_bias": "log", "tied": False}, {"qk_norm": False}, {"n_visit_kinds": 4}],
 )
 def test_n_parameters_counts_what_the_model_has(changes: dict) -> None:
     config = small_config(**changes)
@@ -171,8 +171,8 @@ def test_generate_feeds_each_choice_back() -> None:
     assert out_tokens.tolist() == [*tokens.tolist(), *steps[:3]]
     assert (out_times[4:] - times[-1]).tolist() == [60, 120, 180]
     bounds = torch.tensor([0, 6], dtype=torch.int32)
-    seen = seen_tokens(out_tokens[:6], bounds, V)
-    again = model.logits(model(out_tokens[:6], out_times[:6], bounds), seen)[-1].argmax()
+    context = model.context_bias.context(out_tokens[:6], bounds, torch.arange(6))
+    again = model.logits(model(out_tokens[:6], out_times[:6], bounds), context)[-1].argmax()
     assert int(again) == steps[2]
 
 
@@ -185,7 +185,14 @@ def test_config_comes_back_from_json_and_refuses_unknown_fields() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"n_kv_heads": 3}, {"d_model": 18}, {"rotary": "spiral"}, {"vocab_size": 0}, {"d_model": 8}],
+    [
+        {"n_kv_heads": 3},
+        {"d_model": 18},
+        {"rotary": "spiral"},
+        {"vocab_size": 0},
+        {"d_model": 8},
+        {"n_visit_kinds": 0},
+    ],
 )
 def test_impossible_configs_are_refused(changes: dict) -> None:
     with pytest.raises(ConfigError):
@@ -195,27 +202,3 @@ def test_impossible_configs_are_refused(changes: dict) -> None:
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="preset must be one of"):
         ModelConfig.preset("huge", 10)
-
-
-def test_the_output_starts_at_the_tokens_rates_new_and_again() -> None:
-    model = Model(small_config(), seed=1)
-    new, again = torch.arange(1, V + 1) / 1000, torch.arange(V, 0, -1) / 100
-    model.start_at_rates(new, again)
-    seen = torch.zeros(1, V, dtype=torch.bool)
-    seen[0, 3] = True
-    score = model.logits(torch.zeros(1, 16), seen)[0].exp()
-    torch.testing.assert_close(score, torch.where(seen[0], again, new))
-
-
-def test_seen_tokens_are_those_of_the_segment_up_to_the_position() -> None:
-    token_id = torch.tensor([2, 0, 2, 3, 1, 1])
-    seen = seen_tokens(token_id, torch.tensor([0, 3, 3, 5, 6], dtype=torch.int32), 4)
-    expected = [{2}, {0, 2}, {0, 2}, {3}, {1, 3}, {1}]
-    assert [set(row.nonzero().flatten().tolist()) for row in seen] == expected
-
-
-def test_without_a_repeat_bias_what_was_seen_changes_nothing() -> None:
-    model = Model(small_config(repeat_bias=False), seed=1)
-    hidden = torch.ones(1, 16)
-    none, all_ = (model.logits(hidden, torch.full((1, V), seen)) for seen in (False, True))
-    assert torch.equal(none, all_)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from chronoward.model import Model, NextEvent
-from chronoward.model.model import seen_tokens
 from chronoward.model.open_interval import OpenIntervals
 
 END, CLOSE, SHORT, LONG = 1, 6, 8, 9
@@ -33,7 +32,7 @@ def test_survival_is_the_share_of_the_quantile_function_beyond(toy_config) -> No
 
 def test_loss_equals_a_slow_loop_over_open_timelines(make_batch, toy_config) -> None:
     model = Model(toy_config, seed=1).double()
-    torch.nn.init.normal_(model.repeat_bias)
+    torch.nn.init.normal_(model.context_bias.known)
     batch = make_batch(
         ([4, 7, CLOSE, END], [0, 0, 60, 60]),  # 50 minutes open
         ([4, 7, 5, END], [0, 0, 10, 10]),  # ends inside a visit
@@ -44,8 +43,9 @@ def test_loss_equals_a_slow_loop_over_open_timelines(make_batch, toy_config) -> 
     intervals = make_intervals(toy_config, [110, 900, 320, 20, 900])
     hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
     total, n_open = intervals.loss(model, hidden, batch)
-    seen = seen_tokens(batch.token_id, batch.cu_seqlens, toy_config.vocab_size)
-    p = torch.softmax(model.logits(hidden, seen), dim=1).detach()
+    places = torch.arange(len(batch.token_id))
+    context = model.context_bias.context(batch.token_id, batch.cu_seqlens, places)
+    p = torch.softmax(model.logits(hidden, context), dim=1).detach()
     # the clock of the first stood 50 minutes before its end, the other's 300
     expected = -math.log(0.5 * p[2, SHORT] + p[2, LONG])
     expected -= math.log(1e-6 * p[9, SHORT] + 0.5 * p[9, LONG])
@@ -64,6 +64,6 @@ def test_the_objective_adds_open_intervals_and_their_gradient(make_batch, toy_co
     assert whole.parts["open"][1] == 1
     assert whole.total.item() == pytest.approx(plain.total.item() + whole.parts["open"][0])
     whole.total.backward()
-    gradient = model.output_bias.grad
+    gradient = model.context_bias.unseen.grad
     assert gradient is not None
-    assert gradient[LONG] < 0  # nothing came: a longer gap becomes more probable
+    assert gradient[0, LONG] < 0  # nothing came: a longer gap becomes more probable

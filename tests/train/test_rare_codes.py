@@ -58,9 +58,9 @@ def test_the_loss_is_right_on_average_and_so_is_its_gradient(batch) -> None:
         ModelConfig(vocab_size=V, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=24), seed=0
     )
     with torch.no_grad():
-        model.output_bias[IS_RARE] = -4.0
+        model.context_bias.unseen[:, IS_RARE] = -4.0
     hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens).detach()
-    objective, inputs = NextEvent(), [model.output_weight, model.output_bias]
+    objective, inputs = NextEvent(), [model.output_weight, model.context_bias.unseen]
 
     def loss_and_gradient(output_sample) -> torch.Tensor:
         total = objective.loss(model, hidden, replace(batch, output_sample=output_sample)).total

@@ -121,10 +121,9 @@ class ModelDecoder:
         with torch.inference_mode():
             self._embedded = model.embed(torch.arange(config.vocab_size))
         self._cache: DecodeCache | None = None
-        self._seen: _core.SeenTokens | None = None
-        self._repeat_bias = (
-            None if model.repeat_bias is None else model.repeat_bias.detach().numpy().copy()
-        )
+        self._contexts: _core.ContextBuffers | None = None
+        biases = (model.context_bias.unseen, model.context_bias.known)
+        self._unseen, self._known = (x.detach().numpy().copy() for x in biases)
         self._blocks = [block for block in model.blocks if isinstance(block, Block)]
         self._weights = [_Weights(block) for block in self._blocks]
         d, kv = config.d_model, config.n_kv_heads * config.d_head
@@ -151,8 +150,7 @@ class ModelDecoder:
             bias=config.time_bias,
             backend=self.backend,
         )
-        if self._repeat_bias is not None:
-            self._seen = _core.SeenTokens(n_buffers, self.vocab_size)
+        self._contexts = _core.ContextBuffers(self.model.context_bias.rules(), n_buffers)
 
     @torch.inference_mode()
     def forward(
@@ -175,11 +173,11 @@ class ModelDecoder:
                 normed = self._tensors["normed"]
                 weight = self.model.final_norm.weight.numpy()
                 _core.rms_norm(hidden.numpy(), weight, self.model.final_norm.eps, normed.numpy())
-                scores = linear(normed, self.model.output_weight, self.model.output_bias)
+                scores = linear(normed, self.model.output_weight)
                 logits[tile] = scores.numpy()[: last - first]
-        if self._seen is not None and self._repeat_bias is not None:
-            target = np.zeros(0, np.float32) if logits is None else logits
-            self._seen.advance(places, token_id, self._repeat_bias, target)
+        assert self._contexts is not None, "open() comes first"
+        target = np.zeros(0, np.float32) if logits is None else logits
+        self._contexts.advance(places, token_id, self._unseen, self._known, target)
         return logits
 
     def _tile(

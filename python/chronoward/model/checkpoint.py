@@ -29,8 +29,8 @@ VERSION = 1
 
 
 def module_bytes(module: nn.Module) -> bytes:
-    """A module's parameters as safetensors bytes, a function of their values only."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in module.named_parameters()}
+    """A module's parameters and lookups as safetensors bytes, a function of their values only."""
+    tensors = {name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}
     return save(tensors, metadata={"format": "pt"})
 
 
@@ -50,13 +50,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def assign(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copies tensors into a module's parameters after checking each.
+    """Copies tensors into a module's parameters and lookups after checking each.
 
     Raises:
         FormatError: a missing or unknown tensor, or one of another shape or type.
         NumericError: NaN or infinity.
     """
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = module.state_dict()
     if odd := sorted(set(parameters) ^ set(tensors)):
         message = f"{source}: missing or unknown tensors {odd[:5]}"
         raise FormatError(message)
@@ -155,4 +155,9 @@ def load_model(run_dir: Path | str, *, tokenizer_hash: str | None = None) -> Mod
         head_config = HazardConfig.from_json(config["heads"]["hazard"], str(folder / CONFIG))
         model.heads["hazard"] = HazardHead(model.config.d_model, head_config)
     assign(model, tensors, weights)
+    try:
+        model.context_bias.rules()
+    except ValueError as error:
+        message = f"{weights}: {error}"
+        raise FormatError(message) from None
     return model.eval()

@@ -55,15 +55,16 @@ class ModelConfig:
     """Shortest and longest wavelength of time angles: one hour to 100 years."""
     bias_days: tuple[float, float] = (1.0, 3652.5)
     """Smallest and largest initial scale of the time bias over a block's heads."""
-    repeat_bias: bool = True
-    """Give tokens that the context holds already an output bias of their own."""
+    n_visit_kinds: int = 1
+    """Kinds of visit with output biases of their own; the first is outside of visits."""
     clock_embedding: bool = True
     """Add what the clock says to each token: the age, and how long the context is."""
     norm_eps: float = 1e-6
     """Added to mean squares before the root."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff"):
+        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff")
+        for name in (*sizes, "n_visit_kinds"):
             if getattr(self, name) < 1:
                 message = f"{name} must be positive, got {getattr(self, name)}"
                 raise ConfigError(message)
@@ -136,6 +137,6 @@ class ModelConfig:
         norms = 2 * d + (2 * self.d_head if self.qk_norm else 0)
         bias = {"log": 2, "linear": 1, "none": 0}[self.time_bias] * self.n_heads
         block = d * (d + 2 * kv) + d * d + 3 * d * f + norms + bias
-        heads = self.vocab_size * (d * (1 if self.tied else 2) + 1 + self.repeat_bias)
+        heads = self.vocab_size * (d * (1 if self.tied else 2) + 3 * self.n_visit_kinds)
         clock = sum(N_CLOCK_KNOTS) * d if self.clock_embedding else 0
         return heads + self.n_layers * block + d + clock

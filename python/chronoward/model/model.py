@@ -18,11 +18,13 @@ from torch.nn import functional
 from chronoward.kernels.varlen_attention import varlen_attention
 from chronoward.model.blocks import Block, RMSNorm, rotary_frequencies
 from chronoward.model.config import N_CLOCK_KNOTS
+from chronoward.model.context_bias import ContextBias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chronoward.model.config import ModelConfig
+    from chronoward.model.context_bias import Context
 
 MINUTES_PER_DAY, MINUTES_PER_YEAR = 1440, 525_960
 YEARS_PER_KNOT = 5
@@ -70,25 +72,6 @@ def clock_features(time_min: Tensor, index: Tensor, elapsed_min: Tensor) -> Tens
     return torch.cat(parts, dim=1).float()
 
 
-def seen_tokens(token_id: Tensor, cu_seqlens: Tensor, vocab_size: int) -> Tensor:
-    """Which tokens each position's segment holds, up to and including the position.
-
-    Args:
-        token_id: int (T,).
-        cu_seqlens: int32 (n + 1,).
-        vocab_size: V.
-
-    Returns:
-        bool (T, V): for short rows; training lists the tokens instead.
-    """
-    holds = functional.one_hot(token_id.long(), vocab_size)
-    starts = torch.zeros_like(token_id, dtype=torch.int64)
-    inside = cu_seqlens[(cu_seqlens >= 0) & (cu_seqlens < len(token_id))].long()
-    starts[inside] = 1
-    segment = starts.cumsum(0)
-    return torch.cat([holds[segment == s].cumsum(0) > 0 for s in range(int(segment.max()) + 1)])
-
-
 class Model(nn.Module):
     """A decoder over packed token timelines.
 
@@ -118,10 +101,7 @@ class Model(nn.Module):
         self.output = (
             None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         )
-        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.repeat_bias = (
-            nn.Parameter(torch.zeros(config.vocab_size)) if config.repeat_bias else None
-        )
+        self.context_bias = ContextBias(config.vocab_size, config.n_visit_kinds)
         index, time = rotary_frequencies(config)
         self.register_buffer("index_frequency", index, persistent=False)
         self.register_buffer("time_frequency", time, persistent=False)
@@ -130,11 +110,11 @@ class Model(nn.Module):
     @torch.no_grad()
     def _initialize(self, seed: int) -> None:
         """Matrices: normal, std 1/√fan_in, residual outputs a further 1/√(2 layers) smaller;
-        embedding, output and clock 0.02; norms 1; biases as `start_at_rates` and `TimeBias` say."""
+        embedding, output and clock 0.02; norms 1; biases as `ContextBias` and `TimeBias` say."""
         generator = torch.Generator().manual_seed(seed)
         shrink = (2 * self.config.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
+            if parameter.dim() < 2 or name.startswith("context_bias."):
                 continue
             std = parameter.shape[1] ** -0.5
             if name.endswith(("attention_output.weight", "down.weight")):
@@ -235,30 +215,18 @@ class Model(nn.Module):
         """Matrix of the output layer.  # (V, d_model)"""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def logits(self, hidden: Tensor, seen: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, context: Context) -> Tensor:
         """Scores of the next token.
 
         Args:
-            hidden: (T, d_model).
-            seen: bool (T, V), tokens that each context holds, see `seen_tokens`.
+            hidden: (n, d_model).
+            context: of the same places, see `ContextBias.context`.
 
         Returns:
-            (T, V).
+            (n, V).
         """
-        scores = functional.linear(hidden, self.output_weight, self.output_bias)
-        return scores if self.repeat_bias is None else scores + seen * self.repeat_bias
-
-    @torch.no_grad()
-    def start_at_rates(self, new: Tensor, again: Tensor) -> None:
-        """Starts the output biases at the tokens' log rates: a short run need not learn them.
-
-        Args:
-            new: (V,), how often a context without the token is followed by it, > 0.
-            again: (V,), how often a context that holds the token is, > 0.
-        """
-        self.output_bias.copy_(new.double().log().float())
-        if self.repeat_bias is not None:
-            self.repeat_bias.copy_((again.double() / new.double()).log().float())
+        scores: Tensor = self.context_bias(functional.linear(hidden, self.output_weight), context)
+        return scores
 
     @torch.no_grad()
     def generate(
@@ -282,8 +250,9 @@ class Model(nn.Module):
         while True:
             bounds = torch.tensor([0, tokens.shape[0]], dtype=torch.int32, device=tokens.device)
             hidden = self(tokens, times, bounds)
-            seen = seen_tokens(tokens, bounds, self.config.vocab_size)
-            chosen = choose(self.logits(hidden[-1:], seen[-1:])[0])
+            last = torch.tensor([tokens.shape[0] - 1], device=tokens.device)
+            context = self.context_bias.context(tokens, bounds, last)
+            chosen = choose(self.logits(hidden[last], context)[0])
             if chosen is None:
                 return tokens, times
             tokens = torch.cat([tokens, tokens.new_tensor([chosen[0]])])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from chronoward.errors import ConfigError
-from chronoward.model.cross_entropy import chunked_cross_entropy, seen_lists
+from chronoward.model.cross_entropy import chunked_cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,13 +120,10 @@ class NextEvent:
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""
         place, target, weight = self.targets(batch)
-        seen = None
-        if model.repeat_bias is not None:
-            seen = seen_lists(batch.token_id, batch.cu_seqlens, place, model.config.vocab_size)
+        bias = model.context_bias
         total, losses = chunked_cross_entropy(
-            *(hidden, model.output_weight, model.output_bias, place, target, weight),
-            repeat_bias=model.repeat_bias,
-            seen=seen,
+            *(hidden, model.output_weight, bias.unseen, bias.known, place, target, weight),
+            bias.context(batch.token_id, batch.cu_seqlens, place, batch.output_sample),
             sample=batch.output_sample,
         )
         parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
-
-from chronoward.model.cross_entropy import list_rows, seen_lists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,13 +77,8 @@ class OpenIntervals:
             return hidden.new_zeros(()), 0
         at = torch.from_numpy(place).to(hidden.device)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logits = linear(hidden[at], model.output_weight, model.output_bias).to(wide)
-        if model.repeat_bias is not None:
-            offsets, tokens = seen_lists(
-                batch.token_id, batch.cu_seqlens, at, model.config.vocab_size
-            )
-            place_of = (list_rows(offsets), tokens.long())
-            logits = logits.index_put(place_of, model.repeat_bias[tokens].to(wide), True)
+        context = model.context_bias.context(batch.token_id, batch.cu_seqlens, at)
+        logits = model.logits(hidden[at], context).to(wide)
         share = torch.from_numpy(np.maximum(self.survival(waited), _LEAST_SHARE)).to(logits)
         gaps = logits[:, torch.from_numpy(self.gap_id).to(at.device)]
         beyond = torch.logsumexp(gaps + share.log(), dim=1)

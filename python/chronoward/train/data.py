@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from chronoward.tokenizer import Tokenizer
     from chronoward.train.config import TrainConfig
 
-_PSEUDO_POSITIONS = 50
 MINUTES_PER_DAY = 1440
 
 
@@ -85,37 +84,6 @@ def _kept(windows: Windows, kept: NDArray[np.bool_]) -> Windows:
 def token_groups(tokenizer: Tokenizer) -> torch.Tensor:
     """Index into `metrics.GROUPS` of each token, int64 (V,)."""
     return torch.tensor([group_of_class(int(c)) for c in tokenizer.token_class])
-
-
-def token_rates(split: StoreSplit, tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """How often the next token is v, where the timeline so far lacks v and where it holds it.
-
-    Half an occurrence is added to the first; the second is drawn to the first as if it had been
-    seen at `_PSEUDO_POSITIONS` more places, since most tokens repeat in few timelines. Tokens that
-    are never predicted (the prompt, `end`) count as not occurring.
-
-    Returns:
-        fp64 (V,) each, > 0.
-    """
-    n_tokens = tokenizer.vocab_size
-    new, again, lacks, holds = np.zeros((4, n_tokens))
-    for shard in split.shards:
-        lengths = np.diff(shard.offsets)
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        pair, first, count = np.unique(
-            owner * n_tokens + shard.token_id, return_index=True, return_counts=True
-        )
-        subject, token = np.divmod(pair, n_tokens)
-        after = shard.offsets[subject + 1] - first - 1  # places that hold the token
-        new += np.bincount(token, minlength=n_tokens)
-        again += np.bincount(token, weights=count - 1, minlength=n_tokens)
-        holds += np.bincount(token, weights=after, minlength=n_tokens)
-        lacks += len(shard.token_id) - np.bincount(token, weights=after, minlength=n_tokens)
-    never = tokenizer.token_class <= TokenClass.CONTINUED  # padding, end, the prompt
-    new[never] = again[never] = 0
-    rate = (new + 0.5) / (lacks + 1)
-    rate_again = (again + _PSEUDO_POSITIONS * rate) / (holds + _PSEUDO_POSITIONS)
-    return torch.from_numpy(rate), torch.from_numpy(rate_again)
 
 
 def open_intervals(split: StoreSplit, tokenizer: Tokenizer) -> OpenIntervals:

@@ -16,6 +16,7 @@ import torch
 from chronoward.model.batch import OutputSample
 from chronoward.philox import hash64, uniforms
 from chronoward.tokenizer import TokenClass
+from chronoward.train.context import token_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,9 +46,7 @@ class RareCodes:
     @classmethod
     def of(cls, split: StoreSplit, tokenizer: Tokenizer, seed: int) -> RareCodes | None:
         """The rarest codes of a split; None where sampling them would save little."""
-        counts = np.zeros(tokenizer.vocab_size, np.int64)
-        for shard in split.shards:
-            counts += np.bincount(shard.token_id, minlength=tokenizer.vocab_size)
+        counts = token_counts(split, tokenizer.vocab_size)
         order = np.argsort(counts, kind="stable")
         order = order[tokenizer.token_class[order] == TokenClass.CODE]
         is_rare = np.zeros(tokenizer.vocab_size, bool)

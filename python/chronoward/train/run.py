@@ -24,6 +24,7 @@ from chronoward.tokenizer import Tokenizer
 from chronoward.train import data as from_store
 from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
+from chronoward.train.context import start_context_bias, visit_kinds
 from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.rare_codes import RareCodes
@@ -171,9 +172,10 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     if not len(loader.windows):
         message = f"{job.store.path}: the train split has no timeline to learn from"
         raise DataError(message)
-    shape = ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **config.model)
+    kinds = {"n_visit_kinds": int(visit_kinds(train_split, job.tokenizer).max(initial=0)) + 1}
+    shape = ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **kinds | config.model)
     model = Model(shape, seed=config.seed)
-    model.start_at_rates(*from_store.token_rates(train_split, job.tokenizer))
+    start_context_bias(model, train_split, job.tokenizer)
     tuning_split = job.store.split("tuning")
     builder = from_store.Objectives(job.tokenizer, config, job.store.path)
     objectives = builder.build(model, train_split, first=True)

@@ -7,8 +7,7 @@ multiply that, since each wrong token is the context of the next ones.
 
 With the rest of the model fixed, the likelihood is concave in the biases, and largest where the
 expected count of each token equals its count. One step of Newton's method on the diagonal leads
-there: b += log(count / expected), for the places whose context lacks the token and for those whose
-context holds it.
+there: b += log(count / expected), for each of a token's biases (see `model.context_bias`).
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ PRIOR_COUNT = 20.0  # before anything is counted a bias is believed right within
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Counts of tokens, float64 (2, V); row 0: where the context lacks the token, row 1: where it
-    holds it. A model without repeat bias has one row, (1, V).
+    """Counts of tokens, float64 (3, K, V): where the context lacks the token, lacks it but holds
+    its companion, or holds it; by kind of visit.
 
     Attributes:
         counted: weights of the places that are followed by the token.
@@ -58,28 +57,23 @@ def count_open(objective: NextEvent, batch: Batch) -> int:
     return 0 if objective.open_intervals is None else len(objective.open_intervals.places(batch)[0])
 
 
-def count_targets(objective: NextEvent, batch: Batch, vocab_size: int) -> Floats:
-    """Weights of the predicted tokens, float64 (2, V): first in their segment, and again."""
-    place, target, weight = (x.numpy() for x in objective.targets(batch))
-    owner = batch.segments().numpy() * vocab_size
-    key, first = np.unique(owner + batch.token_id.numpy(), return_index=True)
-    again = first[np.searchsorted(key, owner[place] + target)] <= place
-    cell = again * vocab_size + target
-    counts: Floats = np.bincount(cell, weight, 2 * vocab_size).astype(np.float64)
-    return counts.reshape(2, vocab_size)
-
-
-def _rows_of(model: Model, counts: Floats) -> Floats:
-    return counts.sum(0, keepdims=True) if model.repeat_bias is None else counts
+def count_targets(model: Model, objective: NextEvent, batch: Batch) -> Floats:
+    """Weights of the predicted tokens, float64 (3, K, V)."""
+    place, target, weight = objective.targets(batch)
+    context = model.context_bias.context(batch.token_id, batch.cu_seqlens, place)
+    n_kinds, n_tokens = model.context_bias.unseen.shape
+    cell = (context.next_state.long() * n_kinds + context.kind) * n_tokens + target
+    counts = np.bincount(cell.numpy(), weight.numpy(), 3 * n_kinds * n_tokens)
+    return counts.astype(np.float64).reshape(3, n_kinds, n_tokens)
 
 
 def _bias_gradient(model: Model, loss: Tensor) -> Floats:
-    """Gradient of a sum of losses in the logits of each token: expected minus counted."""
-    if model.repeat_bias is None:
-        return torch.autograd.grad(loss, [model.output_bias])[0].double().numpy()[None]
-    parts = torch.autograd.grad(loss, [model.output_bias, model.repeat_bias])
-    everywhere, again = (part.double().numpy() for part in parts)
-    return np.stack([everywhere - again, again])
+    """Gradient of a sum of losses in the logits of each bias: expected minus counted."""
+    tables = [model.context_bias.unseen, model.context_bias.known]
+    everywhere, known = torch.autograd.grad(loss, tables)
+    seen, announced = known.double().chunk(2, dim=1)
+    unseen = everywhere.double() - seen - announced
+    return torch.stack([unseen, announced, seen]).numpy()
 
 
 def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tensor]]) -> Counts:
@@ -91,14 +85,14 @@ def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tens
         batches: at least one, each with the clock that the model sees, int32 (T,).
     """
     closed = replace(objective, open_intervals=None)
-    nothing = np.zeros((1 if model.repeat_bias is None else 2, model.config.vocab_size))
+    nothing = np.zeros((3, *model.context_bias.unseen.shape))
     counted, expected, squares, still_open = (nothing.copy() for _ in range(4))
     n = n_open = 0
     for batch, clock in batches:
         n += 1
         with torch.no_grad():
             hidden = model(batch.token_id, clock, batch.cu_seqlens)
-        here = _rows_of(model, count_targets(objective, batch, model.config.vocab_size))
+        here = count_targets(model, objective, batch)
         model_has = here + _bias_gradient(model, closed.loss(model, hidden, batch).total)
         counted += here
         expected += model_has
@@ -147,7 +141,7 @@ def settle(
     looked_at: Iterable[tuple[Batch, Tensor]],
     also_counted: Iterable[Batch],
 ) -> None:
-    """Sets the output and repeat biases of a trained model, in place.
+    """Sets the output biases of a trained model, in place.
 
     Args:
         model: on the CPU.
@@ -156,23 +150,22 @@ def settle(
             model sees, int32 (T,).
         also_counted: many more batches, without the model.
     """
-    learns = [p for p in model.parameters() if p.requires_grad]
-    for parameter in learns:
-        parameter.requires_grad_(parameter is model.output_bias or parameter is model.repeat_bias)
+    learned = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    model.context_bias.requires_grad_(True)
     try:
         seen = look(model, objective, looked_at)
     finally:
-        for parameter in learns:
-            parameter.requires_grad_(True)
+        for parameter, learns in learned.items():
+            parameter.requires_grad_(learns)
     everywhere, n_open = seen.counted.copy(), seen.n_open
     for batch in also_counted:
         n_open += count_open(objective, batch)
-        counts = count_targets(objective, batch, model.config.vocab_size)
-        everywhere += _rows_of(model, counts)
+        everywhere += count_targets(model, objective, batch)
     if not seen.counted.any():
         return
     shift = bias_shift(seen, everywhere, n_open)
+    unseen, announced, seen_shift = torch.from_numpy(shift).float()
     with torch.no_grad():
-        model.output_bias.add_(torch.from_numpy(shift[0]).float())
-        if model.repeat_bias is not None:
-            model.repeat_bias.add_(torch.from_numpy(shift[1] - shift[0]).float())
+        model.context_bias.unseen.add_(unseen)
+        model.context_bias.known.add_(torch.cat([seen_shift - unseen, announced - unseen], dim=1))
