@@ -67,7 +67,7 @@ FULL = Sizes(
     n_evaluation=8000,
     n_rows=2200,
     n_rollouts=24,
-    train_minutes=10.0,
+    train_minutes=9.0,
     max_steps=None,
 )
 QUICK = Sizes(

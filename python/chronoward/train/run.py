@@ -43,7 +43,9 @@ CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-EVALUATION_COST = 0.4  # a forward pass, as a share of a step with its gradient
+# As shares of a step with its gradient, whose output layer is sampled (measured on `tiny`):
+EVALUATION_COST = 0.6  # a forward pass with all logits
+SETTLING_COST = 0.8  # a look of `settle`, and the batches that are counted for it
 GIB = 1 << 30
 
 
@@ -239,7 +241,7 @@ def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     per_step = seconds
     if config.minutes is not None:
         left = max(config.minutes * 60 - config.evaluations * evaluation, seconds)
-        left /= 1 + SETTLING_SHARE * EVALUATION_COST
+        left /= 1 + SETTLING_SHARE * SETTLING_COST
         per_step = seconds * config.minutes * 60 / left
     return run_length(config, data.train.n_steps(0), per_step)
 
@@ -272,7 +274,7 @@ def _describe(
     tokens = n_steps * config.row_tokens * config.n_rows
     evaluation = EVALUATION_COST * sum(len(batch.token_id) for batch in data.tuning)
     evaluation *= config.evaluations / (config.row_tokens * config.n_rows)
-    settling = EVALUATION_COST * settling_steps(n_steps, per_epoch, config)
+    settling = SETTLING_COST * settling_steps(n_steps, per_epoch, config)
     say(
         f"Training {config.preset}: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{job.tokenizer.vocab_size:,} tokens in the vocabulary."
