@@ -363,11 +363,26 @@ def draw_config(seed: int) -> SimulationConfig:
     """Another clinic: every rate, half-life, ratio and share drawn anew around the shipped one.
 
     Each number moves by its own factor, log-uniform in a range by kind (rates and half-lives 0.77
-    to 1.3), drawn from a hash of (seed, its name), so that the clinic's properties stay.
+    to 1.3), drawn from a hash of (seed, its name), so that the clinic's properties stay. One draw in
+    forty is impossible (a week's probabilities add up to more than one) and is made again.
 
     Args:
         seed: any integer.
     """
+    from chronoward.data.simulate.diseases import compile_chains  # builds on this module
+
+    attempt = 0
+    while True:
+        config = _drawn((seed, attempt) if attempt else (seed,))
+        try:
+            compile_chains(config)
+        except ConfigError:
+            attempt += 1
+        else:
+            return config
+
+
+def _drawn(key: tuple[int, ...]) -> SimulationConfig:
     base = SimulationConfig()
     sections = {}
     for section in dataclasses.fields(base):
@@ -375,18 +390,18 @@ def draw_config(seed: int) -> SimulationConfig:
             continue
         old = getattr(base, section.name)
         new = {
-            item.name: _moved(seed, section.name, item.name, getattr(old, item.name))
+            item.name: _moved(key, section.name, item.name, getattr(old, item.name))
             for item in dataclasses.fields(old)
         }
         sections[section.name] = dataclasses.replace(old, **new)
     return dataclasses.replace(base, **sections)
 
 
-def _moved(seed: int, section: str, name: str, value: Any) -> Any:
+def _moved(key: tuple[int, ...], section: str, name: str, value: Any) -> Any:
     factor = next((f for end, f in _FACTORS if name.endswith(end)), 1.0)
     if factor == 1.0 or isinstance(value, int | str):
         return value
-    uniform = hash64("draw_config", seed, section, name) / 2.0**64
+    uniform = hash64("draw_config", *key, section, name) / 2.0**64
     ratio = math.exp((2.0 * uniform - 1.0) * math.log(factor))
     if isinstance(value, tuple):
         return tuple(round(part * ratio, 6) for part in value)
