@@ -363,8 +363,8 @@ def draw_config(seed: int) -> SimulationConfig:
     """Another clinic: every rate, half-life, ratio and share drawn anew around the shipped one.
 
     Each number moves by its own factor, log-uniform in a range by kind (rates and half-lives 0.77
-    to 1.3), drawn from a hash of (seed, its name), so that the clinic's properties stay. One draw in
-    forty is impossible (a week's probabilities add up to more than one) and is made again.
+    to 1.3), drawn from a hash of (seed, its name), so that the clinic's properties stay. One draw
+    in forty is impossible (a week's probabilities add up to more than one) and is made again.
 
     Args:
         seed: any integer.
