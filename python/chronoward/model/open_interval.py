@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import linear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +79,8 @@ class OpenIntervals:
         at = torch.from_numpy(place).to(hidden.device)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         context = model.context_bias.context(batch.token_id, batch.cu_seqlens, at)
-        logits = model.logits(hidden[at], context).to(wide)
+        scores = linear(hidden[at], model.output_weight).to(wide)
+        logits = model.context_bias(scores, context)
         share = torch.from_numpy(np.maximum(self.survival(waited), _LEAST_SHARE)).to(logits)
         gaps = logits[:, torch.from_numpy(self.gap_id).to(at.device)]
         beyond = torch.logsumexp(gaps + share.log(), dim=1)

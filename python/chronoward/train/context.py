@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward import _core
+from chronoward.model.context_bias import N_STATES
 from chronoward.tokenizer import TokenClass
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ def token_rates(split: StoreSplit, tokenizer: Tokenizer, rules: _core.ContextRul
         fp64 (3, K, V), > 0: unseen, announced, seen.
     """
     n_tokens = tokenizer.vocab_size
-    counted = exposed = np.zeros((3, 1, n_tokens))
+    counted = exposed = np.zeros((N_STATES, 1, n_tokens))
     for shard in split.shards:
         found = _core.count_contexts(rules, shard.offsets, shard.token_id)
-        more, places = (part.reshape(3, -1, n_tokens) for part in found)
+        more, places = (part.reshape(N_STATES, -1, n_tokens) for part in found)
         counted, exposed = counted + more, exposed + places
     counted[:, :, tokenizer.token_class <= TokenClass.CONTINUED] = 0
     by_state, places_by_state = counted.sum(1), exposed.sum(1)
@@ -130,8 +131,17 @@ def _drawn(counted: Floats, exposed: Floats, parent: Floats) -> Floats:
     return rate
 
 
-def start_context_bias(model: Model, split: StoreSplit, tokenizer: Tokenizer) -> None:
-    """Gives a new model its lookups and starts its output biases at the split's rates."""
-    kind, companion = visit_kinds(split, tokenizer), companions(split, tokenizer)
+def start_context_bias(
+    model: Model, kind: NDArray[np.int8], split: StoreSplit, tokenizer: Tokenizer
+) -> None:
+    """Gives a new model its lookups and starts its output biases at the split's rates.
+
+    Args:
+        model: with as many kinds of visit.
+        kind: int8 (V,), see `visit_kinds`.
+        split: the train split.
+        tokenizer: of the store.
+    """
+    companion = companions(split, tokenizer)
     rules = _core.ContextRules(kind, companion, model.config.n_visit_kinds)
     model.context_bias.start(kind, companion, token_rates(split, tokenizer, rules))

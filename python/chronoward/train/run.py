@@ -174,10 +174,12 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     if not len(loader.windows):
         message = f"{job.store.path}: the train split has no timeline to learn from"
         raise DataError(message)
-    kinds = {"n_visit_kinds": int(visit_kinds(train_split, job.tokenizer).max(initial=0)) + 1}
-    shape = ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **kinds | config.model)
-    model = Model(shape, seed=config.seed)
-    start_context_bias(model, train_split, job.tokenizer)
+    kind = visit_kinds(train_split, job.tokenizer)
+    fields = {"n_visit_kinds": int(kind.max(initial=0)) + 1} | config.model
+    model = Model(
+        ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **fields), seed=config.seed
+    )
+    start_context_bias(model, kind, train_split, job.tokenizer)
     tuning_split = job.store.split("tuning")
     builder = from_store.Objectives(job.tokenizer, config, job.store.path)
     objectives = builder.build(model, train_split, first=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from chronoward.model.context_bias import N_STATES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -63,8 +65,8 @@ def count_targets(model: Model, objective: NextEvent, batch: Batch) -> Floats:
     context = model.context_bias.context(batch.token_id, batch.cu_seqlens, place)
     n_kinds, n_tokens = model.context_bias.unseen.shape
     cell = (context.next_state.long() * n_kinds + context.kind) * n_tokens + target
-    counts = np.bincount(cell.numpy(), weight.numpy(), 3 * n_kinds * n_tokens)
-    return counts.astype(np.float64).reshape(3, n_kinds, n_tokens)
+    counts = np.bincount(cell.numpy(), weight.numpy(), N_STATES * n_kinds * n_tokens)
+    return counts.astype(np.float64).reshape(N_STATES, n_kinds, n_tokens)
 
 
 def _bias_gradient(model: Model, loss: Tensor) -> Floats:
@@ -85,7 +87,7 @@ def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tens
         batches: at least one, each with the clock that the model sees, int32 (T,).
     """
     closed = replace(objective, open_intervals=None)
-    nothing = np.zeros((3, *model.context_bias.unseen.shape))
+    nothing = np.zeros((N_STATES, *model.context_bias.unseen.shape))
     counted, expected, squares, still_open = (nothing.copy() for _ in range(4))
     n = n_open = 0
     for batch, clock in batches:
