@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,7 +191,17 @@ def test_every_line_has_the_oracle_and_the_trivial_score(monkeypatch: pytest.Mon
         assert record["id"] == "R5"
         assert record["metric"].endswith(("sim_spontaneous", "sim_independent"))
         assert {"oracle", "trivial", "interval"} <= set(record)
-    assert set(found[-1].extra["met"]) == {"truth_interval", "drawn_interval"}
+
+
+def test_the_independent_outcome_is_judged_by_what_a_study_of_its_size_can_tell() -> None:
+    rows = replace(judged("truth"), outcome="sim_independent")
+    assert accuracy.auroc_line(rows).extra["met"]
+    reversed_ranks = accuracy.auroc_line(replace(rows, risk=1.0 - rows.risk))
+    assert not reversed_ranks.extra["met"]
+    few = replace(rows, truth=rows.truth / 50.0)
+    wide, narrow = accuracy.redrawn_auroc(few), accuracy.redrawn_auroc(rows)
+    assert wide.upper - wide.lower > 2 * (narrow.upper - narrow.lower)
+    assert narrow.lower < rows.auroc(rows.risk) < narrow.upper
 
 
 def test_the_long_measure_and_its_parts_are_registered_and_take_a_folder() -> None:

@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
 from chronoward.errors import ConfigError
 from chronoward.train.config import TrainConfig
-from chronoward.train.schedule import evaluation_steps, learning_rate, run_length
+from chronoward.train.schedule import (
+    SETTLING_COST,
+    learning_rate,
+    next_evaluation,
+    run_length,
+    settling_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +52,25 @@ def test_learning_rate_warms_up_and_falls_to_its_final_share() -> None:
 def test_the_tightest_limit_decides_the_length() -> None:
     assert run_length(TrainConfig(epochs=2.5), 10, None) == 25
     assert run_length(TrainConfig(epochs=2.5, max_steps=7), 10, None) == 7
-    assert run_length(TrainConfig(epochs=99, minutes=1.0), 10, 0.5) == 120
+    assert run_length(TrainConfig(epochs=99, max_steps=100, minutes=1.0), 10, 0.5) == 100
     assert run_length(TrainConfig(minutes=0.001), 10, 5.0) == 1
+
+
+def test_minutes_pay_for_settling_too() -> None:
+    config = TrainConfig(epochs=1e6, minutes=10.0)
+    for per_epoch in (10, 100_000):
+        n_steps = run_length(config, per_epoch, 0.5)
+        looks = settling_steps(n_steps, per_epoch, config)
+        assert 599 < 0.5 * (n_steps + SETTLING_COST * looks) <= 600
+
+
+def test_a_run_slower_than_planned_keeps_a_tail_for_the_learning_rate() -> None:
+    config = TrainConfig(epochs=1e6, minutes=1.0)
+    assert run_length(config, 10, 2.0, done=50) == 55
+    assert run_length(replace(config, max_steps=52), 10, 2.0, done=50) == 52
 
 
 def test_the_last_step_is_always_evaluated() -> None:
     config = TrainConfig(evaluations=4)
-    assert evaluation_steps(100, config) == [25, 50, 75, 100]
-    assert evaluation_steps(2, config) == [1, 2]
+    assert [next_evaluation(100, done, config) for done in range(4)] == [25, 50, 75, 100]
+    assert [next_evaluation(2, done, config) for done in range(2)] == [1, 2]

@@ -194,6 +194,44 @@ def test_a_run_planned_in_minutes_ends_when_they_are_long_over(toy, tmp_path) ->
     assert steps_of(tmp_path / "c") == [1]
 
 
+IN_MINUTES = TrainConfig(
+    learning_rate=0.01, evaluations=4, patience=100, epochs=1000, minutes=1.0, seed=3
+)
+
+
+def timed(trainer: Trainer, seconds: float) -> Trainer:
+    """The trainer with steps that say they took `seconds`."""
+    original = trainer._advance
+    trainer._advance = lambda rows, _seconds: original(rows, seconds)
+    return trainer
+
+
+@pytest.mark.parametrize("planned", [20, 200])
+def test_a_run_of_minutes_finds_its_length_as_it_goes(planned: int, toy, tmp_path) -> None:
+    trainer = make_trainer(toy, tmp_path / "c", config=IN_MINUTES, n_steps=planned)
+    progress = timed(trainer, 0.55).run()
+    assert 95 <= progress.step == progress.n_steps <= 109
+    assert "all planned steps" in progress.stopped
+    lines = [line for line in trainer._log.lines if line["kind"] == "tuning"]
+    assert len(lines) == progress.evaluations == IN_MINUTES.evaluations
+    assert (lines[0]["n_steps"], lines[-1]["n_steps"]) == (planned, progress.step)
+    assert lines[-1]["learning_rate"] < 0.05 * IN_MINUTES.peak_learning_rate
+
+
+def test_a_resumed_run_of_minutes_keeps_its_plan(toy, tmp_path) -> None:
+    straight = timed(make_trainer(toy, tmp_path / "straight", config=IN_MINUTES, n_steps=40), 0.55)
+    straight.run()
+    killed = timed(make_trainer(toy, tmp_path / "killed", config=IN_MINUTES, n_steps=40), 0.55)
+    dying(killed, 37)
+    with pytest.raises(DiedError):
+        killed.run()
+    again = timed(make_trainer(toy, tmp_path / "killed", config=IN_MINUTES, n_steps=40), 0.55)
+    again.resume(steps_of(tmp_path / "killed")[-1])
+    assert again.progress.n_steps > 90
+    again.run()
+    assert module_bytes(again.model) == module_bytes(straight.model)
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -63,7 +63,9 @@ class TrainConfig:
     max_steps: int | None = None
     """Most steps."""
     minutes: float | None = None
-    """Time to train for; turned into a number of steps by timing a few before the start."""
+    """Time to train for; turned into a number of steps by timing a few before the start, and anew
+    by all so far after each look at the tuning split. How many there are then depends on the
+    machine's speed, so only a run without `minutes` gives the same weights again."""
     evaluations: int = 10
     """How often the tuning split is looked at, evenly over the run."""
     evaluation_tokens: int = 65_536

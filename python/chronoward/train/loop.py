@@ -1,7 +1,8 @@
 """The loop: a step, now and then a look at the tuning split, a checkpoint, and the next step.
 
-Everything a step does follows from (seed, step, data), so a run that is killed and resumed ends
-with the bytes of one that was not.
+Everything a step does follows from (seed, step, planned steps, data), so a run that is killed and
+resumed ends with the bytes of one that was not. (One of `minutes` plans its steps by their speed:
+there a resumed run keeps the plans that its checkpoint has seen, and makes the later ones itself.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
 from chronoward.train.metrics import Sums
 from chronoward.train.optimizer import Optimizers
-from chronoward.train.schedule import evaluation_steps, learning_rate, settling_steps
+from chronoward.train.schedule import learning_rate, next_evaluation, run_length, settling_steps
 from chronoward.train.settle import settle
 from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
 
@@ -85,7 +86,7 @@ class Trainer:
         model: with its heads; its weights are trained in place.
         data: rows and objectives.
         config: options.
-        n_steps: length of the run.
+        n_steps: length of the run, as planned before its start.
         folder: the run's `checkpoints` folder, existing.
         log: the run's metrics.
         report: called with (steps done, steps, line) after each logged step or evaluation.
@@ -104,14 +105,12 @@ class Trainer:
     ) -> None:
         self.model = model
         self.config = config
-        self.n_steps = n_steps
-        self.progress = Progress()
+        self.progress = Progress(n_steps=n_steps)
         self._data = data
         self._folder = folder
         self._log = log
         self._report = report
         self._optimizers = Optimizers(model, config)
-        self._evaluation_steps = set(evaluation_steps(n_steps, config))
         self._units = {o.name: o.unit for o in data.objectives}
         self._sums = Sums()
         self._since_log = (0, 0.0)  # tokens, seconds
@@ -137,14 +136,28 @@ class Trainer:
         with deferred_signals() as interrupt:
             while not self.progress.stopped:
                 self._step()
-                done = self.progress.step
-                if done in self._evaluation_steps:
+                if self._evaluation_is_due():
                     self._evaluate()
+                    self._plan_anew()
                     self._save()
-                elif done % LOG_EVERY_STEPS == 0:
+                elif self.progress.step % LOG_EVERY_STEPS == 0:
                     self._write_line()
                 self._leave_if_asked(interrupt)
         return self.progress
+
+    def _evaluation_is_due(self) -> bool:
+        progress = self.progress
+        due = next_evaluation(progress.n_steps, progress.evaluations, self.config)
+        return progress.step >= due or bool(progress.stopped)
+
+    def _plan_anew(self) -> None:
+        """Sets the length of a run of minutes by the speed of all steps so far."""
+        progress = self.progress
+        if self.config.minutes is not None and not progress.stopped:
+            seconds = progress.seconds / progress.step
+            progress.n_steps = run_length(
+                self.config, self._data.train.n_steps(0), seconds, done=progress.step
+            )
 
     def _leave_if_asked(self, interrupt: Interrupt) -> None:
         due = time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS
@@ -221,7 +234,7 @@ class Trainer:
     def _step(self) -> None:
         progress, start = self.progress, time.monotonic()
         rows = self._data.train.step(progress.epoch, progress.epoch_step)
-        rate = learning_rate(progress.step, self.n_steps, self.config)
+        rate = learning_rate(progress.step, progress.n_steps, self.config)
         self._optimizers.learning_rate = rate
         self.model.train()
         sums = Sums()
@@ -256,18 +269,17 @@ class Trainer:
         progress.epoch_step += 1
         if progress.epoch_step >= self._data.train.n_steps(progress.epoch):
             progress.epoch, progress.epoch_step = progress.epoch + 1, 0
-        if progress.step >= self.n_steps:
+        if progress.step >= progress.n_steps:
             progress.stopped = "all planned steps were done"
         elif self.config.minutes and progress.seconds > OVERRUN * 60 * self.config.minutes:
             progress.stopped = "the time was up before all planned steps were done"
-        if progress.stopped:
-            self._evaluation_steps.add(progress.step)
 
     def _line(self, kind: str) -> dict[str, Any]:
         progress, (used, seconds) = self.progress, self._since_log
         return {
             "kind": kind,
             "step": progress.step,
+            "n_steps": progress.n_steps,
             "epoch": progress.epoch,
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
@@ -284,7 +296,7 @@ class Trainer:
     def _emit(self, line: dict[str, Any]) -> None:
         self._log.add(line)
         if self._report is not None:
-            self._report(self.progress.step, self.n_steps, line)
+            self._report(self.progress.step, self.progress.n_steps, line)
 
     def settle(self) -> Evaluation | None:
         """Sets the output biases by the rows of the coming epoch (see `train.settle`).
@@ -295,7 +307,7 @@ class Trainer:
         objective = next((o for o in self._data.objectives if isinstance(o, NextEvent)), None)
         if objective is not None:
             rows, epoch = self._data.train, self.progress.epoch + 1
-            n_looks = settling_steps(self.n_steps, rows.n_steps(epoch), self.config)
+            n_looks = settling_steps(self.progress.n_steps, rows.n_steps(epoch), self.config)
             n_counts = min(COUNTS_PER_LOOK * n_looks, rows.n_steps(epoch))
 
             def look(step: int) -> tuple[Batch, torch.Tensor]:
@@ -325,6 +337,7 @@ class Trainer:
         if self._since_log[0]:
             self._write_line()
         progress, start = self.progress, time.monotonic()
+        progress.evaluations += 1
         if not self._data.tuning:
             progress.best_step = progress.step
             return

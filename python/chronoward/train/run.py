@@ -2,7 +2,7 @@
 
 The folder's `config.json` is written last; until then `checkpoints/` holds what `resume` needs, and
 `checkpoints/plan.json` what the run set out to do, the number of steps included (with `minutes` it
-was measured, and a resumed run keeps it).
+is a first guess, and the checkpoints have what became of it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from chronoward.train.loop import Data, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.rare_codes import RareCodes
 from chronoward.train.redraw import Redraw
-from chronoward.train.schedule import SETTLING_SHARE, run_length, settling_steps
+from chronoward.train.schedule import SETTLING_COST, run_length, settling_steps
 from chronoward.train.state import load_weights, steps_of
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-# As shares of a step with its gradient, whose output layer is sampled (measured on `tiny`):
-EVALUATION_COST = 0.6  # a forward pass with all logits
-SETTLING_COST = 0.8  # a look of `settle`, and the batches that are counted for it
+EVALUATION_COST = 0.6  # of a forward pass with all logits, as a share of a step (`tiny`)
 GIB = 1 << 30
 
 
@@ -243,7 +241,6 @@ def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     per_step = seconds
     if config.minutes is not None:
         left = max(config.minutes * 60 - config.evaluations * evaluation, seconds)
-        left /= 1 + SETTLING_SHARE * SETTLING_COST
         per_step = seconds * config.minutes * 60 / left
     return run_length(config, data.train.n_steps(0), per_step)
 

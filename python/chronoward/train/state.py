@@ -33,6 +33,8 @@ STATE = "state.json"
 class Progress:
     """Where a run stands."""
 
+    n_steps: int
+    """Steps of the whole run; one of `minutes` plans them anew from time to time."""
     step: int = 0
     """Steps done."""
     epoch: int = 0
@@ -43,6 +45,8 @@ class Progress:
     """Tokens seen."""
     seconds: float = 0.0
     """Time spent in training."""
+    evaluations: int = 0
+    """Looks at the tuning split."""
     best_loss: float | None = None
     """Best loss on the tuning split."""
     best_step: int = -1
