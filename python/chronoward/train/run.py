@@ -149,7 +149,7 @@ def train(
     model, data = _prepare(job)
     trainer, log = _start(job, model, data, plan, memory_limit, callbacks)
     trainer.run()
-    return _finish(job, trainer, log)
+    return _finish(job, trainer, log, callbacks.say)
 
 
 def _read_plan(job: _Job) -> dict[str, Any] | None:
@@ -293,11 +293,12 @@ def _describe(
     )
 
 
-def _finish(job: _Job, trainer: Trainer, log: MetricsLog) -> Model:
+def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], None]) -> Model:
     """Settles the biases of the best weights, then writes them, the card and, last, the config."""
     model, progress = trainer.model, trainer.progress
     best = progress.best_step if progress.best_step >= 0 else progress.step
     load_weights(job.checkpoints, best, model)
+    say(f"Step {best:,} is the best on tuning; now the output biases, by the train split's counts.")
     settled = trainer.settle()
     log.write()
     split = job.store.split("train")
