@@ -31,6 +31,7 @@ R5.shuffled and R5.censoring are its parts. `run.py --quick` without ids leaves 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ from chronoward.evaluation.intervals import (
     bootstrap_counts,
     bootstrap_interval,
     cluster_index,
+    normal_interval,
     percentile_interval,
 )
 from chronoward.evaluation.threads import single_threaded
@@ -252,15 +254,25 @@ def paired_auroc_line(rows: Judged, other: Judged) -> Measurement:
 
 
 def mean_risk_line(light: Judged, heavy: Judged) -> Measurement:
-    """Mean risk after training under heavy censoring over that under light; same rows."""
-    ratio = light.interval(
+    """Mean risk after training under heavy censoring over that under light; same rows.
+
+    The interval knows of the scored subjects and of the events that each model could learn from:
+    those of the heavy records are some of the light ones, so log(rate ratio) has a variance of
+    1/n_heavy − 1/n_light.
+    """
+    scored = light.interval(
         lambda weight: float((weight * heavy.risk).sum() / (weight * light.risk).sum()), "log"
     )
+    n_light, n_heavy = (rows.facts["n_training_events"] for rows in (light, heavy))
+    rarer = max(1 / n_heavy - 1 / n_light, 0.0) if n_heavy and n_light else math.inf
+    learned = scored.value * math.sqrt(rarer)
+    ratio = normal_interval(scored.value, math.hypot(scored.se, learned), "log")
     low, high = CENSORING_ASKED
     mean = float(light.risk.mean())
     more = {
         **_bounds(ratio),
         "mean_risk_heavy": float(heavy.risk.mean()),
+        "n_training_events_heavy": n_heavy,
         "asked": f"{low} to {high}",
         "met": low <= ratio.value <= high,
         "control": _control_facts(heavy),
@@ -351,6 +363,7 @@ def judge(study: Study, variant: Variant, outcome: str) -> Judged:
         n_rows=len(table),
         n_subjects=len(np.unique(rows.subject)),
         n_events=int(rows.happened.sum()),
+        n_training_events=study.training_events(variant, outcome),
         mean_risk=float(rows.risk.mean()),
         mean_truth=float(rows.truth.mean()),
         mean_mc_se=float(np.nanmean(table["mc_se"].to_numpy())),

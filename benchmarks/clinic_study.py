@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 import torch
 from benchmarks.gap_shuffle import shuffle_store
 
+from chronoward import outcomes
 from chronoward.data.simulate import draw_config, simulate
 from chronoward.errors import StateError
 from chronoward.files import atomic_path, make_output_folder, read_json, write_json
 from chronoward.score import ScoreConfig, score
 from chronoward.score.rows import make_prefixes, read_cohort
 from chronoward.store import TokenStore
+from chronoward.store.codes import code_table
 from chronoward.tokenize import tokenize
 from chronoward.tokenize.check import verify
 from chronoward.tokenizer import Tokenizer
@@ -212,6 +214,18 @@ class Study:
         wanted = pq.read_table(self.cohort())["subject_id"]  # one row a subject
         truth = self.truth(outcome)
         return truth.filter(pc.is_in(truth["subject_id"], wanted))
+
+    def training_events(self, variant: Variant, outcome: str) -> int:
+        """Subjects of a variant's train split whose record holds the outcome."""
+        store = TokenStore.open(self.tokens(variant))
+        definition = outcomes.load(self.unseen() / "outcomes" / f"{outcome}.yaml")
+        tokenizer = Tokenizer.load(store.tokenizer_path)
+        found = outcomes.resolve(definition, code_table(store.path, tokenizer))
+        wanted = tokenizer.token_ids_of(found)
+        split = store.split("train")
+        return sum(
+            bool(np.isin(split.timeline(i).token_id, wanted).any()) for i in range(len(split))
+        )
 
     def run(self, variant: Variant) -> tuple[Path, float]:
         """A variant's model and the wall seconds of its training."""

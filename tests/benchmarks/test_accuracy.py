@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def judged(score: str, n: int = 400, outcome: str = "sim_spontaneous") -> Judged
         scores["age_sex"],
         rng.random(n) < truth,
         facts={"oracle": 0.8, "trivial": 0.7, "model": "m", "seconds_train": 1.0}
-        | {"seconds_score": 1.0},
+        | {"seconds_score": 1.0, "n_training_events": 500},
         seconds=2.0,
     )
 
@@ -177,7 +178,21 @@ def test_mean_risks_are_compared_on_the_same_rows() -> None:
     found = accuracy.mean_risk_line(judged("truth"), judged("double"))
     assert found.value == pytest.approx(1.9, abs=0.15)
     assert not found.extra["met"]
-    assert accuracy.mean_risk_line(judged("truth"), judged("truth")).extra["met"]
+    same = accuracy.mean_risk_line(judged("truth"), judged("truth"))
+    assert same.extra["met"]
+    assert same.extra["interval"] == [None, None]  # nothing differs
+
+
+def test_few_events_to_learn_from_widen_the_interval_of_mean_risks() -> None:
+    few = judged("double")
+    few.facts["n_training_events"] = 50
+    bounds = [
+        accuracy.mean_risk_line(judged("truth"), m).extra["interval"]
+        for m in (judged("double"), few)
+    ]
+    assert bounds[1][0] < bounds[0][0] < bounds[0][1] < bounds[1][1]
+    half = math.log(bounds[1][1] / bounds[1][0]) / 2
+    assert half > 1.96 * math.sqrt(1 / 50 - 1 / 500)
 
 
 def test_every_line_has_the_oracle_and_the_trivial_score(monkeypatch: pytest.MonkeyPatch) -> None:
