@@ -222,10 +222,11 @@ class Study:
         tokenizer = Tokenizer.load(store.tokenizer_path)
         found = outcomes.resolve(definition, code_table(store.path, tokenizer))
         wanted = tokenizer.token_ids_of(found)
-        split = store.split("train")
-        return sum(
-            bool(np.isin(split.timeline(i).token_id, wanted).any()) for i in range(len(split))
-        )
+        n_subjects = 0
+        for shard in store.split("train").shards:
+            places = np.flatnonzero(np.isin(shard.token_id, wanted))
+            n_subjects += len(np.unique(np.searchsorted(shard.offsets, places, side="right")))
+        return n_subjects
 
     def run(self, variant: Variant) -> tuple[Path, float]:
         """A variant's model and the wall seconds of its training."""

@@ -88,6 +88,12 @@ class _Outcomes:
     death: str | None
 
 
+def _check_horizons(horizons: Sequence[int]) -> None:
+    if not horizons or any(h < 1 for h in horizons) or len(set(horizons)) < len(horizons):
+        message = f"horizons must be different positive numbers of days, got {list(horizons)}"
+        raise ConfigError(message)
+
+
 def score(
     run: Path | str,
     tokens: Path | str,
@@ -126,9 +132,7 @@ def score(
     """
     began = time.monotonic()
     config = replace(config or ScoreConfig(), **options)
-    if not horizons or any(h < 1 for h in horizons) or len(set(horizons)) < len(horizons):
-        message = f"horizons must be different positive numbers of days, got {list(horizons)}"
-        raise ConfigError(message)
+    _check_horizons(horizons)
     run_config = check_run(run)
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")

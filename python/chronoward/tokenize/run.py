@@ -151,6 +151,15 @@ class _Stages:
         )
 
 
+def _given_tokenizer(path: Path | str | None, spec: TokenizerSpec | None) -> Tokenizer | None:
+    if path is None:
+        return None
+    if spec is not None:
+        message = "a given tokenizer has its own preset: leave out preset and spec"
+        raise ConfigError(message)
+    return Tokenizer.load(path)
+
+
 def _check_tokenizer(tokenizer: Tokenizer, prepared: PreparedEvents) -> None:
     if tokenizer.spec.calendar != prepared.calendar:
         message = (
@@ -212,10 +221,7 @@ def tokenize(
     folder = Path(out)
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
-    if tokenizer is not None and spec is not None:
-        message = "a given tokenizer has its own preset: leave out preset and spec"
-        raise ConfigError(message)
-    given = None if tokenizer is None else Tokenizer.load(tokenizer)
+    given = _given_tokenizer(tokenizer, spec)
     config = ingest or IngestConfig()
     description = {
         "verb": "tokenize",
