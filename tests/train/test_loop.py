@@ -199,6 +199,12 @@ IN_MINUTES = TrainConfig(
 )
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still in the loop, so that looks at the tuning split take no time."""
+    monkeypatch.setattr("chronoward.train.loop.time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
 def timed(trainer: Trainer, seconds: float) -> Trainer:
     """The trainer with steps that say they took `seconds`."""
     original = trainer._advance
@@ -206,6 +212,7 @@ def timed(trainer: Trainer, seconds: float) -> Trainer:
     return trainer
 
 
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("planned", [20, 200])
 def test_a_run_of_minutes_finds_its_length_as_it_goes(planned: int, toy, tmp_path) -> None:
     trainer = make_trainer(toy, tmp_path / "c", config=IN_MINUTES, n_steps=planned)
@@ -218,6 +225,7 @@ def test_a_run_of_minutes_finds_its_length_as_it_goes(planned: int, toy, tmp_pat
     assert lines[-1]["learning_rate"] < 0.05 * IN_MINUTES.peak_learning_rate
 
 
+@pytest.mark.usefixtures("still")
 def test_a_resumed_run_of_minutes_keeps_its_plan(toy, tmp_path) -> None:
     straight = timed(make_trainer(toy, tmp_path / "straight", config=IN_MINUTES, n_steps=40), 0.55)
     straight.run()

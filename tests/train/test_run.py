@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,6 +143,19 @@ def test_excluded_subjects_are_never_seen(store: Path, tmp_path: Path) -> None:
     train(store, tmp_path / "run2", CONFIG, exclude_subjects=everyone[:40])
     lines = (tmp_path / "run2" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["epoch"] >= 2
+
+
+def test_runs_of_all_seeds_are_judged_by_the_same_tokens(store: Path, tmp_path: Path) -> None:
+    """Models that have learned nothing differ by little more than what they are judged by."""
+
+    def losses(seed: int) -> list[float]:
+        config = replace(CONFIG, seed=seed, max_steps=1, learning_rate=1e-12, evaluation_tokens=128)
+        train(store, tmp_path / f"run{seed}", config)
+        lines = (tmp_path / f"run{seed}" / "metrics.jsonl").read_text().splitlines()
+        report = json.loads(lines[-1])
+        return [report["loss"]["next_event"]["value"], *report["bits_per_token"].values()]
+
+    assert losses(1) == pytest.approx(losses(2), rel=0.05)
 
 
 def test_it_says_before_it_starts_what_it_will_do(store: Path, tmp_path: Path) -> None:

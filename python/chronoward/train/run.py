@@ -43,6 +43,7 @@ CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+TUNING_SEED = 0  # runs of all seeds are judged by the same tokens
 EVALUATION_COST = 0.6  # of a forward pass with all logits, as a share of a step (`tiny`)
 GIB = 1 << 30
 
@@ -88,14 +89,14 @@ class _Job:
             "excluded": hashlib.sha256(excluded).hexdigest(),
         }
 
-    def loader(self, split: StoreSplit) -> Loader:
+    def loader(self, split: StoreSplit, seed: int) -> Loader:
         """Packed rows of a split without the excluded subjects."""
         loader = Loader(
             split,
             self.tokenizer.grammar(),
             row_tokens=self.config.row_tokens,
             rows_per_step=self.config.n_rows,
-            seed=self.config.seed,
+            seed=seed,
         )
         if len(self.excluded):
             from_store.without_subjects(loader, split, self.excluded)
@@ -168,7 +169,7 @@ def _read_plan(job: _Job) -> dict[str, Any] | None:
 
 def _prepare(job: _Job) -> tuple[Model, Data]:
     config, train_split = job.config, job.store.split("train")
-    loader = job.loader(train_split)
+    loader = job.loader(train_split, config.seed)
     if not len(loader.windows):
         message = f"{job.store.path}: the train split has no timeline to learn from"
         raise DataError(message)
@@ -182,7 +183,7 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     builder = from_store.Objectives(job.tokenizer, config, job.store.path)
     objectives = builder.build(model, train_split, first=True)
     tuning_objectives = builder.build(model, tuning_split, first=False)
-    tuning = from_store.fixed_batches(job.loader(tuning_split), config)
+    tuning = from_store.fixed_batches(job.loader(tuning_split, TUNING_SEED), config)
     redraw = Redraw(job.tokenizer.grammar(), config.seed) if config.redraw_times else None
     rare_codes = RareCodes.of(train_split, job.tokenizer, config.seed)
     return model, Data(loader, objectives, tuning, tuning_objectives, redraw, rare_codes)
