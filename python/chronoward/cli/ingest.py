@@ -42,8 +42,10 @@ def run(
     config = IngestConfig.from_json({"concept_policy": concept_policy})
     make_output_folder(out)
     parent = temp_dir if temp_dir is not None else out.parent
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out.name}.", dir=parent, ignore_cleanup_errors=True
+    ) as scratch:
+        work = Path(scratch)
         prepared = prepare(
             src,
             work,
@@ -67,8 +69,6 @@ def run(
         )
         shutil.copytree(work / "ledger", out / "ledger")
         write_json(out / "ingest_report.json", report)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     events = ", ".join(f"{n:,} {split}" for split, n in counts.items())

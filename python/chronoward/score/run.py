@@ -94,6 +94,12 @@ def _check_horizons(horizons: Sequence[int]) -> None:
         raise ConfigError(message)
 
 
+def _check_determined(estimates: list[list[RowEstimate]]) -> None:
+    if any((e.undetermined > 0).any() for row in estimates for e in row):
+        message = "some rollouts are undetermined (raise max_new_tokens)"
+        raise DataError(message)
+
+
 def score(
     run: Path | str,
     tokens: Path | str,
@@ -148,9 +154,8 @@ def score(
     estimates = _estimate(
         Path(run), prefixes.prompts, found, horizons_min, config, max_context, threads, progress
     )
-    if config.strict and any((e.undetermined > 0).any() for row in estimates for e in row):
-        message = "some rollouts are undetermined (raise max_new_tokens)"
-        raise DataError(message)
+    if config.strict:
+        _check_determined(estimates)
     scores = Scores(prefixes, found.names, list(horizons), config.estimator, estimates)
     write_table(out / "predictions_detail.parquet", detail_table(scores))
     labels = write_predictions(out, scores, rows, threshold=config.threshold)

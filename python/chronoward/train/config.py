@@ -69,7 +69,7 @@ class TrainConfig:
     evaluations: int = 10
     """How often the tuning split is looked at, evenly over the run."""
     evaluation_tokens: int = 65_536
-    """Tokens of the tuning split that are looked at (the same ones each time)."""
+    """Tokens of the tuning split that are looked at: the same ones each time and for each seed."""
     patience: int = 3
     """Evaluations without a new best before the run stops."""
 
