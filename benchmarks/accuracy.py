@@ -15,32 +15,34 @@ Intervals are from bootstrap draws of subjects.
 
 Controls: `shuffled` trains on histories whose gaps changed places (`gap_shuffle`) and scores the
 same rows; AUROC must fall. `censoring` trains on the same clinic, same lives, with records that end
-much earlier (the main model's clinic has light censoring) and its own vocabulary, and scores the
-same rows; mean risks must agree. The history-independent outcome has no gain to find: its AUROC
-must be that of its oracle within what a study of this size can tell: its interval is that of
-outcomes redrawn from P, subjects redrawn too. (Against P itself nothing ranks better than P, so
-that AUROC is below the oracle's in every draw of subjects, however little, and the outcomes that
-the simulation happened to draw may be eight; the line has both intervals beside.)
+much earlier (and their own vocabulary) and on the light ones, several runs of each (see
+`benchmarks.censoring`), and scores the same rows; mean risks must agree. The history-independent
+outcome has no gain to find: its AUROC must be that of its oracle within what a study of this size
+can tell: its interval is that of outcomes redrawn from P, subjects redrawn too. (Against P itself
+nothing ranks better than P, so that AUROC is below the oracle's in every draw of subjects, however
+little, and the outcomes that the simulation happened to draw may be eight; the line has both
+intervals beside.)
 
-R5 measures everything and takes about three quarters of an hour on two cores; R5.main,
-R5.shuffled and R5.censoring are its parts. `run.py --quick` without ids leaves it out; `run.py R5
---quick` is a run of minutes on a clinic of 1,200 that shows that it goes through, no more. With
+R5 measures everything and takes about 70 minutes on two cores; R5.main, R5.shuffled and
+R5.censoring are its parts. `run.py --quick` without ids leaves it out; `run.py R5 --quick` is a run
+of minutes on a clinic of 1,200 that shows that it goes through, no more. With
 `--work-dir DIR` folders stay, and an interrupted measurement of the same commit goes on there
 (finished steps are taken over; `reused` and `interrupted` in the lines name them).
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmarks.censoring import control_scores, mean_risk_line
 from benchmarks.clinic_study import INDEPENDENT, INFORMATIVE, OUTCOMES, Sizes, Study
-from benchmarks.record import Measurement, commit
+from benchmarks.judged import N_REPLICATES, Judged, bounds, rows_line
+from benchmarks.record import commit
 from scipy import sparse
 
 from chronoward.errors import StateError
@@ -50,9 +52,7 @@ from chronoward.evaluation.baselines import Covariates, TrainLabels, fit_and_sco
 from chronoward.evaluation.intervals import (
     Estimate,
     bootstrap_counts,
-    bootstrap_interval,
     cluster_index,
-    normal_interval,
     percentile_interval,
 )
 from chronoward.evaluation.threads import single_threaded
@@ -61,13 +61,12 @@ from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import pyarrow as pa
     from benchmarks.clinic_study import Variant
+    from benchmarks.record import Measurement
     from numpy.typing import NDArray
-
-    from chronoward.evaluation.intervals import Scale
 
     Floats = NDArray[np.float64]
 
@@ -78,48 +77,27 @@ FULL = Sizes(
     n_rollouts=24,
     train_minutes=9.0,
     max_steps=None,
+    n_control_runs=3,
+    control_steps=1500,
+    control_rollouts=8,
 )
 QUICK = Sizes(
-    n_train=1200, n_evaluation=200, n_rows=50, n_rollouts=2, train_minutes=None, max_steps=30
+    n_train=1200,
+    n_evaluation=200,
+    n_rows=50,
+    n_rollouts=2,
+    train_minutes=None,
+    max_steps=30,
+    n_control_runs=2,
+    control_steps=20,
+    control_rollouts=2,
 )
 LEAST_TRAIN, LEAST_ROWS = 5000, 2000
 BUDGET_SECONDS = 900.0  # training and scoring together
 OE_ASKED = (0.8, 1.25)
 GAIN_ASKED = 0.4
-CENSORING_ASKED = (0.9, 1.1)
-N_REPLICATES = 1000
 US_PER_DAY = 86_400_000_000
 SEX = np.array(["U", "F", "M"])  # GrammarTables.sex_of
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Scored rows of one outcome beside what is known of them, n rows."""
-
-    outcome: str
-    subject: NDArray[np.int64]
-    risk: Floats
-    truth: Floats
-    """P(outcome recorded within the horizon | observed history)."""
-    age_sex: Floats
-    happened: NDArray[np.bool_]
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Keys of every line about these rows."""
-    seconds: float = 0.0
-
-    def auroc(self, score: Floats, weight: Floats | None = None) -> float:
-        """AUROC of a score against the truth."""
-        return disc.truth_auroc(self.truth, score, weight)
-
-    def interval(self, statistic: Callable[[Floats], float], scale: Scale = "identity") -> Estimate:
-        """A statistic of row weights float64 (n,) with its interval from draws of subjects."""
-        cluster, n_clusters = cluster_index(self.subject)
-        return bootstrap_interval(
-            lambda counts: statistic(counts[cluster]),
-            n_clusters,
-            n_replicates=N_REPLICATES,
-            scale=scale,
-        )
 
 
 def gain_share(rows: Judged, weight: Floats | None = None) -> float:
@@ -131,26 +109,6 @@ def gain_share(rows: Judged, weight: Floats | None = None) -> float:
 def observed_expected(rows: Judged, weight: Floats) -> float:
     """ΣP / Σpredicted."""
     return float((weight * rows.truth).sum() / (weight * rows.risk).sum())
-
-
-def _bounds(estimate: Estimate) -> dict[str, Any]:
-    """An interval as a line holds it: null where there is none."""
-    kept = estimate.to_json()
-    return {"interval": [kept["lower"], kept["upper"]]}
-
-
-def _line(
-    rows: Judged, metric: str, value: float, unit: str, *, more: dict[str, Any], **fields: Any
-) -> Measurement:
-    fields.setdefault("seconds", rows.seconds)
-    return Measurement(
-        id="R5",
-        metric=metric,
-        value=value,
-        unit=unit,
-        extra={**rows.facts, **more},
-        **fields,
-    )
 
 
 def redrawn_auroc(rows: Judged) -> Estimate:
@@ -175,7 +133,7 @@ def auroc_line(rows: Judged) -> Measurement:
     cluster, n_clusters = cluster_index(rows.subject)
     drawn = disc.clustered_delong(rows.happened, rows.risk, cluster, n_clusters)
     more = {
-        **_bounds(found),
+        **bounds(found),
         "minus_oracle": difference.to_json(),
         "drawn_auroc": drawn.to_json(),
         "drawn_oracle": Estimate(disc.auroc(rows.happened, rows.truth)).to_json()["value"],
@@ -187,7 +145,7 @@ def auroc_line(rows: Judged) -> Measurement:
             "asked": "interval of redrawn outcomes holds the oracle",
             "met": redrawn.lower <= oracle <= redrawn.upper,
         }
-    return _line(
+    return rows_line(
         rows,
         f"auroc_{rows.outcome}",
         found.value,
@@ -201,8 +159,8 @@ def auroc_line(rows: Judged) -> Measurement:
 def gain_line(rows: Judged) -> Measurement:
     """The share of what could be gained over age and sex."""
     found = rows.interval(lambda weight: gain_share(rows, weight))
-    more = {**_bounds(found), "asked": f">= {GAIN_ASKED}", "met": found.value >= GAIN_ASKED}
-    return _line(
+    more = {**bounds(found), "asked": f">= {GAIN_ASKED}", "met": found.value >= GAIN_ASKED}
+    return rows_line(
         rows,
         f"gain_share_{rows.outcome}",
         found.value,
@@ -220,13 +178,13 @@ def oe_line(rows: Judged) -> Measurement:
     judged = cal.Rows(rows.happened, rows.risk, ones, cluster, n_clusters)
     drawn = cal.observed_expected(rows.happened.astype(np.float64), judged)
     more = {
-        **_bounds(found),
+        **bounds(found),
         "trivial_oe": float(rows.truth.sum() / rows.age_sex.sum()),
         "drawn_oe": drawn.to_json(),
         "asked": f"{low} to {high}",
         "met": low <= found.value <= high,
     }
-    return _line(rows, f"oe_{rows.outcome}", found.value, "ΣP / Σpredicted", more=more)
+    return rows_line(rows, f"oe_{rows.outcome}", found.value, "ΣP / Σpredicted", more=more)
 
 
 def paired_auroc_line(rows: Judged, other: Judged) -> Measurement:
@@ -235,13 +193,13 @@ def paired_auroc_line(rows: Judged, other: Judged) -> Measurement:
         lambda weight: rows.auroc(rows.risk, weight) - rows.auroc(other.risk, weight)
     )
     more = {
-        **_bounds(fall),
+        **bounds(fall),
         "auroc_shuffled": other.auroc(other.risk),
         "asked": "interval above 0",
         "met": fall.lower > 0,
         "control": _control_facts(other),
     }
-    return _line(
+    return rows_line(
         rows,
         f"shuffled_fall_{rows.outcome}",
         fall.value,
@@ -249,43 +207,6 @@ def paired_auroc_line(rows: Judged, other: Judged) -> Measurement:
         against="gaps shuffled before training",
         baseline=rows.auroc(rows.risk),
         seconds=other.seconds,
-        more=more,
-    )
-
-
-def mean_risk_line(light: Judged, heavy: Judged) -> Measurement:
-    """Mean risk after training under heavy censoring over that under light; same rows.
-
-    The interval knows of the scored subjects and of the events that each model could learn from:
-    those of the heavy records are some of the light ones, so log(rate ratio) has a variance of
-    1/n_heavy − 1/n_light.
-    """
-    scored = light.interval(
-        lambda weight: float((weight * heavy.risk).sum() / (weight * light.risk).sum()), "log"
-    )
-    n_light, n_heavy = (rows.facts["n_training_events"] for rows in (light, heavy))
-    rarer = max(1 / n_heavy - 1 / n_light, 0.0) if n_heavy and n_light else math.inf
-    learned = scored.value * math.sqrt(rarer)
-    ratio = normal_interval(scored.value, math.hypot(scored.se, learned), "log")
-    low, high = CENSORING_ASKED
-    mean = float(light.risk.mean())
-    more = {
-        **_bounds(ratio),
-        "mean_risk_heavy": float(heavy.risk.mean()),
-        "n_training_events_heavy": n_heavy,
-        "asked": f"{low} to {high}",
-        "met": low <= ratio.value <= high,
-        "control": _control_facts(heavy),
-    }
-    return _line(
-        light,
-        f"heavy_over_light_{light.outcome}",
-        ratio.value,
-        "ratio of mean risks on the same rows",
-        against="light censoring",
-        baseline=mean,
-        ratio=ratio.value,
-        seconds=heavy.seconds,
         more=more,
     )
 
@@ -340,19 +261,18 @@ def age_sex_risk(study: Study, outcome: str, rows: pa.Table) -> Floats:
     return fit_and_score(both, labels, _covariates(*scored))["age_sex"]
 
 
-def judge(study: Study, variant: Variant, outcome: str) -> Judged:
-    """Scores a variant's rows of an outcome and joins them with the truth."""
-    table, seconds_score = study.scores(variant, outcome)
-    run, seconds_train = study.run(variant)
+def beside_truth(
+    study: Study, variant: Variant, outcome: str, table: pa.Table, age_sex: Floats
+) -> Judged:
+    """A variant's scored rows of an outcome, joined with the truth and the risk by age and sex."""
     truth = study.scored_truth(outcome)
     rows = Judged(
         outcome,
         np.asarray(table["subject_id"].to_numpy()),
         np.asarray(table["risk"].to_numpy()),
         np.asarray(truth["probability"].to_numpy()),
-        age_sex_risk(study, outcome, truth),
+        age_sex,
         np.asarray(truth["happened"].to_numpy(zero_copy_only=False)),
-        seconds=seconds_train + seconds_score,
     )
     rows.facts.update(
         oracle=rows.auroc(rows.truth),
@@ -367,15 +287,26 @@ def judge(study: Study, variant: Variant, outcome: str) -> Judged:
         mean_risk=float(rows.risk.mean()),
         mean_truth=float(rows.truth.mean()),
         mean_mc_se=float(np.nanmean(table["mc_se"].to_numpy())),
-        n_rollouts=study.sizes.n_rollouts,
         undetermined=float(np.mean(table["undetermined"].to_numpy())),
         config=f"draw_config({study.seed})",
+    )
+    return rows
+
+
+def judge(study: Study, variant: Variant, outcome: str) -> Judged:
+    """Trains and scores a variant, unless that is done, and joins its rows with the truth."""
+    table, seconds_score = study.scores(variant, outcome)
+    run, seconds_train = study.run(variant)
+    age_sex = age_sex_risk(study, outcome, study.scored_truth(outcome))
+    rows = beside_truth(study, variant, outcome, table, age_sex)
+    rows.facts.update(
+        n_rollouts=study.sizes.n_rollouts,
         model=read_json(run / "config.json")["weights"],
         seconds_train=seconds_train,
         seconds_score=seconds_score,
         threads=study.sizes.threads,
     )
-    return rows
+    return replace(rows, seconds=seconds_train + seconds_score)
 
 
 def _with_budget(study: Study, judged: list[Judged]) -> list[Judged]:
@@ -409,9 +340,21 @@ def _shuffled_lines(study: Study, spontaneous: Judged) -> Iterator[Measurement]:
     yield paired_auroc_line(spontaneous, judge(study, "shuffled", spontaneous.outcome))
 
 
-def _censoring_lines(study: Study, judged: list[Judged]) -> Iterator[Measurement]:
-    for light in judged:
-        yield mean_risk_line(light, judge(study, "heavy", light.outcome))
+def _censoring_lines(study: Study) -> Iterator[Measurement]:
+    sizes = study.sizes
+    facts = {"n_runs": sizes.n_control_runs, "n_steps": sizes.control_steps, "threads": 1}
+    scores, seconds = control_scores(study)
+    for outcome in OUTCOMES:
+        age_sex = age_sex_risk(study, outcome, study.scored_truth(outcome))
+        runs = {
+            arm: [
+                beside_truth(study, arm, outcome, study.risks(path, outcome), age_sex)
+                for path in paths
+            ]
+            for arm, paths in scores.items()
+        }
+        runs["main"][0].facts.update(facts, n_rollouts=sizes.control_rollouts)
+        yield replace(mean_risk_line(runs["main"], runs["heavy"]), seconds=seconds)
 
 
 @contextmanager
@@ -442,7 +385,7 @@ def measure(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
         judged = _main(study)
         yield from _main_lines(judged)
         yield from _shuffled_lines(study, judged[OUTCOMES.index("sim_spontaneous")])
-        yield from _censoring_lines(study, judged)
+        yield from _censoring_lines(study)
         yield from map(oe_line, judged)
 
 
@@ -461,9 +404,9 @@ def measure_shuffled(quick: bool, work_dir: Path | None = None) -> Iterator[Meas
 
 
 def measure_censoring(quick: bool, work_dir: Path | None = None) -> Iterator[Measurement]:
-    """Mean risks under heavy censoring over those under light."""
+    """Mean risks under heavy censoring over those under light, by runs of its own."""
     with _opened(quick, work_dir) as study:
-        yield from _censoring_lines(study, [judge(study, "main", o) for o in OUTCOMES])
+        yield from _censoring_lines(study)
 
 
 MEASURES = {

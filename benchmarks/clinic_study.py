@@ -66,6 +66,10 @@ class Sizes:
     """Rollouts a row, for all outcomes together."""
     train_minutes: float | None
     max_steps: int | None
+    n_control_runs: int
+    """Runs of each arm of the censoring control."""
+    control_steps: int
+    control_rollouts: int
     threads: int = 2
 
 
@@ -253,27 +257,41 @@ class Study:
         Raises:
             AssertionError: the scored rows are not the cohort's.
         """
-        run, tokens = self.run(variant)[0], self.unseen_tokens(variant)
-        cohort, out = self.cohort(), self.folder / f"scores_{variant}"
-        config = ScoreConfig(
-            estimator="scope", n_rollouts=self.sizes.n_rollouts, seed=0, split="all"
-        )
+        run, out = self.run(variant)[0], self.folder / f"scores_{variant}"
+        self.unseen_tokens(variant)  # neither this nor the cohort is part of scoring's seconds
+        self.cohort()
+        n_rollouts, threads = self.sizes.n_rollouts, self.sizes.threads
 
         def make() -> None:
-            files = [str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES]
-            threads = self.sizes.threads
-            score(run, tokens, cohort, files, [HORIZON_DAYS], out, config, threads=threads)
+            self.score_cohort(run, variant, out, n_rollouts=n_rollouts, threads=threads)
 
         seconds = float(self.step(out.name, make, clean=out)["seconds"])
-        table = pq.read_table(out / "predictions_detail.parquet")
+        return self.risks(out, outcome), seconds
+
+    def score_cohort(
+        self, run: Path, variant: Variant, out: Path, *, n_rollouts: int, threads: int
+    ) -> None:
+        """Scores the cohort's rows for all outcomes, from one pool of rollouts."""
+        files = [str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES]
+        config = ScoreConfig(estimator="scope", n_rollouts=n_rollouts, seed=0, split="all")
+        tokens, cohort = self.unseen_tokens(variant), self.cohort()
+        score(run, tokens, cohort, files, [HORIZON_DAYS], out, config, threads=threads)
+
+    def risks(self, scores: Path, outcome: str) -> pa.Table:
+        """An outcome's rows of a scored folder, by subject.
+
+        Raises:
+            AssertionError: the scored rows are not the cohort's.
+        """
+        table = pq.read_table(scores / "predictions_detail.parquet")
         table = table.filter(pc.equal(table["outcome"], outcome))
         table = table.sort_by([("subject_id", "ascending")])
-        wanted = pq.read_table(cohort)
+        wanted = pq.read_table(self.cohort())
         for name in ("subject_id", "prediction_time"):
             if not table[name].equals(wanted[name].cast(table[name].type)):
-                message = f"{out}: scored rows are not the cohort's {len(wanted)} rows"
+                message = f"{scores}: scored rows are not the cohort's {len(wanted)} rows"
                 raise AssertionError(message)
-        return table, seconds
+        return table
 
     def check(self, *, least_train: int, least_rows: int) -> None:
         """Whether what is about to be measured can be: before the minutes are spent.

@@ -147,7 +147,7 @@ void bind_pack(py::module_& m) {
         "Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.");
   m.def("pack_rows", &bind_rows, py::arg("lengths").noconvert(), py::arg("order").noconvert(),
         py::arg("row_tokens"), py::arg("max_segments"), py::arg("block"),
-        "Best-fit decreasing in blocks: row offsets and the windows of each row.");
+        "Best fit in order, inside blocks: row offsets and the windows of each row.");
   py::class_<ShardArrays>(m, "ShardArrays", "A shard's arrays, as rows are made of them.")
       .def(py::init<TokenIds, TimesMin, Bytes, TimesMin, TimesMin>(),
            py::arg("token_id").noconvert(), py::arg("time_min").noconvert(),

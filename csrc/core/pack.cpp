@@ -170,29 +170,13 @@ class Spaces {
   std::vector<std::uint64_t> summary_;
 };
 
-/// `block` by length, longest first; equal ones keep their order (a counting sort).
-std::vector<std::int64_t> longest_first(std::span<const std::int64_t> block,
-                                        std::span<const std::int32_t> lengths,
-                                        std::int32_t row_tokens) {
-  std::vector<std::int64_t> start(static_cast<std::size_t>(row_tokens) + 2);
-  const auto key = [&](std::int64_t w) {
-    return static_cast<std::size_t>(row_tokens - lengths[static_cast<std::size_t>(w)]);
-  };
-  for (const std::int64_t w : block) ++start[key(w) + 1];
-  for (std::size_t k = 1; k < start.size(); ++k) start[k] += start[k - 1];
-  std::vector<std::int64_t> sorted(block.size());
-  for (const std::int64_t w : block) sorted[static_cast<std::size_t>(start[key(w)]++)] = w;
-  return sorted;
-}
-
 void pack_block(std::span<const std::int64_t> block, std::span<const std::int32_t> lengths,
                 std::int32_t row_tokens, std::int32_t max_segments, Rows& rows) {
-  const std::vector<std::int64_t> sorted = longest_first(block, lengths, row_tokens);
   Spaces spaces(row_tokens);
   std::vector<std::int32_t> n_segments;
-  std::vector<std::int64_t> row_of(sorted.size());
-  for (std::size_t i = 0; i < sorted.size(); ++i) {
-    const auto length = static_cast<std::size_t>(lengths[static_cast<std::size_t>(sorted[i])]);
+  std::vector<std::int64_t> row_of(block.size());
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    const auto length = static_cast<std::size_t>(lengths[static_cast<std::size_t>(block[i])]);
     const std::int64_t space = spaces.tightest(length);
     std::int64_t row = static_cast<std::int64_t>(n_segments.size());
     std::size_t left = static_cast<std::size_t>(row_tokens) - length;
@@ -215,9 +199,9 @@ void pack_block(std::span<const std::int64_t> block, std::span<const std::int32_
     rows.offsets.push_back(total);
   }
   rows.window.resize(static_cast<std::size_t>(total));
-  for (std::size_t i = 0; i < sorted.size(); ++i) {
+  for (std::size_t i = 0; i < block.size(); ++i) {
     const auto target = place[static_cast<std::size_t>(row_of[i])]++;
-    rows.window[static_cast<std::size_t>(target)] = sorted[i];
+    rows.window[static_cast<std::size_t>(target)] = block[i];
   }
 }
 

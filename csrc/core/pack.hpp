@@ -38,8 +38,10 @@ struct Rows {
   std::vector<std::int64_t> window;
 };
 
-/// Best-fit decreasing inside blocks of `block` windows taken in `order`; equal lengths in that
-/// order. Among rows of equal space left the one used last is taken.
+/// Best fit: each window, in `order`, goes into the row of its block of `block` windows that has
+/// the least space left for it, among equals the one used last. Not longest first, which fills rows
+/// no better and makes each of windows of one length: some of sick subjects only, some of
+/// newcomers.
 ///
 /// @throws std::invalid_argument a length outside 1..row_tokens.
 Rows pack_rows(std::span<const std::int32_t> lengths, std::span<const std::int64_t> order,

@@ -300,7 +300,7 @@ def pack_rows(
     block: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]]:
     """
-    Best-fit decreasing in blocks: row offsets and the windows of each row.
+    Best fit in order, inside blocks: row offsets and the windows of each row.
     """
 
 def packed_attention(

@@ -2,9 +2,10 @@
 
 Timelines longer than a row are cut at visit borders. A window that starts mid-life begins with a
 *lead* that is not stored: the prompt re-derived at the cut, `continued`, and, where no visit border
-was in reach and the cut lies inside a visit, that visit's first tokens. Best-fit decreasing packs
-lognormal lengths to more than 99.9 %; a few hundred long timelines cut into windows of nearly a
-row's length cannot be packed better than about 95 %, because nothing small is left for the holes.
+was in reach and the cut lies inside a visit, that visit's first tokens. Best fit in shuffled order
+packs lognormal lengths to more than 99 % and mixes long and short ones in each row; a few hundred
+long timelines cut into windows of nearly a row's length cannot be packed better than about 95 %,
+because nothing small is left for the holes.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ def pack(
     epoch: int = 0,
     block: int = BLOCK,
 ) -> Pack:
-    """Packs windows into rows: shuffle, best-fit decreasing inside blocks, shuffle the rows.
+    """Packs windows into rows: shuffle, best fit inside blocks in that order, shuffle the rows.
 
-    The result depends on the arguments only. Ties of length are broken by the shuffle.
+    The result depends on the arguments only. Long and short windows are mixed in each row.
 
     Args:
         lengths: integers (n,), each in 1..row_tokens.

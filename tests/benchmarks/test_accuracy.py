@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
-from benchmarks.accuracy import Judged
+from benchmarks.censoring import mean_risk_line
 from benchmarks.clinic_study import Study, check_same_clinic, check_truth
 from benchmarks.gap_shuffle import gap_order, shuffle_gaps, shuffle_store
+from benchmarks.judged import Judged
 from benchmarks.record import line
 from benchmarks.registry import LONG, MODULES, PARTS, measure
 from tests.tokenizer.clinic import SPECS, make_world
@@ -175,23 +176,50 @@ def test_a_score_that_lost_what_it_knew_falls_by_an_interval_above_zero() -> Non
 
 
 def test_mean_risks_are_compared_on_the_same_rows() -> None:
-    found = accuracy.mean_risk_line(judged("truth"), judged("double"))
+    found = mean_risk_line([judged("truth")], [judged("double")])
     assert found.value == pytest.approx(1.9, abs=0.15)
     assert not found.extra["met"]
-    same = accuracy.mean_risk_line(judged("truth"), judged("truth"))
+    same = mean_risk_line([judged("truth")], [judged("truth")])
     assert same.extra["met"]
-    assert same.extra["interval"] == [None, None]  # nothing differs
+    assert same.extra["se_between_runs"] is None  # single runs do not tell
+    assert same.extra["interval"] == [None, None]
+
+
+def runs_of(*factors: float) -> list[Judged]:
+    """The same rows as runs score them whose risks differ by a factor."""
+    rows = judged("truth")
+    return [replace(rows, risk=factor * rows.risk) for factor in factors]
+
+
+def test_runs_of_one_kind_that_disagree_widen_the_interval_of_mean_risks() -> None:
+    found = [
+        mean_risk_line(runs_of(*light), runs_of(*heavy))
+        for light, heavy in (((1.0, 1.0), (1.0, 1.0)), ((0.5, 0.6), (0.7, 0.5)))
+    ]
+    assert found[0].value == pytest.approx(1.0)
+    ratio = math.sqrt(0.7 * 0.5 / (0.5 * 0.6))
+    assert found[1].value == pytest.approx(ratio)
+    spreads = [math.log(0.6 / 0.5) ** 2 / 4, math.log(0.7 / 0.5) ** 2 / 4]  # variances of means
+    assert found[1].extra["se_between_runs"] == pytest.approx(
+        math.sqrt(sum(spreads)) * 4.302653 / 1.959964, rel=1e-4
+    )
+    low, high = found[1].extra["interval"]
+    assert math.log(high / low) / 2 == pytest.approx(4.302653 * math.sqrt(sum(spreads)), rel=0.05)
+    assert found[1].extra["mean_risks"] == [
+        pytest.approx(f * judged("truth").risk.mean()) for f in (0.5, 0.6)
+    ]
 
 
 def test_few_events_to_learn_from_widen_the_interval_of_mean_risks() -> None:
-    few = judged("double")
-    few.facts["n_training_events"] = 50
-    bounds = [
-        accuracy.mean_risk_line(judged("truth"), m).extra["interval"]
-        for m in (judged("double"), few)
+    few = runs_of(1.0, 1.1)
+    for run in few:
+        run.facts["n_training_events"] = 50
+    intervals = [
+        mean_risk_line(runs_of(1.0, 1.1), heavy).extra["interval"]
+        for heavy in (runs_of(1.0, 1.1), [replace(r, facts=few[0].facts) for r in few])
     ]
-    assert bounds[1][0] < bounds[0][0] < bounds[0][1] < bounds[1][1]
-    half = math.log(bounds[1][1] / bounds[1][0]) / 2
+    assert intervals[1][0] < intervals[0][0] < intervals[0][1] < intervals[1][1]
+    half = math.log(intervals[1][1] / intervals[1][0]) / 2
     assert half > 1.96 * math.sqrt(1 / 50 - 1 / 500)
 
 
@@ -199,7 +227,7 @@ def test_every_line_has_the_oracle_and_the_trivial_score(monkeypatch: pytest.Mon
     monkeypatch.setattr("benchmarks.record.gemm_peaks", lambda: {"fp32": 1.0, "bf16": None})
     rows, other = judged("truth"), judged("age_sex")
     found = [accuracy.auroc_line(rows), accuracy.gain_line(rows), accuracy.oe_line(rows)]
-    found += [accuracy.paired_auroc_line(rows, other), accuracy.mean_risk_line(rows, other)]
+    found += [accuracy.paired_auroc_line(rows, other), mean_risk_line([rows], [other])]
     found.append(accuracy.auroc_line(judged("noise", outcome="sim_independent")))
     for measurement in found:
         record = json.loads(line(measurement))

@@ -20,6 +20,8 @@ from chronoward.philox import hash64, permutation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from chronoward.store import StoreSplit
 
 
@@ -31,13 +33,12 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> StoreSplit:
 def naive_pack(
     lengths: list[int], order: list[int], row_tokens: int, max_segments: int, block: int
 ) -> list[list[int]]:
-    """Best-fit decreasing as the docstring says it; of equal rows the one used last."""
+    """Best fit as the docstring says it; of equal rows the one used last."""
     rows: list[list[int]] = []
     for first in range(0, len(order), block):
-        members = sorted(order[first : first + block], key=lambda w: -lengths[w])
         opened: list[list[int]] = []
         used: list[int] = []  # rows by time of last use
-        for w in members:
+        for w in order[first : first + block]:
             fits = [
                 r
                 for r in used
@@ -68,7 +69,7 @@ lengths_of_windows = st.lists(st.integers(1, 100), max_size=60)
     st.integers(1, 70),
     st.integers(0, 5),
 )
-def test_rows_are_those_of_a_naive_best_fit_decreasing(
+def test_rows_are_those_of_a_naive_best_fit(
     lengths: list[int], row_tokens: int, max_segments: int, block: int, seed: int
 ) -> None:
     order = permutation(seed, len(lengths))
@@ -95,11 +96,29 @@ def test_every_window_is_in_exactly_one_row_and_no_row_overflows(
     assert 0 < packed.fill <= 1
 
 
+def lognormal_lengths(n: int = 100_000) -> NDArray[np.int64]:
+    normal = np.random.default_rng(0).standard_normal(n)
+    return np.clip(np.exp(np.log(200) + 0.8 * normal), 8, 2048).astype(np.int64)
+
+
 def test_lognormal_lengths_fill_rows_to_99_percent() -> None:
-    normal = np.random.default_rng(0).standard_normal(100_000)
-    lengths = np.clip(np.exp(np.log(200) + 0.8 * normal), 8, 2048).astype(np.int64)
+    lengths = lognormal_lengths()
     assert pack(lengths, 2048).fill >= 0.99
     assert pack(lengths, 2048, max_segments=255).fill >= 0.99
+
+
+def test_long_and_short_windows_share_rows() -> None:
+    """Each row is nearly a random draw of windows, as a batch should be."""
+    lengths = lognormal_lengths()
+    packed = pack(lengths, 2048)
+    log_length = np.log(lengths)[packed.index]
+    n = np.diff(packed.offsets)
+    means = np.add.reduceat(log_length, packed.offsets[:-1]) / n
+    drawn = log_length.var() / n  # variance of the mean of so many windows at random
+    deviation = (means - log_length.mean()) ** 2
+    assert deviation.sum() < 2.5 * drawn.sum()  # 1.6; longest first: 5.5
+    only_short = np.maximum.reduceat(log_length, packed.offsets[:-1]) < np.median(log_length)
+    assert only_short.mean() < 0.001  # longest first: 0.20
 
 
 def test_the_plan_depends_on_seed_and_epoch_only_and_neighbors_change() -> None:

@@ -31,10 +31,11 @@ def model_with(rates: dict[str, float]) -> Model:
 
 
 def prompt(silence_min: int = 0) -> Prompt:
+    tokens, times = np.array([1, 2, 3], np.int32), np.array([5, 5, 9], np.int32)
+    times.flags.writeable = False  # as a store's are
     return Prompt(
-        subject_id=1, prediction_time_us=0, token_id=np.array([1, 2, 3], np.int32),
-        time_min=np.array([5, 5, 9], np.int32), origin_us=0, rollouts=range(1),
-        prediction_min=9 + silence_min,
+        subject_id=1, prediction_time_us=0, token_id=tokens, time_min=times, origin_us=0,
+        rollouts=range(1), prediction_min=9 + silence_min,
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from chronoward.model import Model, ModelConfig
@@ -52,6 +54,21 @@ def test_every_parameter_has_one_rule_and_moves() -> None:
     assert all(p.grad is None for p in model.parameters())
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter.detach(), before[name]), name
+
+
+def test_an_output_matrix_of_its_own_moves_a_tenth_as_far() -> None:
+    model = Model(replace(CONFIG, tied=False), seed=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = Optimizers(model, TrainConfig())
+    optimizers.learning_rate = 0.01
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers.step()
+    assert optimizers.learning_rate == 0.01
+    first_step = {"embedding.weight": 0.01, "output.weight": 0.001}  # Adam's is the rate itself
+    for name, rate in first_step.items():
+        moved = before[name] - dict(model.named_parameters())[name].detach()
+        torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-3, atol=1e-8)
 
 
 def test_rare_tokens_keep_their_rate() -> None:

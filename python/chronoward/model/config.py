@@ -10,12 +10,12 @@ from chronoward.errors import ConfigError, FormatError
 ROTARY = ("index", "time", "half", "none")
 TIME_BIAS = ("log", "linear", "none")
 
-# name -> d_model, n_layers, n_heads, n_kv_heads, d_ff
-PRESETS: dict[str, tuple[int, int, int, int, int]] = {
-    "tiny": (96, 2, 3, 3, 256),  # about 0.6 M with 4,000 tokens: minutes on a CPU
-    "small": (320, 8, 10, 5, 864),  # about 10 M
-    "base": (768, 12, 12, 4, 2816),  # about 120 M with 30,000 tokens
-    "large": (1024, 24, 16, 4, 3456),  # about 350 M
+# name -> d_model, n_layers, n_heads, n_kv_heads, d_ff, tied
+PRESETS: dict[str, tuple[int, int, int, int, int, bool]] = {
+    "tiny": (96, 2, 3, 3, 256, False),  # about 1 M with 4,000 tokens: minutes on a CPU
+    "small": (320, 8, 10, 5, 864, True),  # about 10 M
+    "base": (768, 12, 12, 4, 2816, True),  # about 120 M with 30,000 tokens
+    "large": (1024, 24, 16, 4, 3456, True),  # about 350 M
 }
 # Features of the clock: years since birth, days and tokens since the context began.
 N_CLOCK_KNOTS = (21, 16, 12)
@@ -95,7 +95,7 @@ class ModelConfig:
         if name not in PRESETS:
             message = f"preset must be one of {', '.join(PRESETS)}, got {name!r}"
             raise ConfigError(message)
-        d_model, n_layers, n_heads, n_kv_heads, d_ff = PRESETS[name]
+        d_model, n_layers, n_heads, n_kv_heads, d_ff, tied = PRESETS[name]
         config = cls(
             vocab_size=vocab_size,
             d_model=d_model,
@@ -103,6 +103,7 @@ class ModelConfig:
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
             d_ff=d_ff,
+            tied=tied,
         )
         return replace(config, **changes)
 

@@ -56,7 +56,8 @@ def last_hidden(model: Model, prompts: Sequence[Prompt]) -> torch.Tensor:
         for prompt in prompts:
             bounds = torch.tensor([0, len(prompt.token_id)], dtype=torch.int32)
             tokens = torch.from_numpy(prompt.token_id.astype(np.int64))
-            states.append(model(tokens, torch.from_numpy(prompt.time_min), bounds)[-1])
+            times = torch.from_numpy(prompt.time_min.astype(np.int32))  # a store's are read-only
+            states.append(model(tokens, times, bounds)[-1])
     return torch.stack(states)
 
 

@@ -1,12 +1,13 @@
 """Which rule updates which parameter: Muon the blocks' matrices, AdamW everything else.
 
 Both run at one learning rate: the steps of Muon are orthogonal matrices and those of AdamW at most
-about one an entry, so neither depends on the scale of the gradient.
+about one an entry, so neither depends on the scale of the gradient. An output matrix of its own has
+a tenth of it: the embedding is normalized before it is used and the output is not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from chronoward.train.muon import Muon
 
 if TYPE_CHECKING:
     from chronoward.train.config import TrainConfig
+
+OUTPUT_SHARE = 0.1  # of the learning rate, for an output matrix that is not the embedding
 
 
 def _matrices(module: nn.Module) -> dict[Tensor, tuple[int, ...]]:
@@ -34,6 +37,16 @@ def _matrices(module: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     return found
 
 
+def _adam_groups(module: nn.Module, matrices: dict[Tensor, tuple[int, ...]]) -> list[Any]:
+    """What AdamW updates, in groups with their `share` of the learning rate."""
+    output = {p for name, p in module.named_parameters() if name == "output.weight"}
+    others = [p for p in module.parameters() if p not in matrices and p not in output]
+    groups = [{"params": others, "share": 1.0}]
+    if output:
+        groups.append({"params": list(output), "share": OUTPUT_SHARE})
+    return groups
+
+
 class Optimizers:
     """The two rules as one: a step, a learning rate, a state by parameter.
 
@@ -43,14 +56,15 @@ class Optimizers:
 
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         matrices = _matrices(module)
-        others = [p for p in module.parameters() if p not in matrices]
-        adam = AdamW(others, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
-        for parameter in others:
-            adam.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        groups = _adam_groups(module, matrices)
+        adam = AdamW(groups, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
+        for group in groups:
+            for parameter in group["params"]:
+                adam.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
         self._rules: list[torch.optim.Optimizer] = [adam]
         if matrices:
             decay = config.weight_decay
@@ -58,14 +72,14 @@ class Optimizers:
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the next step."""
+        """Rate of the next step, of which the output matrix takes its share."""
         return float(self._rules[0].param_groups[0]["lr"])
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         for rule in self._rules:
             for group in rule.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("share", 1.0)
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
