@@ -69,7 +69,9 @@ class Sizes:
     n_control_runs: int
     """Runs of each arm of the censoring control."""
     control_steps: int
+    """Training steps of each of them."""
     control_rollouts: int
+    """Rollouts a row of theirs."""
     threads: int = 2
 
 
