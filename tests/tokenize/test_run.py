@@ -103,6 +103,18 @@ def test_threads_do_not_change_a_byte(
     assert {path.name for path in tmp_path.iterdir()} == {"tokens"}
 
 
+def test_events_prepared_before_are_used_again(
+    omop: Path, meds: Path, store: TokenStore, tmp_path: Path
+) -> None:
+    kept = tmp_path / "events"
+    assert content(tokenize(omop, tmp_path / "first", events_dir=kept).path) == content(store.path)
+    made = content(kept)
+    assert content(tokenize(omop, tmp_path / "second", events_dir=kept).path) == content(store.path)
+    assert content(kept) == made
+    with pytest.raises(StateError, match="another source"):
+        tokenize(meds, tmp_path / "third", events_dir=kept)
+
+
 def test_permuted_omop_rows_give_the_same_store(
     omop: Path, store: TokenStore, tmp_path: Path
 ) -> None:

@@ -48,9 +48,9 @@ class DemoConfig:
     """
 
     seed: int = 0
-    n_subjects: int = 6000
+    n_subjects: int = 5000
     """Subjects of the simulated clinic."""
-    train_minutes: float = 2.5
+    train_minutes: float = 2.25
     n_rollouts: int = 8
     """Rollouts a row and outcome."""
     n_synthetic: int = 400
@@ -84,14 +84,6 @@ class _Demo:
         )
         return {"subjects": self.config.n_subjects}
 
-    def tokenize(self) -> dict[str, Any]:
-        store = tokenize(self.source, self.out / "tokens", threads=self.config.threads)
-        splits = [store.split(name) for name in SPLITS]
-        return {
-            "subjects": sum(len(split.subject_id) for split in splits),
-            "tokens": sum(int(split.offsets[-1]) for split in splits),
-        }
-
     def prepare(self) -> dict[str, Any]:
         events = prepare(self.source, self.events_dir, threads=self.config.threads)
         return {"events": events.n_events}
@@ -99,6 +91,19 @@ class _Demo:
     @property
     def events_dir(self) -> Path:
         return self.out / WORK / "events"
+
+    def tokenize(self) -> dict[str, Any]:
+        store = tokenize(
+            self.source,
+            self.out / "tokens",
+            threads=self.config.threads,
+            events_dir=self.events_dir,
+        )
+        splits = [store.split(name) for name in SPLITS]
+        return {
+            "subjects": sum(len(split.subject_id) for split in splits),
+            "tokens": sum(int(split.offsets[-1]) for split in splits),
+        }
 
     def train(self) -> dict[str, Any]:
         config = TrainConfig(
@@ -218,8 +223,8 @@ def demo(
     run = _Demo(given, out, config, say)
     if given is None:
         steps.run("simulate", run.simulate, clean=("omop",))
-    steps.run("tokenize", run.tokenize)
     steps.run("prepare", run.prepare)
+    steps.run("tokenize", run.tokenize)
     steps.run("train", run.train)
     facts = steps.run("cohort", run.cohort, clean=(f"{WORK}/cohort",))
     question = Question.from_json(facts["question"])

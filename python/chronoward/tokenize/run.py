@@ -184,6 +184,7 @@ def tokenize(
     threads: int = 1,
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
+    events_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> TokenStore:
     """Makes a token store from an OMOP or MEDS source.
@@ -206,6 +207,9 @@ def tokenize(
         threads: worker threads.
         memory_limit: of the sort, such as "2GB"; it spills to disk beyond.
         temp_dir: where intermediate files go; inside `out` when not given.
+        events_dir: folder of the source's sorted events, kept: what `prepare` left there is used
+            again, and what is made there others can use; among the intermediate files when not
+            given.
         progress: is told (stage, done, total); total 0 where it is not known.
 
     Returns:
@@ -215,7 +219,7 @@ def tokenize(
         DataError: the source's structure is faulty, or it is neither OMOP nor MEDS.
         ConfigError: options that contradict each other or the source.
         FormatError: a corrupt file, or a tokenizer of another version.
-        StateError: `out` holds something else, or another process writes it.
+        StateError: `out` or `events_dir` holds something else, or another process writes `out`.
         OSError: the disk is full; nothing is then half-written under a final name.
     """
     folder = Path(out)
@@ -239,7 +243,7 @@ def tokenize(
         if not (folder / MANIFEST).is_file():
             prepared = prepare(
                 Path(src),
-                scratch / "events",
+                events_dir or scratch / "events",
                 config=config,
                 as_=as_,
                 threads=threads,
