@@ -71,21 +71,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FULL = Sizes(
-    n_train=30_000,
+    n_train=60_000,
     n_evaluation=8000,
     n_rows=2200,
-    n_rollouts=20,
-    train_minutes=9.0,
+    n_rollouts=16,
+    n_calibration_rows=1000,
+    train_minutes=8.5,
     max_steps=None,
     n_control_runs=3,
     control_steps=1500,
     control_rollouts=8,
 )
 QUICK = Sizes(
-    n_train=1200,
+    n_train=3000,  # the rarest outcome happens in heavily censored records too
     n_evaluation=200,
     n_rows=50,
     n_rollouts=2,
+    n_calibration_rows=20,
     train_minutes=None,
     max_steps=30,
     n_control_runs=2,
@@ -180,6 +182,7 @@ def oe_line(rows: Judged) -> Measurement:
     more = {
         **bounds(found),
         "trivial_oe": float(rows.truth.sum() / rows.age_sex.sum()),
+        "uncorrected_oe": float(rows.truth.sum() / rows.uncorrected.sum()),
         "drawn_oe": drawn.to_json(),
         "asked": f"{low} to {high}",
         "met": low <= found.value <= high,
@@ -262,9 +265,10 @@ def age_sex_risk(study: Study, outcome: str, rows: pa.Table) -> Floats:
 
 
 def beside_truth(
-    study: Study, variant: Variant, outcome: str, table: pa.Table, age_sex: Floats
+    study: Study, variant: Variant, outcome: str, scores: Path, age_sex: Floats
 ) -> Judged:
     """A variant's scored rows of an outcome, joined with the truth and the risk by age and sex."""
+    table = study.risks(scores, outcome)
     truth = study.scored_truth(outcome)
     rows = Judged(
         outcome,
@@ -273,6 +277,7 @@ def beside_truth(
         np.asarray(truth["probability"].to_numpy()),
         age_sex,
         np.asarray(truth["happened"].to_numpy(zero_copy_only=False)),
+        exponent=study.exponent(scores, outcome),
     )
     rows.facts.update(
         oracle=rows.auroc(rows.truth),
@@ -285,6 +290,7 @@ def beside_truth(
         n_events=int(rows.happened.sum()),
         n_training_events=study.training_events(variant, outcome),
         mean_risk=float(rows.risk.mean()),
+        exponent=rows.exponent,
         mean_truth=float(rows.truth.mean()),
         mean_mc_se=float(np.nanmean(table["mc_se"].to_numpy())),
         undetermined=float(np.mean(table["undetermined"].to_numpy())),
@@ -295,10 +301,10 @@ def beside_truth(
 
 def judge(study: Study, variant: Variant, outcome: str) -> Judged:
     """Trains and scores a variant, unless that is done, and joins its rows with the truth."""
-    table, seconds_score = study.scores(variant, outcome)
+    scores, seconds_score = study.scores(variant)
     run, seconds_train = study.run(variant)
     age_sex = age_sex_risk(study, outcome, study.scored_truth(outcome))
-    rows = beside_truth(study, variant, outcome, table, age_sex)
+    rows = beside_truth(study, variant, outcome, scores, age_sex)
     rows.facts.update(
         n_rollouts=study.sizes.n_rollouts,
         model=read_json(run / "config.json")["weights"],
@@ -347,10 +353,7 @@ def _censoring_lines(study: Study) -> Iterator[Measurement]:
     for outcome in OUTCOMES:
         age_sex = age_sex_risk(study, outcome, study.scored_truth(outcome))
         runs = {
-            arm: [
-                beside_truth(study, arm, outcome, study.risks(path, outcome), age_sex)
-                for path in paths
-            ]
+            arm: [beside_truth(study, arm, outcome, path, age_sex) for path in paths]
             for arm, paths in scores.items()
         }
         runs["main"][0].facts.update(facts, n_rollouts=sizes.control_rollouts)

@@ -3,9 +3,10 @@
 One run of each cannot tell. Two runs of minutes that differ in their seed alone have mean risks up
 to a quarter apart, more under heavy censoring, so a ratio of two runs is a draw of that noise. The
 control therefore trains several runs of each, all of the same number of steps, light and heavy side
-by side with a core each, scores the same rows with all of them, and compares geometric means over
-runs. Its interval knows how far runs of one kind lie apart, who was scored, and how many events
-there were to learn from.
+by side with a core each, scores the same rows with all of them, each run's level corrected by the
+record that it trained on (`chronoward calibrate`), and compares geometric means over runs. The
+ratio without the correction stands beside. The interval knows how far runs of one kind lie apart,
+who was scored, and how many events there were to learn from.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def _train_and_score(arm: Arm, study: Study, number: int) -> None:
 def _run_pair(study: Study, number: int) -> None:
     for arm in ARMS:
         study.unseen_tokens(arm)  # made once, not by both processes
+        study.known_rows(arm)
     study.cohort()
     with ProcessPoolExecutor(len(ARMS), mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(_train_and_score, study=study, number=number), ARMS))
@@ -88,6 +90,11 @@ def spread_of_runs(*arms: NDArray[np.float64]) -> float:
     return math.sqrt(variance) * float(student_t.ppf(0.975, degrees)) / Z_95
 
 
+def _mean_log_before(runs: Sequence[Judged]) -> float:
+    """Mean over runs of the log of the mean risk before its level was corrected."""
+    return float(np.mean([math.log(run.uncorrected.mean()) for run in runs]))
+
+
 def mean_risk_line(light: Sequence[Judged], heavy: Sequence[Judged]) -> Measurement:
     """Mean risk after training under heavy censoring over that under light.
 
@@ -115,6 +122,9 @@ def mean_risk_line(light: Sequence[Judged], heavy: Sequence[Judged]) -> Measurem
         **bounds(ratio),
         "mean_risks": means[0].tolist(),
         "mean_risks_heavy": means[1].tolist(),
+        "uncorrected": math.exp(_mean_log_before(heavy) - _mean_log_before(light)),
+        "exponents": [run.exponent for run in light],
+        "exponents_heavy": [run.exponent for run in heavy],
         "se_between_runs": None if math.isnan(between) else between,
         "n_training_events_heavy": n_heavy,
         "asked": f"{low} to {high}",

@@ -23,10 +23,13 @@ import torch
 from benchmarks.gap_shuffle import shuffle_store
 
 from chronoward import outcomes
+from chronoward.cohort import CohortConfig, build_cohort
+from chronoward.cohort.source import split_function
+from chronoward.data import PreparedEvents
 from chronoward.data.simulate import draw_config, simulate
 from chronoward.errors import StateError
 from chronoward.files import atomic_path, make_output_folder, read_json, write_json
-from chronoward.score import ScoreConfig, score
+from chronoward.score import CalibrationConfig, ScoreConfig, calibrate, score
 from chronoward.score.rows import make_prefixes, read_cohort
 from chronoward.store import TokenStore
 from chronoward.store.codes import code_table
@@ -64,6 +67,8 @@ class Sizes:
     """Rows scored, at most; one a subject."""
     n_rollouts: int
     """Rollouts a row, for all outcomes together."""
+    n_calibration_rows: int
+    """Rows of the training clinic by whose risks the level is corrected, 8 rollouts each."""
     train_minutes: float | None
     max_steps: int | None
     n_control_runs: int
@@ -156,8 +161,7 @@ class Study:
         out = self.folder / name
 
         def make() -> None:
-            known = censoring == "light"  # the baseline and the scored rows need the truth
-            simulate(out, n, seed, self.config(censoring), truth=known, oracle_rows=0)
+            simulate(out, n, seed, self.config(censoring), truth=True, oracle_rows=0)
 
         self.step(name, make, clean=out)
         return out
@@ -175,11 +179,18 @@ class Study:
             self.step(out.name, shuffle, clean=out)
             return out
         clinic = self.clinic("light" if variant == "main" else "heavy")
+        events = self._events(variant)
         self.step(
             out.name,
-            lambda: tokenize(clinic, out, split="hash", threads=self.sizes.threads),
+            lambda: tokenize(
+                clinic, out, split="hash", threads=self.sizes.threads, events_dir=events
+            ),
         )
         return out
+
+    def _events(self, variant: Variant) -> Path:
+        """Where a variant's clinic keeps its sorted events."""
+        return self.folder / f"events_{variant}"
 
     def unseen_tokens(self, variant: Variant) -> Path:
         """The scored subjects in a variant's vocabulary (`shuffled` has that of `main`)."""
@@ -198,14 +209,42 @@ class Study:
         """The scored rows: those with a truth of every outcome, the lowest subject ids first."""
         out = self.folder / "cohort.parquet"
         if not out.is_file():
-            keys = ["subject_id", "prediction_time"]
-            rows = self.truth(OUTCOMES[0]).select(keys)
-            for outcome in OUTCOMES[1:]:
-                rows = rows.join(self.truth(outcome).select(keys), keys=keys, join_type="inner")
-            rows = rows.sort_by([("subject_id", "ascending")])
+            rows = self._asked(self.unseen())
             with atomic_path(out) as temporary:
                 pq.write_table(rows.slice(0, self.sizes.n_rows), temporary)
         return out
+
+    def _asked(self, clinic: Path) -> pa.Table:
+        """Subject and time of a clinic's rows with a truth of every outcome, by subject."""
+        keys = ["subject_id", "prediction_time"]
+        rows = self.truth(OUTCOMES[0], clinic).select(keys)
+        for outcome in OUTCOMES[1:]:
+            rows = rows.join(self.truth(outcome, clinic).select(keys), keys=keys, join_type="inner")
+        return rows.sort_by([("subject_id", "ascending")])
+
+    def known_rows(self, variant: Variant) -> Path:
+        """A cohort of the clinic that a variant trains on, with what its record says came next.
+
+        Chosen as the rows that are scored are, since a level holds for such rows; of the truth only
+        their subjects and times are used.
+        """
+        out = self.folder / f"known_rows_{variant}"
+        self.tokens(variant)
+        clinic = self.clinic("heavy" if variant == "heavy" else "light")
+        asked = self.folder / f"asked_{variant}.parquet"
+        config = CohortConfig(index=f"file={asked}", outcomes=self._outcome_files())
+
+        def make() -> None:
+            with atomic_path(asked) as temporary:
+                pq.write_table(self._asked(clinic), temporary)
+            prepared = PreparedEvents.open(self._events(variant))
+            build_cohort(prepared, out, config, split_of=split_function(prepared, "hash"))
+
+        self.step(out.name, make, clean=out)
+        return out
+
+    def _outcome_files(self) -> tuple[str, ...]:
+        return tuple(str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES)
 
     def truth(self, outcome: str, clinic: Path | None = None) -> pa.Table:
         """truth.parquet of one outcome at the horizon, by subject (of the unseen by default)."""
@@ -251,33 +290,46 @@ class Study:
 
         return out, float(self.step(out.name, make)["seconds"])
 
-    def scores(self, variant: Variant, outcome: str) -> tuple[pa.Table, float]:
-        """A variant's risks of an outcome, by subject, and the wall seconds of scoring.
+    def scores(self, variant: Variant) -> tuple[Path, float]:
+        """Folder of a variant's risks, and the wall seconds of scoring.
 
-        One pool of rollouts answers for all outcomes (`scope`), so the seconds are of all of them.
-
-        Raises:
-            AssertionError: the scored rows are not the cohort's.
+        One pool of rollouts answers for all outcomes (`scope`), so the seconds are of all of them,
+        and of the correction of their level, which `shuffled` goes without: its ranks are compared.
         """
         run, out = self.run(variant)[0], self.folder / f"scores_{variant}"
         self.unseen_tokens(variant)  # neither this nor the cohort is part of scoring's seconds
         self.cohort()
+        if variant != "shuffled":
+            self.known_rows(variant)
         n_rollouts, threads = self.sizes.n_rollouts, self.sizes.threads
 
         def make() -> None:
             self.score_cohort(run, variant, out, n_rollouts=n_rollouts, threads=threads)
 
         seconds = float(self.step(out.name, make, clean=out)["seconds"])
-        return self.risks(out, outcome), seconds
+        return out, seconds
 
     def score_cohort(
         self, run: Path, variant: Variant, out: Path, *, n_rollouts: int, threads: int
     ) -> None:
         """Scores the cohort's rows for all outcomes, from one pool of rollouts."""
-        files = [str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES]
-        config = ScoreConfig(estimator="scope", n_rollouts=n_rollouts, seed=0, split="all")
-        tokens, cohort = self.unseen_tokens(variant), self.cohort()
-        score(run, tokens, cohort, files, [HORIZON_DAYS], out, config, threads=threads)
+        ask = {"outcomes": self._outcome_files(), "horizons": [HORIZON_DAYS], "threads": threads}
+        level = None
+        if variant != "shuffled":
+            level = out.with_name(f"{out.name}_calibration.json")
+            level.unlink(missing_ok=True)
+            rows = CalibrationConfig(estimator="scope", n_rows=self.sizes.n_calibration_rows)
+            known = self.known_rows(variant)
+            calibrate(run, self.tokens(variant), known, out=level, config=rows, **ask)
+        config = ScoreConfig(estimator="scope", n_rollouts=n_rollouts, calibration=level)
+        score(run, self.unseen_tokens(variant), self.cohort(), out=out, config=config, **ask)
+
+    def exponent(self, scores: Path, outcome: str) -> float:
+        """By which a scored folder's risks were corrected; no row had the outcome before."""
+        calibration = read_json(scores / "score.json")["calibration"]
+        if calibration is None:
+            return 1.0
+        return float(calibration["levels"][outcome][str(HORIZON_DAYS)]["first"]["exponent"])
 
     def risks(self, scores: Path, outcome: str) -> pa.Table:
         """An outcome's rows of a scored folder, by subject.

@@ -9,6 +9,7 @@ from benchmarks.record import Measurement
 
 from chronoward.evaluation import discrimination as disc
 from chronoward.evaluation.intervals import Estimate, bootstrap_interval, cluster_index
+from chronoward.score.calibration import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,13 @@ class Judged:
     facts: dict[str, Any] = field(default_factory=dict)
     """Keys of every line about these rows."""
     seconds: float = 0.0
+    exponent: float = 1.0
+    """By which `risk` was corrected (`chronoward.score.calibration`)."""
+
+    @property
+    def uncorrected(self) -> Floats:
+        """The risks before their level was corrected."""
+        return corrected(self.risk, 1.0 / self.exponent)
 
     def auroc(self, score: Floats, weight: Floats | None = None) -> float:
         """AUROC of a score against the truth."""

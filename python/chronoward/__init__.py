@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PUBLIC: dict[str, str] = {
     "__version__": "chronoward.version",
     "TokenStore": "chronoward.store",
+    "calibrate": "chronoward.score",
     "embed": "chronoward.embed",
     "fit": "chronoward.tokenize",
     "generate": "chronoward.trajectories",

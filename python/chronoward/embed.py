@@ -23,9 +23,9 @@ from chronoward.files import make_output_folder, write_json
 from chronoward.model import load as load_model
 from chronoward.model import read_config
 from chronoward.packages import make_callable
+from chronoward.score.job import check_same_tokenizer
 from chronoward.score.output import write_table
 from chronoward.score.rows import ALL_SPLITS, Prefixes, make_prefixes, read_cohort, whole_timelines
-from chronoward.score.run import check_same_tokenizer
 from chronoward.store import TokenStore
 from chronoward.tokenizer import TokenClass, Tokenizer
 

@@ -22,9 +22,9 @@ from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import DataError, require_at_least
 from chronoward.files import make_output_folder, write_json
 from chronoward.schema import Role
+from chronoward.score.job import MINUTES_PER_DAY, check_run, check_same_tokenizer
 from chronoward.score.output import write_table
 from chronoward.score.rows import ALL_SPLITS, make_prefixes, read_cohort
-from chronoward.score.run import MINUTES_PER_DAY, check_run, check_same_tokenizer
 from chronoward.store import TokenStore
 from chronoward.tokenizer import TokenBatch, Tokenizer
 

@@ -210,6 +210,19 @@ def test_runs_of_one_kind_that_disagree_widen_the_interval_of_mean_risks() -> No
     ]
 
 
+def test_corrected_risks_stand_beside_what_they_were() -> None:
+    before = judged("truth")
+    after = replace(before, risk=1 - (1 - before.risk) ** 0.7, exponent=0.7)
+    np.testing.assert_allclose(after.uncorrected, before.risk, rtol=1e-9)
+    line = mean_risk_line([before, before], [after, after])
+    assert line.value == pytest.approx(after.risk.mean() / before.risk.mean())
+    assert line.extra["uncorrected"] == pytest.approx(1.0)
+    assert (line.extra["exponents"], line.extra["exponents_heavy"]) == ([1.0, 1.0], [0.7, 0.7])
+    oe = accuracy.oe_line(after)
+    assert oe.extra["uncorrected_oe"] == pytest.approx(1.0)
+    assert oe.value > 1.2
+
+
 def test_few_events_to_learn_from_widen_the_interval_of_mean_risks() -> None:
     few = runs_of(1.0, 1.1)
     for run in few:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,6 +149,23 @@ def test_predictions_of_any_model_are_read(made_up: Path, tmp_path: Path) -> Non
     assert task["primary_group"] == "incident"
     assert task["survival"] is None
     assert task["verdict"]["headline"].endswith("the cohort has no train rows.")
+
+
+def test_a_correction_is_told_without_its_counts(made_up: Path, tmp_path: Path) -> None:
+    level = {"exponent": 0.7, "observed": 0.031, "n_rows": 97, "n_events": 3, "n_scored": 97}
+    groups = {"first": level, "again": {**level, "exponent": 1.2}}
+    levels = {"heart_failure": {"365": groups}}
+    score = tmp_path / "score"
+    shutil.copytree(made_up / "score", score)
+    report = {"schema": 1, "calibration": {"split": "train", "levels": levels}}
+    (score / "score.json").write_text(json.dumps(report))
+    found = plain(evaluate_predictions(score, made_up / "cohort", config=QUICK))
+    exponents = {"first": 0.7, "again": 1.2}
+    assert found["tasks"][0]["calibration"] == exponents
+    assert found["run"]["calibration"] == {
+        "split": "train",
+        "exponents": {"heart_failure": {"365": exponents}},
+    }
 
 
 def test_meds_dev_records_name_task_and_model(section: dict[str, Any]) -> None:

@@ -50,6 +50,13 @@ def test_too_few_events_say_so_and_show_no_auroc(page: str) -> None:
     assert "AUROC" not in task
 
 
+def test_a_correction_of_the_level_is_said(metrics: dict[str, Any], page: str) -> None:
+    assert "brought to the incidence" not in page
+    changed = copy.deepcopy(metrics)
+    changed["predictions"]["tasks"][0]["calibration"] = {"first": 0.71, "again": 1.0}
+    assert "with k = 0.71 for who never had the outcome, 1.00 for who had it" in render(changed)
+
+
 def test_too_few_people_to_compare_say_so(metrics: dict[str, Any]) -> None:
     few = {**metrics, "synthetic": {"schema": 1, **too_few_section()}}
     page = render(few)

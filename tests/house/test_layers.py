@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LAYERS: list[tuple[str, ...]] = [
     ("_core", "errors", "files", "packages", "schema", "version"),
     ("kernels",),
-    ("philox", "outcomes"),
+    ("philox", "outcomes", "survival"),
     ("splits",),
     ("data",),
     ("cohort",),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Verbs with one function `run`, and groups (evaluate) with an `app` of their own.
 VERBS: tuple[str, ...] = (
+    "calibrate",
     "cohort",
     "demo",
     "embed",

@@ -28,6 +28,9 @@ def run(
     ] = None,
     target_se: Annotated[float, typer.Option(help="Standard error that the pilot aims at.")] = 0.01,
     max_rollouts: Annotated[int, typer.Option(help="Most that the pilot may ask for.")] = 256,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of `chronoward calibrate` to correct the risks by.")
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Score only this split: train, tuning, held_out or all.")
     ] = "all",
@@ -54,6 +57,7 @@ def run(
         max_rollouts=max_rollouts,
         split=split,
         threshold=threshold,
+        calibration=calibration,
         seed=seed,
         strict=strict,
     )

@@ -16,7 +16,7 @@ from chronoward.evaluation import discrimination as disc
 from chronoward.evaluation.decision_curve import THRESHOLDS, net_benefit, treat_all
 from chronoward.evaluation.intervals import Estimate, cluster_index, percentile_interval
 from chronoward.evaluation.suppression import SMALLEST_CELL, count
-from chronoward.evaluation.survival import (
+from chronoward.survival import (
     DEATH,
     SMALLEST_CENSORING_SURVIVAL,
     aalen_johansen,

@@ -19,7 +19,7 @@ from scipy import sparse
 from chronoward.errors import DataError
 from chronoward.evaluation.baselines import Covariates
 from chronoward.evaluation.discrimination import check_probabilities
-from chronoward.evaluation.survival import CENSORED, DEATH, OUTCOME, HorizonLabels, horizon_labels
+from chronoward.survival import CAUSES, CENSORED, OUTCOME, HorizonLabels, horizon_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-CAUSES = {"censored": CENSORED, "outcome": OUTCOME, "death": DEATH}
 DETAIL = "predictions_detail.parquet"
 
 

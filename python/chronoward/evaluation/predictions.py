@@ -40,10 +40,10 @@ from chronoward.evaluation.prediction_rows import (
     read_truth,
 )
 from chronoward.evaluation.suppression import hide, partition
-from chronoward.evaluation.survival import horizon_labels
 from chronoward.evaluation.threads import single_threaded
 from chronoward.evaluation.verdict import general_limits, verdict
 from chronoward.files import read_json
+from chronoward.survival import horizon_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,6 +99,8 @@ def evaluate_predictions(
     cohort, outcomes = read_cohort(cohort_dir), read_outcomes(cohort_dir)
     known_truth = read_truth(Path(truth)) if truth is not None else {}
     about = _about(cohort_dir)
+    run = _run(score_dir)
+    exponents = (run.get("calibration") or {}).get("exponents", {})
     tasks = []
     for (name, days), table in read_predictions(score_dir).items():
         if outcomes and name not in outcomes:
@@ -113,6 +115,7 @@ def evaluate_predictions(
         titles = about.get("titles", {})
         task |= {"outcome": name, "horizon_days": days, "title": titles.get(name, name)}
         task |= {"evaluated_splits": splits}
+        task["calibration"] = exponents.get(name, {}).get(str(days))
         task["verdict"] = verdict(task)
         _add_oracles(task, truth)
         tasks.append(task)
@@ -120,7 +123,7 @@ def evaluate_predictions(
         "tasks": tasks,
         "not_when": general_limits(about),
         "cohort": about,
-        "run": _run(score_dir),
+        "run": run,
         "chronoward_version": __version__,
         "intervals": "95 %, clustered by subject",
         "n_replicates": settings.n_replicates,
@@ -137,7 +140,21 @@ def _about(cohort_dir: Path) -> dict[str, Any]:
 def _run(score_dir: Path) -> dict[str, Any]:
     path = score_dir / "score.json"
     run = dict(read_json(path)) if path.exists() else {}
+    if run.get("calibration"):
+        run["calibration"] = _exponents(run["calibration"])  # its counts are small cells
     return {key: hide(value) if key in ("rows", "labels") else value for key, value in run.items()}
+
+
+def _exponents(calibration: dict[str, Any]) -> dict[str, Any]:
+    """A calibration without what counts people: outcome → horizon → group → exponent."""
+    levels = {
+        outcome: {
+            days: {group: level["exponent"] for group, level in groups.items()}
+            for days, groups in horizons.items()
+        }
+        for outcome, horizons in calibration["levels"].items()
+    }
+    return {"split": calibration["split"], "exponents": levels}
 
 
 def _evaluated(rows: TaskRows, cohort: CohortTable | None) -> tuple[TaskRows, list[str]]:

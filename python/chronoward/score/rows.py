@@ -103,11 +103,13 @@ class Prefixes:
     Attributes:
         row: int64, number of each prompt's row in the cohort.
         prompts: one a row.
+        known: int32 token ids available to each row; all of them, even where the prompt is cut.
         counts: rows by what happened to them.
     """
 
     row: NDArray[np.int64]
     prompts: list[Prompt]
+    known: list[NDArray[np.int32]]
     counts: dict[str, int]
 
 
@@ -195,6 +197,7 @@ def make_prefixes(
     ended = grammar.token_class == TokenClass.DEATH
     walker = SamplingParams().sampler(grammar, 1)
     prompts: list[Prompt] = []
+    known: list[NDArray[np.int32]] = []
     numbers: list[int] = []
     counts = {"scored": 0, "before_first_event": 0, "after_death": 0, "shortened": 0}
     counts["other_split"] = len(rows) - len(kept)
@@ -210,6 +213,7 @@ def make_prefixes(
         if ended[token_id].any() and not after_death:
             counts["after_death"] += 1
             continue
+        known.append(token_id)
         longest = max_context * 3 // 4
         if n > longest:
             token_id, time_min = cut(
@@ -235,4 +239,4 @@ def make_prefixes(
             )
         )
     counts["scored"] = len(prompts)
-    return Prefixes(np.array(numbers, np.int64), prompts, counts)
+    return Prefixes(np.array(numbers, np.int64), prompts, known, counts)

@@ -2,96 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chronoward import outcomes as outcome_definitions
-from chronoward.engine import EngineConfig, Prompt, SamplingParams
-from chronoward.engine.workers import map_units, open_engine, run_context
-from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
+from chronoward.errors import DataError
 from chronoward.files import make_output_folder, sha256_file, write_json
-from chronoward.model import load as load_model
-from chronoward.model import read_config
-from chronoward.score.estimators import SAMPLED, RowEstimate
-from chronoward.score.hazard import hazard_estimates, hazard_head
+from chronoward.score.calibration import Calibration
+from chronoward.score.job import ScoreConfig, ScoreJob
 from chronoward.score.output import Scores, detail_table, write_predictions, write_table
-from chronoward.score.rows import make_prefixes, read_cohort
-from chronoward.score.units import N_PILOT, ScoreTask, ScoreUnit, score_unit
-from chronoward.store import TokenStore
-from chronoward.store.codes import code_table
-from chronoward.tokenizer import Tokenizer
+from chronoward.score.rows import read_cohort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from chronoward.score.rows import CohortRows, Prefixes
-
-    Progress = Callable[[int, int], None]
-
-ESTIMATORS = (*SAMPLED, "hazard")
-MINUTES_PER_DAY = 1440
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """How risks are estimated.
-
-    Raises:
-        ConfigError: a value out of range or an unknown estimator.
-    """
-
-    estimator: str = "reach"
-    """reach, scope, count, or hazard (one pass, needs the head)."""
-    n_rollouts: int | None = None
-    """Rollouts a row and outcome; None: a pilot of 8 asks for as many as `target_se` needs."""
-    target_se: float = 0.01
-    """Standard error that a pilot aims at."""
-    max_rollouts: int = 256
-    """Most rollouts that a pilot may ask for."""
-    max_new_tokens: int = 1024
-    """Tokens after which a rollout is undetermined."""
-    n_slots: int = 32
-    """Rollouts side by side in each worker."""
-    max_context: int | None = None
-    """Tokens of a context; None: what the run was trained on, at most 1,024."""
-    split: str = "all"
-    """Score only the rows whose subject is in this split of the token store."""
-    threshold: float = 0.5
-    """Probability from which `predicted_boolean_value` is true."""
-    seed: int = 0
-    strict: bool = False
-    """Rows that cannot be scored and undetermined rollouts are errors."""
-
-    def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            message = f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
-            raise ConfigError(message)
-        require_at_least(1, self, "n_rollouts")
-        require_at_least(N_PILOT, self, "max_rollouts")
-        if not (math.isfinite(self.target_se) and self.target_se > 0):
-            message = f"target_se must be positive, got {self.target_se}"
-            raise ConfigError(message)
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcomes:
-    names: list[str]
-    sets: list[NDArray[np.int32]]
-    death: str | None
-
-
-def _check_horizons(horizons: Sequence[int]) -> None:
-    if not horizons or any(h < 1 for h in horizons) or len(set(horizons)) < len(horizons):
-        message = f"horizons must be different positive numbers of days, got {list(horizons)}"
-        raise ConfigError(message)
+    from chronoward.score.estimators import RowEstimate
+    from chronoward.score.job import Progress
 
 
 def _check_determined(estimates: list[list[RowEstimate]]) -> None:
@@ -122,7 +51,7 @@ def score(
         outcomes: names or YAML files of outcome definitions.
         horizons: days.
         out: a new or empty folder.
-        config: estimator, rollouts, split.
+        config: estimator, rollouts, split, calibration.
         threads: worker processes; the result does not depend on it.
         progress: called with (rows done, rows in all).
         options: fields of `ScoreConfig` that differ from `config`.
@@ -131,166 +60,48 @@ def score(
         The content of `score.json`.
 
     Raises:
-        ConfigError: an outcome without a token, no rollouts, a run trained with repeat weights.
+        ConfigError: an outcome without a token, no rollouts, a run trained with repeat weights, a
+            calibration of other outcomes, horizons or estimators.
         DataError: unknown subjects or repeated rows in the cohort.
-        FormatError: run and store have different tokenizers.
+        FormatError: run and store have different tokenizers, or the calibration is of another run.
         StateError: `out` has content.
     """
     began = time.monotonic()
     config = replace(config or ScoreConfig(), **options)
-    _check_horizons(horizons)
-    run_config = check_run(run)
-    store = TokenStore.open(tokens)
-    tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")
-    check_same_tokenizer(run, store, tokenizer)
-    found = _resolve(outcomes, store, tokenizer)
     rows = read_cohort(cohort)
-    max_context = config.max_context or run_context(run)
-    prefixes = _prefixes(rows, store, tokenizer, config, max(horizons), max_context)
-    horizons_min = np.array(horizons, np.int64) * MINUTES_PER_DAY
-    if config.estimator == "hazard":
-        hazard_head(load_model(run), found.names)  # refuses before the folder is made
+    job = ScoreJob.open(run, tokens, rows, outcomes, horizons, config)
+    correction = Calibration.read(config.calibration).check(job) if config.calibration else None
     out = make_output_folder(Path(out))
-    estimates = _estimate(
-        Path(run), prefixes.prompts, found, horizons_min, config, max_context, threads, progress
-    )
+    estimates = job.estimate(threads=threads, progress=progress)
     if config.strict:
         _check_determined(estimates)
-    scores = Scores(prefixes, found.names, list(horizons), config.estimator, estimates)
+    if correction is not None:
+        estimates = correction.apply(job, estimates)
+    found = job.outcomes
+    scores = Scores(job.prefixes, found.names, job.horizons_days, config.estimator, estimates)
     write_table(out / "predictions_detail.parquet", detail_table(scores))
     labels = write_predictions(out, scores, rows, threshold=config.threshold)
     report = {
         "schema": 1,
-        "model": run_config["weights"],
-        "tokenizer": tokenizer.hash,
+        "model": job.weights,
+        "tokenizer": job.tokenizer_hash,
         "cohort": sha256_file(rows.path),
         "estimator": config.estimator,
         "n_rollouts": config.n_rollouts,
         "target_se": None if config.n_rollouts else config.target_se,
         "n_rollouts_total": sum(e.n_rollouts for row in estimates for e in row),
+        "calibration": None if correction is None else correction.to_json(),
         "seed": config.seed,
         "split": config.split,
         "threshold": config.threshold,
-        "horizons_days": list(horizons),
+        "horizons_days": job.horizons_days,
         "outcomes": {n: len(s) for n, s in zip(found.names, found.sets, strict=True)},
-        "competing_death": config.estimator != "hazard" or found.death is not None,
-        "max_context": max_context,
-        "rows": prefixes.counts,
+        "competing_death": job.competing_death,
+        "max_context": job.max_context,
+        "rows": job.prefixes.counts,
         "labels": labels,
         "undetermined": float(np.mean([e.undetermined.max() for row in estimates for e in row])),
         "seconds": round(time.monotonic() - began, 3),
     }
     write_json(out / "score.json", report)
     return report
-
-
-def _prefixes(
-    rows: CohortRows,
-    store: TokenStore,
-    tokenizer: Tokenizer,
-    config: ScoreConfig,
-    longest_days: int,
-    max_context: int,
-) -> Prefixes:
-    """The rows' prompts.
-
-    Raises:
-        DataError: unknown subjects; no row can be scored, or, with `strict`, one cannot.
-    """
-    prefixes = make_prefixes(
-        rows,
-        store,
-        tokenizer.grammar(),
-        split=config.split,
-        deadline_min=longest_days * MINUTES_PER_DAY,
-        max_context=max_context,
-    )
-    left_out = prefixes.counts["before_first_event"] + prefixes.counts["after_death"]
-    if not prefixes.prompts or (config.strict and left_out):
-        message = f"{rows.path}: {left_out} rows cannot be scored: {prefixes.counts}"
-        raise DataError(message)
-    return prefixes
-
-
-def check_run(run: Path | str) -> dict[str, Any]:
-    """The run's config.
-
-    Raises:
-        ConfigError: trained with repeat weights: its recurrences come out too rare.
-        FormatError: not a finished run.
-    """
-    config = read_config(Path(run))
-    weight = config["training"].get("repeat_weight", "none")
-    if weight != "none":
-        message = (
-            f"{run} was trained with repeat_weight {weight}: weighted cross-entropy learns too few "
-            "recurrences, so its risks would be wrong; train with repeat_weight none"
-        )
-        raise ConfigError(message)
-    return config
-
-
-def check_same_tokenizer(run: Path | str, store: TokenStore, tokenizer: Tokenizer) -> None:
-    """Refuses a run and a store that do not share their tokenizer.
-
-    Raises:
-        FormatError: they do not.
-    """
-    if store.tokenizer_hash != tokenizer.hash:
-        message = f"{run} and {store.path} have different tokenizers"
-        raise FormatError(message)
-
-
-def _resolve(names: Sequence[str], store: TokenStore, tokenizer: Tokenizer) -> _Outcomes:
-    definitions = [outcome_definitions.load(name) for name in names]
-    found = [definition.name for definition in definitions]
-    if not definitions or len(set(found)) < len(found):
-        message = f"outcomes must be given and differ, got {found}"
-        raise ConfigError(message)
-    codes = code_table(store.path, tokenizer)
-    sets = []
-    for definition in definitions:
-        ids = tokenizer.token_ids_of(outcome_definitions.resolve(definition, codes))
-        if not len(ids):
-            message = f"outcome {definition.name!r} has no token in the vocabulary"
-            raise ConfigError(message)
-        sets.append(np.sort(ids).astype(np.int32))
-    death = next((d.name for d in definitions if d.kind == "death"), None)
-    return _Outcomes(found, sets, death)
-
-
-def _estimate(
-    run: Path,
-    prompts: list[Prompt],
-    found: _Outcomes,
-    horizons_min: NDArray[np.int64],
-    config: ScoreConfig,
-    max_context: int,
-    threads: int,
-    progress: Progress | None,
-) -> list[list[RowEstimate]]:
-    if config.estimator == "hazard":
-        return hazard_estimates(load_model(run), prompts, found.names, horizons_min, found.death)
-    task = ScoreTask(
-        estimator=config.estimator,
-        params=SamplingParams(
-            seed=config.seed,
-            outcome_sets=tuple(found.sets),
-            outcome_names=tuple(found.names),
-            mask_outcomes=config.estimator == "reach",
-            max_new_tokens=config.max_new_tokens,
-        ),
-        horizons_min=horizons_min,
-        n_rollouts=config.n_rollouts,
-        target_se=config.target_se,
-        max_rollouts=config.max_rollouts,
-    )
-    size = int(np.clip(2048 // ((config.n_rollouts or 32) * len(found.names)), 4, 64))
-    units = [ScoreUnit(task, prompts[i : i + size]) for i in range(0, len(prompts), size)]
-    make = partial(open_engine, run, EngineConfig(n_slots=config.n_slots, max_context=max_context))
-    estimates: list[list[RowEstimate]] = []
-    for done in map_units(make, score_unit, units, n_workers=min(threads, len(units))):
-        estimates += done
-        if progress is not None:
-            progress(len(estimates), len(prompts))
-    return estimates

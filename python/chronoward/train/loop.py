@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
 MAX_SKIPPED_IN_A_ROW = 5
-COUNTS_PER_LOOK = 10  # batches counted in all for each that the model looks at, to settle biases
+COUNTS_PER_LOOK = 25  # batches counted in all for each that the model looks at, to settle biases
 LEAST_TRIALS = 5
 TRIAL_SHARE = 0.005  # of a run planned for some minutes: steps that only tell how long one takes
 OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SETTLING_SHARE = 0.1  # of a run's steps: batches that the model looks at to settle its biases
 SETTLING_ROWS = 1000  # at most
-SETTLING_COST = 0.8  # of one of them and the batches counted for it, as a share of a step
+SETTLING_COST = 1.4  # of one of them and the batches counted for it, as a share of a step
 LEAST_TAIL = 0.1  # of the steps done: still to come after planning anew, for the learning rate
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 CENSORED, OUTCOME, DEATH = 0, 1, 2
+CAUSES = {"censored": CENSORED, "outcome": OUTCOME, "death": DEATH}  # as outcomes.parquet says it
 SMALLEST_CENSORING_SURVIVAL = 0.05
 
 
