@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/days.hpp"
 #include "core/token_class.hpp"
 
 namespace chronoward {
@@ -39,11 +40,9 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(EncodeRule::kC
 
 using EncodeCounts = std::array<std::int64_t, static_cast<std::size_t>(EncodeRule::kCount)>;
 
-inline constexpr std::int64_t kNullUs = std::numeric_limits<std::int64_t>::min();
 inline constexpr std::int32_t kNotInPreset = -2;  // entry of a key that the preset has no place for
 inline constexpr std::int32_t kNoText = -1;
 inline constexpr std::int64_t kUsPerMin = 60'000'000;
-inline constexpr std::int64_t kUsPerDay = 86'400'000'000;
 inline constexpr std::int32_t kDayMin = 1440;
 inline constexpr std::int32_t kHourMin = 60;
 inline constexpr std::int32_t kRepeatMin = 180 * kDayMin;

@@ -26,6 +26,7 @@ __all__: list[str] = [
     "cut_windows",
     "distinct_keys",
     "fill_rows",
+    "mend_visits",
     "pack_rows",
     "packed_attention",
     "packed_attention_backward",
@@ -290,6 +291,28 @@ def fill_rows(
 ]:
     """
     Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens) of segments.
+    """
+
+def mend_visits(
+    visit_offsets: numpy.typing.NDArray[numpy.int64],
+    start: numpy.typing.NDArray[numpy.int64],
+    finish: numpy.typing.NDArray[numpy.int64],
+    order: numpy.typing.NDArray[numpy.int32],
+    source_class: numpy.typing.NDArray[numpy.uint8],
+    is_start_date: numpy.typing.NDArray[numpy.uint8],
+    is_end_date: numpy.typing.NDArray[numpy.uint8],
+    is_gone: numpy.typing.NDArray[numpy.uint8],
+    has_discharge: numpy.typing.NDArray[numpy.uint8],
+    death: numpy.typing.NDArray[numpy.int64],
+    record_offsets: numpy.typing.NDArray[numpy.int64],
+    record_visit: numpy.typing.NDArray[numpy.int64],
+    record_time: numpy.typing.NDArray[numpy.int64],
+    record_is_date: numpy.typing.NDArray[numpy.uint8],
+    inpatient_us: typing.SupportsInt | typing.SupportsIndex,
+    ed_link_us: typing.SupportsInt | typing.SupportsIndex,
+) -> dict[str, numpy.ndarray]:
+    """
+    Visits of whole subjects made disjoint: columns by name.
     """
 
 def pack_rows(
