@@ -1,0 +1,543 @@
+#include "core/mend_meds.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+#include "core/parallel.hpp"
+
+namespace chronoward {
+namespace {
+
+std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
+
+bool is_midnight(std::int64_t us) { return us == day_of(us); }
+
+Removal removal_of(VisitFate fate) {
+  switch (fate) {
+    case VisitFate::kMerged:
+      return Removal::kVisitMerged;
+    case VisitFate::kEdLinked:
+      return Removal::kEdLinked;
+    case VisitFate::kInStay:
+      return Removal::kOutpatientInStay;
+    case VisitFate::kKept:
+    case VisitFate::kGoneBefore:
+    case VisitFate::kCount:
+      break;
+  }
+  return Removal::kNone;
+}
+
+std::uint32_t changes_of(std::uint8_t bits) {
+  constexpr Change kOf[] = {Change::kVisitExtended, Change::kVisitInpatientByLength,
+                            Change::kVisitOverlapClamped};
+  std::uint32_t changes = 0;
+  for (unsigned i = 0; i < static_cast<unsigned>(VisitChange::kCount); ++i) {
+    if ((bits >> i & 1U) != 0) changes |= bit_of(kOf[i]);
+  }
+  return changes;
+}
+
+}  // namespace
+
+void MendedEvents::clear() { *this = {}; }
+
+void MedsMender::mend(std::int64_t subject, std::size_t begin, std::size_t end, bool is_excluded,
+                      MendedEvents& out, RowFates& fates) {
+  begin_ = begin;
+  judge_.judge(begin, end, is_excluded, judged_);
+  staged_.clear();
+  pairs_.clear();
+  details_.clear();
+  by_ref_.clear();
+  mended_.visits.clear();
+  mended_.visit_of.clear();
+  visit_code_.clear();
+  visit_discharge_.clear();
+  is_silent_.assign(judged_.size(), 0);
+  if (!is_excluded) {
+    if (v_.is_explicit) {
+      stage_explicit();
+      v_.is_disjoint ? take_explicit() : mend_staged();
+      link_explicit();
+    } else if (!v_.patterns.empty()) {
+      for (const CodePattern& pattern : v_.patterns) stage_pattern(pattern);
+      stage_pairs();
+      mend_staged();
+      close_patterns();
+    }
+    facts_.n_visits += static_cast<std::int64_t>(mended_.visits.size());
+    put_events(subject, out);
+  }
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const bool is_gone = judged_[i].gone != Removal::kNone;
+    fates.gone[begin + i] = static_cast<std::uint8_t>(judged_[i].gone);
+    fates.changes[begin + i] = is_gone ? 0 : judged_[i].changes;
+  }
+}
+
+/// Visits that are rows of their own, with where the subject went.
+void MedsMender::stage_explicit() {
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.role != Role::kVisit || row.gone != Removal::kNone) continue;
+    const auto place = static_cast<std::int32_t>(staged_.size());
+    const std::int64_t ref = rows_.visit_ref[begin_ + i];
+    if (ref != kNullUs) by_ref_.emplace_back(ref, place);
+    staged_.push_back({.row = static_cast<std::int32_t>(i),
+                       .code = t_.event_code[at(rows_.code[begin_ + i])],
+                       .start = rows_.time[begin_ + i],
+                       .finish = row.end_time});
+  }
+  std::sort(by_ref_.begin(), by_ref_.end());
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.role != Role::kDischarge || row.gone != Removal::kNone) continue;
+    const std::int64_t ref = rows_.visit_ref[begin_ + i];
+    const std::int32_t code = t_.event_code[at(rows_.code[begin_ + i])];
+    const auto first = std::lower_bound(by_ref_.begin(), by_ref_.end(), std::pair(ref, kNone));
+    for (auto found = first; found != by_ref_.end() && found->first == ref; ++found) {
+      std::int32_t& kept = staged_[at(found->second)].discharge_code;
+      if (kept == kNone || t_.code_rank[at(code)] < t_.code_rank[at(kept)]) kept = code;
+    }
+  }
+  facts_.n_explicit += static_cast<std::int64_t>(staged_.size());
+  marks_.clear();
+  for (std::size_t i = 0; i < staged_.size(); ++i) marks_.push_back(static_cast<std::int32_t>(i));
+  std::sort(marks_.begin(), marks_.end(), [this](std::int32_t a, std::int32_t b) {
+    const Staged &x = staged_[at(a)], &y = staged_[at(b)];
+    return std::tuple(x.start, x.finish) < std::tuple(y.start, y.finish);
+  });
+  std::int64_t reach = kNullUs;
+  for (const std::int32_t i : marks_) {
+    const Staged& visit = staged_[at(i)];
+    if (reach != kNullUs && visit.start < reach) ++facts_.n_overlaps;
+    reach = std::max(reach, visit.finish);
+    ++facts_.n_staged;
+    if (is_midnight(visit.start)) ++facts_.n_midnight;
+  }
+}
+
+/// Each opening row with the first closing one before the next opening row.
+void MedsMender::stage_pattern(const CodePattern& pattern) {
+  const auto code_of = [this](std::int32_t i) { return at(rows_.code[begin_ + at(i)]); };
+  const auto add = [&](std::int32_t opening, std::int32_t closing, std::int64_t finish) {
+    const std::size_t code = code_of(opening);
+    const std::int32_t left = closing == kNone ? kNone : v_.discharge_code[code_of(closing)];
+    pairs_.push_back({.visit = {.row = opening,
+                                .code = pattern.visit_code[code],
+                                .discharge_code = left,
+                                .start = rows_.time[begin_ + at(opening)],
+                                .finish = finish},
+                      .end_row = closing,
+                      .place = pattern.is_detail ? kNone : 0,
+                      .is_bare = v_.is_bare[code] != 0});
+  };
+  marks_.clear();
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.gone != Removal::kNone || row.role != Role::kCode) continue;
+    const auto place = static_cast<std::int32_t>(i);
+    const std::size_t code = code_of(place);
+    if (!pattern.closes_itself) {
+      if (pattern.opens[code] != 0 || pattern.closes[code] != 0) marks_.push_back(place);
+    } else if (pattern.opens[code] != 0 && row.end_time != kNullUs) {
+      add(place, kNone, row.end_time);
+    }
+  }
+  const auto opens = [&](std::int32_t i) { return pattern.opens[code_of(i)] != 0; };
+  const auto key = [&](std::int32_t i) {
+    return std::tuple(rows_.time[begin_ + at(i)], !opens(i),
+                      t_.code_rank[at(t_.event_code[code_of(i)])], i);
+  };
+  std::sort(marks_.begin(), marks_.end(),
+            [&](std::int32_t a, std::int32_t b) { return key(a) < key(b); });
+  for (std::size_t k = 0; k + 1 < marks_.size(); ++k) {
+    const std::int32_t opening = marks_[k], closing = marks_[k + 1];
+    if (opens(opening) && !opens(closing)) {
+      add(opening, closing, rows_.time[begin_ + at(closing)]);
+    }
+  }
+}
+
+/// Staged visits from pairs: of equal ones the first row's, which stands for all of them.
+void MedsMender::stage_pairs() {
+  std::stable_sort(pairs_.begin(), pairs_.end(),
+                   [](const Pair& a, const Pair& b) { return a.visit.row < b.visit.row; });
+  for (Pair& pair : pairs_) {
+    if (pair.place == kNone) continue;
+    ++facts_.n_staged;
+    if (is_midnight(pair.visit.start)) ++facts_.n_midnight;
+    const auto copy = std::find_if(staged_.begin(), staged_.end(), [&](const Staged& other) {
+      return other.start == pair.visit.start && other.finish == pair.visit.finish &&
+             other.code == pair.visit.code;
+    });
+    pair.place = static_cast<std::int32_t>(copy - staged_.begin());
+    if (copy == staged_.end()) {
+      staged_.push_back(pair.visit);
+      staged_.back().discharge_code = kNone;  // settled once ends are known
+    }
+  }
+}
+
+/// A staged visit with its faulty or missing end, and cut at the death.
+SourceVisit MedsMender::placed(const Staged& visit, std::uint32_t& changes) const {
+  const bool has_end = visit.finish != kNullUs;
+  const bool is_start_date = v_.is_midnight_date && is_midnight(visit.start);
+  const bool is_end_date = !has_end || (v_.is_midnight_date && is_midnight(visit.finish));
+  SourceVisit out{.start = is_start_date ? day_of(visit.start) : visit.start,
+                  .order = visit.row,
+                  .source_class = static_cast<VisitClass>(v_.visit_class[at(visit.code)]),
+                  .is_start_date = is_start_date,
+                  .has_discharge = visit.discharge_code != kNone};
+  const bool is_early =
+      has_end && (is_start_date || is_end_date ? day_of(visit.finish) < day_of(visit.start)
+                                               : visit.finish < visit.start);
+  if (!has_end) {
+    changes |= bit_of(Change::kMissingVisitEnd);
+  } else if (is_early) {
+    changes |= bit_of(Change::kEndBeforeStart);
+  } else {
+    out.is_end_date = is_end_date;
+    out.finish = is_end_date ? day_of(visit.finish) + kDayEndUs : visit.finish;
+  }
+  if (judge_.birth() != kNullUs && day_of(visit.start) < day_of(judge_.birth())) {
+    changes |= bit_of(Change::kPrenatal);
+  }
+  const std::int64_t death = judge_.death();
+  if (death == kNullUs) return out;
+  out.is_gone = is_start_date ? out.start > day_of(death) : out.start > death;
+  if (out.finish != kNullUs && out.finish > death) {
+    if (!out.is_end_date || day_of(out.finish) > day_of(death)) {
+      changes |= bit_of(Change::kVisitEndAfterDeath);
+    }
+    out.finish = death;
+  }
+  return out;
+}
+
+/// Visits that a source keeps disjoint, as they are.
+void MedsMender::take_explicit() {
+  mended_.visit_of.assign(staged_.size(), kNoVisit);
+  for (const std::int32_t i : marks_) {  // in order of start
+    const Staged& visit = staged_[at(i)];
+    std::int64_t finish = visit.finish == kNullUs ? visit.start : visit.finish;
+    if (judge_.death() != kNullUs) finish = std::min(finish, judge_.death());
+    mended_.visit_of[at(i)] = static_cast<std::int32_t>(mended_.visits.size());
+    mended_.visits.push_back({.start = visit.start, .finish = finish, .head = i, .is_timed = true});
+    visit_code_.push_back(visit.code);
+    visit_discharge_.push_back(visit.discharge_code);
+  }
+}
+
+void MedsMender::mend_staged() {
+  sources_.clear();
+  staged_changes_.assign(staged_.size(), 0);
+  for (std::size_t i = 0; i < staged_.size(); ++i) {
+    sources_.push_back(placed(staged_[i], staged_changes_[i]));
+  }
+  linked_.clear();
+  for (std::size_t i = 0; i < judged_.size() && !by_ref_.empty(); ++i) {
+    if (judged_[i].role != Role::kCode || judged_[i].gone != Removal::kNone) continue;
+    const std::int32_t visit = staged_of(rows_.visit_ref[begin_ + i]);
+    if (visit != kNoVisit) linked_.push_back({visit, rows_.time[begin_ + i], false});
+  }
+  mender_.mend(sources_, linked_, judge_.death(), mended_);
+  for (const MendedVisit& visit : mended_.visits) {
+    visit_code_.push_back(visit.is_by_length ? v_.stay_code : staged_[at(visit.head)].code);
+    const bool has_left = visit.discharge != kNoVisit;
+    visit_discharge_.push_back(has_left ? staged_[at(visit.discharge)].discharge_code : kNone);
+  }
+  for (const EmergencyDetail& detail : mended_.details) {
+    details_.push_back({detail.start, detail.finish, staged_[at(detail.head)].code, detail.visit});
+  }
+  if (!v_.is_explicit) return;  // a pattern's rows are records of their own
+  for (std::size_t i = 0; i < staged_.size(); ++i) {
+    JudgedRow& row = judged_[at(staged_[i].row)];
+    row.gone = sources_[i].is_gone ? Removal::kAfterDeath : removal_of(mended_.fate[i]);
+    row.changes |= staged_changes_[i] | changes_of(mended_.changes[i]);
+  }
+}
+
+/// The staged visit that a visit id names, kNoVisit where there is none.
+std::int32_t MedsMender::staged_of(std::int64_t ref) const {
+  if (ref == kNullUs) return kNoVisit;
+  const auto found = std::lower_bound(by_ref_.begin(), by_ref_.end(), std::pair(ref, kNone));
+  return found != by_ref_.end() && found->first == ref ? found->second : kNoVisit;
+}
+
+/// The mended visit that a row's visit id names.
+std::int32_t MedsMender::visit_of_row(std::size_t i) const {
+  const std::int32_t staged = staged_of(rows_.visit_ref[begin_ + i]);
+  return staged == kNoVisit ? kNoVisit : mended_.visit_of[at(staged)];
+}
+
+/// Details of explicit visits, cut to them.
+void MedsMender::link_explicit() {
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.role != Role::kDetail || row.gone != Removal::kNone) continue;
+    const std::int32_t place = visit_of_row(i);
+    if (place == kNoVisit || row.end_time == kNullUs) continue;
+    const MendedVisit& visit = mended_.visits[at(place)];
+    const std::int64_t start = rows_.time[begin_ + i];
+    if (start > visit.finish || row.end_time < visit.start) continue;
+    details_.push_back({std::max(start, visit.start), std::min(row.end_time, visit.finish),
+                        t_.event_code[at(rows_.code[begin_ + i])], place});
+  }
+}
+
+/// Details of patterns, and the rows that a visit itself says: bare starts and ends, and the
+/// discharge at its end.
+void MedsMender::close_patterns() {
+  leaving_.assign(mended_.visits.size(), kNone);
+  for (std::size_t k = 0; k < pairs_.size(); ++k) {
+    const Pair& pair = pairs_[k];
+    if (pair.place == kNone) {
+      const auto after =
+          std::upper_bound(mended_.visits.begin(), mended_.visits.end(), pair.visit.start,
+                           [](std::int64_t t, const MendedVisit& v) { return t < v.start; });
+      if (after == mended_.visits.begin()) continue;
+      const MendedVisit& visit = *(after - 1);
+      if (pair.visit.start > visit.finish) continue;
+      details_.push_back({std::max(pair.visit.start, visit.start),
+                          std::min(pair.visit.finish, visit.finish), pair.visit.code,
+                          static_cast<std::int32_t>(after - mended_.visits.begin()) - 1});
+      continue;
+    }
+    const std::int32_t visit = mended_.visit_of[at(pair.place)];
+    if (visit == kNoVisit) continue;
+    if (pair.is_bare) is_silent_[at(pair.visit.row)] = 1;
+    if (pair.end_row == kNone) continue;
+    const std::int32_t left = pair.visit.discharge_code;
+    if (left == kNone) {
+      is_silent_[at(pair.end_row)] = 1;
+    } else if (pair.visit.finish == mended_.visits[at(visit)].finish) {
+      const auto key = [this](const Pair& p) {
+        return std::tuple(t_.code_rank[at(p.visit.discharge_code)], p.visit.start);
+      };
+      std::int32_t& kept = leaving_[at(visit)];
+      if (kept == kNone || key(pair) < key(pairs_[at(kept)])) kept = static_cast<std::int32_t>(k);
+    }
+  }
+  for (std::size_t v = 0; v < leaving_.size(); ++v) {
+    if (leaving_[v] == kNone) continue;
+    const Pair& pair = pairs_[at(leaving_[v])];
+    visit_discharge_[v] = pair.visit.discharge_code;
+    is_silent_[at(pair.end_row)] = 1;
+  }
+}
+
+/// Links the records of codes to visits, and appends all events of the subject.
+void MedsMender::put_events(std::int64_t subject, MendedEvents& out) {
+  to_link_.clear();
+  records_.clear();
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.role != Role::kCode || row.gone != Removal::kNone || is_silent_[i] != 0) continue;
+    to_link_.push_back(static_cast<std::int32_t>(i));
+    records_.push_back(
+        {rows_.time[begin_ + i], v_.is_explicit ? visit_of_row(i) : kNoVisit, false});
+  }
+  artificial_.clear();
+  if (v_.has_visits) {
+    linker_.link(mended_.visits, records_, judge_.death(), links_, artificial_);
+  } else {
+    links_.assign(records_.size(), {});
+  }
+  const std::vector<std::int32_t> number = number_visits(mended_.visits, artificial_);
+  const std::int64_t death = judge_.death();
+  for (std::size_t k = 0; k < records_.size(); ++k) {
+    const std::int32_t i = to_link_[k];
+    JudgedRow& row = judged_[at(i)];
+    const Link link = links_[k];
+    const std::int64_t said = rows_.available[begin_ + at(i)];
+    std::int64_t available = said == kNullUs ? records_[k].time : said;
+    if (link.how < LinkHow::kArtificial) {
+      const MendedVisit& visit = mended_.visits[at(link.visit)];
+      available = std::min(std::max(available, visit.start), visit.finish);
+    }
+    if (death != kNullUs) available = std::min(available, death);
+    if (link.how == LinkHow::kArtificial) row.changes |= bit_of(Change::kArtificialVisit);
+    if (v_.is_explicit && link.how == LinkHow::kClamped) {
+      row.changes |= bit_of(Change::kClampedToVisit);
+    }
+    if (v_.is_explicit && link.how == LinkHow::kRelinked) {
+      row.changes |= bit_of(Change::kRelinkedByDate);
+    }
+    put_row(subject, i, records_[k].time, available, out);
+    if (link.visit != kNoVisit) out.visit_id.back() = number[at(link.visit)];
+  }
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const JudgedRow& row = judged_[i];
+    if (row.gone != Removal::kNone) continue;
+    if (row.role <= Role::kStatic || row.role == Role::kDeath) {
+      const std::int64_t us = row.role == Role::kBirth   ? judge_.birth()
+                              : row.role == Role::kDeath ? death
+                                                         : kNullUs;
+      put_fact(subject, static_cast<std::int32_t>(i), us, out);
+    }
+  }
+  const auto put_made = [&](Role role, std::uint16_t table, std::int32_t code, std::int64_t time,
+                            std::int64_t finish, std::int32_t visit) {
+    out.subject.push_back(subject);
+    out.time.push_back(time);
+    out.available.push_back(time);
+    out.end_time.push_back(finish);
+    out.visit_id.push_back(number[at(visit)]);
+    out.role.push_back(static_cast<std::uint8_t>(role));
+    out.table.push_back(table);
+    out.code.push_back(code);
+    out.text.push_back(kNone);
+    out.unit.push_back(kNone);
+    out.number.push_back(std::numeric_limits<double>::quiet_NaN());
+    out.row.push_back(kNone);
+  };
+  for (std::size_t v = 0; v < mended_.visits.size(); ++v) {
+    const MendedVisit& visit = mended_.visits[v];
+    const auto place = static_cast<std::int32_t>(v);
+    put_made(Role::kVisit, t_.visit_table, visit_code_[v], visit.start, visit.finish, place);
+    if (visit_discharge_[v] != kNone) {
+      put_made(Role::kDischarge, t_.visit_table, visit_discharge_[v], visit.finish, kNullUs, place);
+    }
+  }
+  for (std::size_t a = 0; a < artificial_.size(); ++a) {
+    put_made(Role::kVisit, t_.visit_table, v_.artificial_code, artificial_[a].start,
+             artificial_[a].finish, static_cast<std::int32_t>(mended_.visits.size() + a));
+  }
+  for (const Detail& detail : details_) {
+    put_made(Role::kDetail, t_.detail_table, detail.code, detail.start, detail.finish,
+             detail.visit);
+  }
+}
+
+/// An event of a row, outside visits and without an end.
+void MedsMender::put_row(std::int64_t subject, std::int32_t i, std::int64_t time,
+                         std::int64_t available, MendedEvents& out) const {
+  const std::size_t row = begin_ + at(i);
+  const JudgedRow& judged = judged_[at(i)];
+  out.subject.push_back(subject);
+  out.time.push_back(time);
+  out.available.push_back(available);
+  out.end_time.push_back(kNullUs);
+  out.visit_id.push_back(kNullUs);
+  out.role.push_back(static_cast<std::uint8_t>(judged.role));
+  out.table.push_back(rows_.table[row]);
+  out.code.push_back(t_.event_code[at(rows_.code[row])]);
+  out.text.push_back(judged.text);
+  out.unit.push_back(rows_.unit[row]);
+  out.number.push_back(judged.has_number ? judged.number
+                                         : std::numeric_limits<double>::quiet_NaN());
+  out.row.push_back(static_cast<std::int64_t>(row));
+}
+
+/// An event of a row about the subject: no value, and a time only for birth and death.
+void MedsMender::put_fact(std::int64_t subject, std::int32_t i, std::int64_t time,
+                          MendedEvents& out) const {
+  put_row(subject, i, time, time, out);
+  out.text.back() = out.unit.back() = kNone;
+  out.number.back() = std::numeric_limits<double>::quiet_NaN();
+}
+
+namespace {
+
+void require(bool is_good, const char* what) {
+  if (!is_good) throw std::invalid_argument(what);
+}
+
+template <typename T>
+bool is_within(std::span<const T> values, std::int64_t least, std::size_t n) {
+  return std::all_of(values.begin(), values.end(), [=](T x) {
+    return static_cast<std::int64_t>(x) >= least &&
+           static_cast<std::int64_t>(x) < static_cast<std::int64_t>(n);
+  });
+}
+
+void check(const MedsSubjects& s, const MedsRows& r, const MedsTables& t, const MedsVisits& v) {
+  const std::size_t n = r.time.size(), n_codes = t.code_kind.size(), n_texts = t.text_kind.size();
+  require(!s.offsets.empty() && s.offsets.front() == 0 &&
+              static_cast<std::size_t>(s.offsets.back()) == n &&
+              std::is_sorted(s.offsets.begin(), s.offsets.end()) &&
+              s.is_excluded.size() + 1 == s.offsets.size(),
+          "offsets of subjects must rise from 0 to the number of rows");
+  require(r.end_time.size() == n && r.available.size() == n && r.code.size() == n &&
+              r.text.size() == n && r.unit.size() == n && r.number.size() == n &&
+              r.has_number.size() == n && r.visit_ref.size() == n && r.table.size() == n,
+          "columns of rows must have one length");
+  require(t.event_code.size() == n_codes && t.is_visit_code.size() == n_codes &&
+              t.is_discharge_code.size() == n_codes && v.discharge_code.size() == n_codes &&
+              v.is_bare.size() == n_codes,
+          "tables of codes must have one length");
+  require(t.text_number.size() == n_texts && t.text_category.size() == n_texts,
+          "tables of texts must have one length");
+  require(is_within(r.code, kNone, n_codes) && is_within(r.text, kNone, n_texts),
+          "a row's code or text is out of range");
+  const std::size_t n_events = t.code_rank.size();
+  require(v.visit_class.size() == n_events && is_within(t.event_code, 0, n_events) &&
+              is_within(v.discharge_code, kNone, n_events) &&
+              is_within(std::span(&v.stay_code, 1), kNone, n_events),
+          "an event code is out of range");
+  for (const CodePattern& pattern : v.patterns) {
+    require(pattern.opens.size() == n_codes && pattern.closes.size() == n_codes &&
+                pattern.visit_code.size() == n_codes &&
+                is_within(std::span<const std::int32_t>(pattern.visit_code), kNone, n_events),
+            "tables of a pattern must have one entry a code");
+  }
+}
+
+template <typename T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+}  // namespace
+
+MendedEvents mend_meds(const MedsSubjects& subjects, const MedsRows& rows, const MedsTables& tables,
+                       const JudgeRules& rules, const MedsVisits& visits, int n_threads,
+                       RowFates& fates, VisitFacts& facts) {
+  check(subjects, rows, tables, visits);
+  fates.gone.assign(rows.time.size(), 0);
+  fates.changes.assign(rows.time.size(), 0);
+  const auto n_parts = static_cast<std::size_t>(std::max(1, n_threads));
+  std::vector<MendedEvents> parts(n_parts);
+  std::vector<VisitFacts> part_facts(n_parts);
+  parallel_for(subjects.is_excluded.size(), n_threads,
+               [&](std::size_t begin, std::size_t end, std::size_t part) {
+                 MedsMender mender(rows, tables, rules, visits);
+                 for (std::size_t i = begin; i < end; ++i) {
+                   mender.mend(static_cast<std::int64_t>(i),
+                               static_cast<std::size_t>(subjects.offsets[i]),
+                               static_cast<std::size_t>(subjects.offsets[i + 1]),
+                               subjects.is_excluded[i] != 0, parts[part], fates);
+                 }
+                 part_facts[part] = mender.facts();
+               });
+  MendedEvents out = std::move(parts.front());
+  facts = part_facts.front();
+  for (std::size_t p = 1; p < n_parts; ++p) {
+    const MendedEvents& part = parts[p];
+    append(out.subject, part.subject);
+    append(out.time, part.time);
+    append(out.available, part.available);
+    append(out.end_time, part.end_time);
+    append(out.visit_id, part.visit_id);
+    append(out.role, part.role);
+    append(out.table, part.table);
+    append(out.code, part.code);
+    append(out.text, part.text);
+    append(out.unit, part.unit);
+    append(out.number, part.number);
+    append(out.row, part.row);
+    facts.n_explicit += part_facts[p].n_explicit;
+    facts.n_overlaps += part_facts[p].n_overlaps;
+    facts.n_staged += part_facts[p].n_staged;
+    facts.n_midnight += part_facts[p].n_midnight;
+    facts.n_visits += part_facts[p].n_visits;
+  }
+  return out;
+}
+
+}  // namespace chronoward

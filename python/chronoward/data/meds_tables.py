@@ -1,0 +1,195 @@
+"""What the codes and texts of a MEDS source say, by number: tables for `_core.MedsMending`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronoward._core import MedsMending
+from chronoward.data.meds_rows import NONE, Numbering, Numberings
+from chronoward.data.records import NEGATIVE, NOT_DONE, POSITIVE, TEXT_LENGTH
+from chronoward.data.visits import (
+    EMERGENCY,
+    EMERGENCY_CODES,
+    INPATIENT,
+    INPATIENT_CODES,
+    OTHER,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from chronoward.data.config import IngestConfig, VisitPattern
+
+OTHER_KIND, BIRTH, DEATH, SEX, RACE, ETHNICITY = range(6)
+CATEGORY, NUMBER, BOUND, NOT_DONE_KIND, POS_NEG, TOO_LONG = 0, 2, 3, 4, 5, 6
+FIXED_TEXTS = ("POS", "NEG", "not_done", "order", "dispense", "administration", "stop")
+HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
+_FLOAT32_MAX = 3.4e38
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?")
+_BOUND = re.compile(r"(<=|>=|<|>|≤|≥) *([-+]?[0-9]+(\.[0-9]*)?)")
+_FIRST_PART = re.compile(r"^[^/]*/+")
+
+
+def _rest(code: str) -> str:
+    return _FIRST_PART.sub("", code)
+
+
+def _kind(code: str) -> int:
+    upper = code.upper()
+    for name, kind in (("MEDS_BIRTH", BIRTH), ("MEDS_DEATH", DEATH)):
+        if code == name or code.startswith(f"{name}//"):
+            return kind
+    for names, kind in ((("GENDER/", "SEX/"), SEX), (("RACE/",), RACE)):
+        if upper.startswith(names):
+            return kind
+    return ETHNICITY if upper.startswith("ETHNICITY/") else OTHER_KIND
+
+
+def _event_code(code: str, kind: int) -> str:
+    """The code as the event table has it: prefixes of sex, race and ethnicity made one."""
+    rest = _rest(code)
+    if kind == SEX:
+        known = {"F": "F", "FEMALE": "F", "8532": "F", "M": "M", "MALE": "M", "8507": "M"}
+        return f"Gender/{known.get(rest.upper(), 'U')}"
+    return {
+        BIRTH: "MEDS_BIRTH",
+        DEATH: "MEDS_DEATH",
+        RACE: f"Race/{rest}",
+        ETHNICITY: f"Ethnicity/{rest}",
+    }.get(kind, code)
+
+
+def _opens(code: str, prefix: str) -> bool:
+    return code == prefix or code.startswith(f"{prefix}//")
+
+
+def _text(text: str) -> tuple[int, float, str]:
+    """(kind, number, category) of a text value."""
+    if _NUMBER.fullmatch(text):
+        value = float(text)
+        if np.isfinite(value) and abs(value) <= _FLOAT32_MAX:
+            return NUMBER, value, text
+    if found := _BOUND.fullmatch(text):
+        return BOUND, float(found.group(2)), text
+    upper = text.upper()
+    if upper in NOT_DONE:
+        return NOT_DONE_KIND, 0.0, "not_done"
+    if upper in POSITIVE or upper in NEGATIVE:
+        return POS_NEG, 0.0, "POS" if upper in POSITIVE else "NEG"
+    return (TOO_LONG if len(text) > TEXT_LENGTH else CATEGORY), 0.0, text
+
+
+def _year_us(year: int) -> int:
+    if year > 9999:
+        return 2**62
+    start = datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return start.days * DAY_US
+
+
+def _flags(values: Iterable[bool]) -> NDArray[np.uint8]:
+    return np.fromiter(values, np.uint8)
+
+
+def make_mending(
+    numberings: Numberings,
+    events: Numbering,
+    config: IngestConfig,
+    *,
+    future_us: int | None,
+    inpatient_codes: set[str],
+) -> MedsMending:
+    """The mending of a source whose rows have been numbered.
+
+    Args:
+        numberings: of the rows; `texts` grows by the categories that are kept.
+        events: numbering of the event codes, filled here.
+        config: the dials.
+        future_us: first microsecond after the extract date, None where that does not count.
+        inpatient_codes: visit codes that the source's metadata calls inpatient.
+    """
+    codes = list(numberings.codes.texts)
+    kinds = [_kind(code) for code in codes]
+    event_code = [events.of(_event_code(c, k)) for c, k in zip(codes, kinds, strict=True)]
+    parsed = [_text(text) for text in list(numberings.texts.texts)]
+    category = [numberings.texts.of(text) for _, _, text in parsed]
+    for text in numberings.texts.texts[len(parsed) :]:  # POS, NEG, not_done
+        parsed.append((CATEGORY, 0.0, text))
+        category.append(numberings.texts.of(text))
+    discharge = [
+        events.of(f"Discharge/{_rest(code)}") if "//" in code and _closes(code, config) else NONE
+        for code in codes
+    ]
+    patterns = [_pattern(pattern, codes, events) for pattern in config.visit_patterns]
+    stay, artificial = events.of("Visit/IP"), events.of("Visit/0")
+    order = sorted(range(len(events.texts)), key=lambda i: events.texts[i].encode())
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    mending = MedsMending(
+        code_kind=np.array(kinds, np.uint8),
+        event_code=np.array(event_code, np.int32),
+        is_visit_code=_flags(code.startswith("Visit/") for code in codes),
+        is_discharge_code=_flags(code.startswith("Discharge/") for code in codes),
+        code_rank=rank,
+        text_kind=np.array([kind for kind, _, _ in parsed], np.uint8),
+        text_number=np.array([number for _, number, _ in parsed], np.float64),
+        text_category=np.array(category, np.int32),
+        visit_table=numberings.tables.of("visit_occurrence"),
+        detail_table=numberings.tables.of("visit_detail"),
+    )
+    years = sorted(config.sentinel_years)
+    mending.set_rules(
+        sentinel_us=np.array([[_year_us(y + k) for y in years] for k in (0, 1)], np.int64),
+        prenatal_us=config.prenatal_days * DAY_US if config.prenatal_policy == "keep" else 0,
+        future_us=-(2**63) if future_us is None else future_us,
+    )
+    mending.set_visit_codes(
+        discharge_code=np.array(discharge, np.int32),
+        is_bare=_flags("//" not in code for code in codes),
+        visit_class=np.array([_visit_class(c, inpatient_codes) for c in events.texts], np.uint8),
+        stay_code=stay,
+        artificial_code=artificial,
+        inpatient_us=config.inpatient_hours * HOUR_US,
+        ed_link_us=config.ed_link_hours * HOUR_US,
+    )
+    for opens, closes, visit_code, pattern in patterns:
+        if opens.any():
+            mending.add_pattern(
+                opens=opens,
+                closes=closes,
+                visit_code=visit_code,
+                closes_itself=pattern.end is None,
+                is_detail=pattern.is_detail,
+            )
+    return mending
+
+
+def _closes(code: str, config: IngestConfig) -> bool:
+    return any(p.end is not None and _opens(code, p.end) for p in config.visit_patterns)
+
+
+def _visit_class(code: str, inpatient_codes: set[str]) -> int:
+    if code in inpatient_codes or code.upper() in INPATIENT_CODES:
+        return INPATIENT
+    return EMERGENCY if code.upper() in EMERGENCY_CODES else OTHER
+
+
+def _pattern(
+    pattern: VisitPattern, codes: list[str], events: Numbering
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32], VisitPattern]:
+    opens = _flags(_opens(code, pattern.start) for code in codes)
+    end = pattern.end
+    closes = _flags(end is not None and _opens(code, end) for code in codes)
+    visit_code = np.full(len(codes), NONE, np.int32)
+    for i in np.flatnonzero(opens).tolist():
+        name = pattern.visit_type
+        if name is None:
+            parts = codes[i].split("//")
+            name = f"Visit/{parts[1] if len(parts) > 1 and parts[1] else codes[i]}"
+        visit_code[i] = events.of(name)
+    return opens, closes, visit_code, pattern
