@@ -109,20 +109,35 @@ bool Judge::is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& 
   return content(a) == content(b);
 }
 
-/// Copies of an earlier row.
+/// Copies of an earlier row. Where rows ascend in time, as MEDS has them, only those of one time
+/// are compared.
 void Judge::find_duplicates(std::size_t begin, std::vector<JudgedRow>& judged) {
+  const auto time = rows_.time.subspan(begin, judged.size());
+  if (!std::is_sorted(time.begin(), time.end())) {
+    find_copies(begin, 0, judged.size(), judged);
+    return;
+  }
+  for (std::size_t first = 0, last = 1; first < judged.size(); first = last++) {
+    while (last < judged.size() && time[last] == time[first]) ++last;
+    if (last - first > 1) find_copies(begin, first, last, judged);
+  }
+}
+
+/// Copies among the rows of a range.
+void Judge::find_copies(std::size_t begin, std::size_t first, std::size_t last,
+                        std::vector<JudgedRow>& judged) {
   hashed_.clear();
-  for (std::size_t i = 0; i < judged.size(); ++i) {
+  for (std::size_t i = first; i < last; ++i) {
     if (judged[i].gone != Removal::kNone) continue;
     hashed_.emplace_back(content_hash(begin + i, judged[i].role), static_cast<std::uint32_t>(i));
   }
   std::sort(hashed_.begin(), hashed_.end());
-  for (std::size_t first = 0, k = 1; k < hashed_.size(); ++k) {
-    if (hashed_[k].first != hashed_[first].first) {
-      first = k;
+  for (std::size_t same = 0, k = 1; k < hashed_.size(); ++k) {
+    if (hashed_[k].first != hashed_[same].first) {
+      same = k;
       continue;
     }
-    for (std::size_t j = first; j < k; ++j) {
+    for (std::size_t j = same; j < k; ++j) {
       if (is_same(hashed_[j].second, hashed_[k].second, judged, begin)) {
         judged[hashed_[k].second].gone = Removal::kExactDuplicate;
         break;
@@ -139,7 +154,7 @@ Removal Judge::removal_of(std::size_t row, const JudgedRow& judged) const {
   if (is_sentinel(us)) return Removal::kSentinelTime;
   if (role == Role::kBirth) return Removal::kNone;
   const std::int64_t before = role == Role::kDeath ? 0 : rules_.prenatal_us;
-  if (birth_ != kNullUs && day_of(us) < day_of(birth_) - before) return Removal::kBeforeBirth;
+  if (birth_ != kNullUs && us < birth_day_ - before) return Removal::kBeforeBirth;  // whole days
   if (rules_.future_us != kNullUs && us >= rules_.future_us) return Removal::kFutureDate;
   if (role != Role::kDeath && death_ != kNullUs && us > death_) return Removal::kAfterDeath;
   return Removal::kNone;
@@ -232,6 +247,7 @@ void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
   birth_ = death_ = kNullUs;
   if (is_excluded) return;
   find_life(begin, out);
+  birth_day_ = birth_ == kNullUs ? kNullUs : day_of(birth_);
   find_duplicates(begin, out);
   for (std::size_t i = 0; i < out.size(); ++i) {
     JudgedRow& judged = out[i];
@@ -242,7 +258,7 @@ void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
     read_end(row, judged);
     const std::int64_t us = rows_.time[row];
     if (us == kNullUs) continue;
-    if (birth_ != kNullUs && day_of(us) < day_of(birth_)) {
+    if (us < birth_day_) {
       judged.changes |= bit_of(Change::kPrenatal);
     }
     if (judged.role == Role::kDeath && rows_.available[row] == kNullUs && is_midnight(us)) {

@@ -178,6 +178,8 @@ class Judge {
   bool is_sentinel(std::int64_t us) const;
   void find_life(std::size_t begin, const std::vector<JudgedRow>& judged);
   void find_duplicates(std::size_t begin, std::vector<JudgedRow>& judged);
+  void find_copies(std::size_t begin, std::size_t first, std::size_t last,
+                   std::vector<JudgedRow>& judged);
   bool is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& judged,
                std::size_t begin) const;
   std::uint64_t content_hash(std::size_t row, Role role) const;
@@ -190,6 +192,7 @@ class Judge {
   const MedsTables& t_;
   const JudgeRules& rules_;
   std::int64_t birth_ = kNullUs, death_ = kNullUs;
+  std::int64_t birth_day_ = kNullUs;  // 00:00:00 of it; before everything where it is not known
   std::vector<std::pair<std::uint64_t, std::uint32_t>> hashed_;
 };
 

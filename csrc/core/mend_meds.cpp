@@ -43,7 +43,20 @@ std::uint32_t changes_of(std::uint8_t bits) {
 
 }  // namespace
 
-void MendedEvents::clear() { *this = {}; }
+void MendedEvents::reserve(std::size_t n) {
+  subject.reserve(n);
+  time.reserve(n);
+  available.reserve(n);
+  end_time.reserve(n);
+  visit_id.reserve(n);
+  role.reserve(n);
+  table.reserve(n);
+  code.reserve(n);
+  text.reserve(n);
+  unit.reserve(n);
+  number.reserve(n);
+  row.reserve(n);
+}
 
 void MedsMender::mend(std::int64_t subject, std::size_t begin, std::size_t end, bool is_excluded,
                       MendedEvents& out, RowFates& fates) {
@@ -507,6 +520,8 @@ MendedEvents mend_meds(const MedsSubjects& subjects, const MedsRows& rows, const
   parallel_for(subjects.is_excluded.size(), n_threads,
                [&](std::size_t begin, std::size_t end, std::size_t part) {
                  MedsMender mender(rows, tables, rules, visits);
+                 parts[part].reserve(
+                     static_cast<std::size_t>(subjects.offsets[end] - subjects.offsets[begin]));
                  for (std::size_t i = begin; i < end; ++i) {
                    mender.mend(static_cast<std::int64_t>(i),
                                static_cast<std::size_t>(subjects.offsets[i]),

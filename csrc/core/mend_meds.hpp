@@ -44,7 +44,7 @@ struct MendedEvents {
   std::vector<double> number;                  // NaN for none
   std::vector<std::int64_t> row;               // source row, kNone for visits made here
 
-  void clear();
+  void reserve(std::size_t n);
 };
 
 /// What became of each row: the ledger.

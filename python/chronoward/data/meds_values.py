@@ -1,0 +1,201 @@
+"""Units and text categories of a MEDS source: what needs all subjects, counted shard by shard.
+
+First `count` sees every shard's code events, then `resolve` says what each event keeps. A unit is
+converted where the table of units knows how; a number without unit takes its code's dominant unit
+where the quantiles agree (see `chronoward.data.rules`); a rare text is removed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronoward._core import CHANGES
+from chronoward.data.meds_rows import NONE, Numbering
+from chronoward.data.meds_tables import FIXED_TEXTS
+from chronoward.data.units import Conversion, conversion, unit_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from chronoward.data.config import IngestConfig
+
+    Ints = NDArray[np.int64]
+    Codes = NDArray[np.int32]
+    Floats = NDArray[np.float64]
+
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+_BIT = {name: np.uint32(1 << i) for i, name in enumerate(CHANGES)}
+
+
+@dataclass(frozen=True, eq=False)
+class CodeEvents:
+    """Code events of a shard, (n,) each.
+
+    Attributes:
+        subject: int64, a number that no other shard uses for another subject.
+        table, code: their numbers.
+        unit, text: their numbers, -1 for none.
+        number: float64, NaN for none.
+    """
+
+    subject: Ints
+    table: NDArray[np.uint16]
+    code: Codes
+    unit: Codes
+    text: Codes
+    number: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedValues:
+    """What events keep: `unit` and `text` by number, `number` float32, `changes` as bits."""
+
+    unit: Codes
+    text: Codes
+    number: NDArray[np.float32]
+    changes: NDArray[np.uint32]
+
+
+def _quantiles(values: Floats) -> list[float]:
+    """Discrete quantiles: the smallest value with at least that share at or below it."""
+    ordered = np.sort(values)
+    places = np.ceil(np.array(QUANTILES) * len(ordered)).astype(np.int64) - 1
+    return [float(x) for x in ordered[np.clip(places, 0, len(ordered) - 1)]]
+
+
+class ValueRules:
+    """Counts a source's values, then resolves them.
+
+    Args:
+        codes: event codes by number.
+        units: raw units by number.
+        texts: categories by number.
+        config: the dials.
+    """
+
+    def __init__(
+        self, codes: Numbering, units: Numbering, texts: Numbering, config: IngestConfig
+    ) -> None:
+        self._codes, self._texts, self._config = codes, texts, config
+        self.units = Numbering()
+        """Names of units, by number of what `resolve` returns."""
+        self._name = np.full(len(units.texts) + 1, NONE, np.int32)  # the last one serves -1
+        for i, text in enumerate(units.texts):
+            name = unit_name(None, None, text)
+            self._name[i] = NONE if name is None else self.units.of(name)
+        self._is_fixed = np.array([text in FIXED_TEXTS for text in texts.texts] + [True])
+        self._conversions: dict[tuple[int, int], Conversion | None] = {}
+        self._n_text: Counter[tuple[int, int, int]] = Counter()
+        self._n_text_subjects: Counter[tuple[int, int, int]] = Counter()
+        self._values: dict[tuple[int, int], dict[int, list[Floats]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self._has_units = bool(units.texts)
+        self._assumed: dict[tuple[int, int], int | None] = {}
+        self._kept_texts: set[tuple[int, int, int]] = set()
+
+    def _converted(self, events: CodeEvents) -> tuple[Codes, Floats, NDArray[np.bool_]]:
+        """Unit names and numbers after conversion, and which were converted."""
+        unit = self._name[events.unit]
+        number, is_converted = events.number.copy(), np.zeros(len(unit), np.bool_)
+        rows = np.flatnonzero((unit != NONE) & ~np.isnan(number))
+        pair = events.code[rows].astype(np.int64) << 32 | unit[rows]
+        for packed in np.unique(pair).tolist():
+            code, name = packed >> 32, packed & 0xFFFFFFFF
+            if (code, name) not in self._conversions:
+                texts = self._codes.texts[code], self.units.texts[name]
+                self._conversions[code, name] = conversion(*texts)
+            how = self._conversions[code, name]
+            if how is None:
+                continue
+            mine = rows[pair == packed]
+            number[mine] = number[mine] * how.factor + how.offset
+            unit[mine] = self.units.of(how.unit)
+            is_converted[mine] = True
+        return unit, number, is_converted
+
+    def count(self, events: CodeEvents) -> None:
+        """Takes a shard into account."""
+        if self._has_units:
+            self._count_units(events)
+        rows = np.flatnonzero(~self._is_fixed[events.text])
+        keys = np.stack([events.table[rows], events.code[rows], events.text[rows]]).astype(np.int64)
+        found, group, n = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+        pairs = np.unique(np.stack([group.ravel(), events.subject[rows]]), axis=1)[0]
+        n_subjects = np.bincount(pairs, minlength=found.shape[1])
+        for i, key in enumerate(map(tuple, found.T.tolist())):
+            self._n_text[key] += int(n[i])
+            self._n_text_subjects[key] += int(n_subjects[i])
+
+    def _count_units(self, events: CodeEvents) -> None:
+        unit, number, _ = self._converted(events)
+        rows = np.flatnonzero(~np.isnan(number))
+        key = (events.table[rows].astype(np.int64) << 32) | events.code[rows]
+        order = np.lexsort((unit[rows], key))
+        key, name, values = key[order], unit[rows][order], number[rows][order]
+        if not len(key):
+            return
+        starts = np.flatnonzero(np.diff(key, prepend=-1) | np.diff(name, prepend=-2))
+        for start, end in zip(starts, np.append(starts[1:], len(key)), strict=True):
+            owner = (int(key[start]) >> 32, int(key[start]) & 0xFFFFFFFF)
+            self._values[owner][int(name[start])].append(values[start:end])
+
+    def finish(self) -> None:
+        """Decides, once every shard was counted."""
+        for key, by_unit in self._values.items():
+            if NONE not in by_unit or len(by_unit) < 2:
+                continue
+            numbers = {unit: np.concatenate(parts) for unit, parts in by_unit.items()}
+            names = [unit for unit in numbers if unit != NONE]
+            best = max(names, key=lambda u: (len(numbers[u]), self.units.texts[u].encode()))
+            own, other = _quantiles(numbers[NONE]), _quantiles(numbers[best])
+            agree = other[1] <= own[3] <= other[5] and own[2] >= other[0] and own[4] <= other[6]
+            self._assumed[key] = best if agree else None
+        self._values.clear()
+        ranked: dict[tuple[int, int], list[tuple[int, bytes, int]]] = defaultdict(list)
+        for (table, code, text), n in self._n_text.items():
+            ranked[table, code].append((-n, self._texts.texts[text].encode(), text))
+        for (table, code), found in ranked.items():
+            for _, _, text in sorted(found)[: self._config.text_top_k]:
+                if self._n_text_subjects[table, code, text] >= self._config.text_min_subjects:
+                    self._kept_texts.add((table, code, text))
+
+    def resolve(self, events: CodeEvents) -> ResolvedValues:
+        """What the events of a shard keep."""
+        n = len(events.code)
+        changes = np.zeros(n, np.uint32)
+        unit, number = np.full(n, NONE, np.int32), events.number
+        if self._has_units:
+            unit, number, is_converted = self._converted(events)
+            changes[is_converted] |= _BIT["unit_converted"]
+            self._assume(events, unit, number, changes)
+        text = events.text.copy()
+        rows = np.flatnonzero(~self._is_fixed[text])
+        keys = np.stack([events.table[rows], events.code[rows], text[rows]]).astype(np.int64)
+        found, group = np.unique(keys, axis=1, return_inverse=True)
+        kept = np.array([tuple(key) in self._kept_texts for key in found.T.tolist()], np.bool_)
+        rare = rows[~kept[group.ravel()]] if len(rows) else rows
+        text[rare] = NONE
+        changes[rare] |= _BIT["text_rare"]
+        return ResolvedValues(unit, text, (number + 0.0).astype(np.float32), changes)
+
+    def _assume(
+        self, events: CodeEvents, unit: Codes, number: Floats, changes: NDArray[np.uint32]
+    ) -> None:
+        rows = np.flatnonzero((unit == NONE) & ~np.isnan(number))
+        key = (events.table[rows].astype(np.int64) << 32) | events.code[rows]
+        for packed in np.unique(key).tolist():
+            owner = (packed >> 32, packed & 0xFFFFFFFF)
+            if owner not in self._assumed:
+                continue
+            mine = rows[key == packed]
+            name = self._assumed[owner]
+            if name is None:
+                changes[mine] |= _BIT["unit_missing"]
+            else:
+                unit[mine] = name
+                changes[mine] |= _BIT["unit_assumed"]
