@@ -11,9 +11,12 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "CHANGES",
     "ContextBuffers",
     "ContextRules",
     "KeyValueCache",
+    "MedsMending",
+    "REMOVALS",
     "RULES_VERSION",
     "Sampler",
     "ShardArrays",
@@ -170,6 +173,75 @@ class ShardArrays:
         n_prior: numpy.typing.NDArray[numpy.uint8],
         obs_start_min: numpy.typing.NDArray[numpy.int32],
         obs_end_min: numpy.typing.NDArray[numpy.int32],
+    ) -> None: ...
+
+class MedsMending:
+    """
+    Tables and rules by which a MEDS source is mended.
+    """
+    def __init__(
+        self,
+        *,
+        code_kind: numpy.typing.NDArray[numpy.uint8],
+        event_code: numpy.typing.NDArray[numpy.int32],
+        is_visit_code: numpy.typing.NDArray[numpy.uint8],
+        is_discharge_code: numpy.typing.NDArray[numpy.uint8],
+        code_rank: numpy.typing.NDArray[numpy.int32],
+        text_kind: numpy.typing.NDArray[numpy.uint8],
+        text_number: numpy.typing.NDArray[numpy.float64],
+        text_category: numpy.typing.NDArray[numpy.int32],
+        visit_table: typing.SupportsInt | typing.SupportsIndex,
+        detail_table: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def add_pattern(
+        self,
+        *,
+        opens: numpy.typing.NDArray[numpy.uint8],
+        closes: numpy.typing.NDArray[numpy.uint8],
+        visit_code: numpy.typing.NDArray[numpy.int32],
+        closes_itself: bool,
+        is_detail: bool,
+    ) -> None: ...
+    def mend(
+        self,
+        *,
+        offsets: numpy.typing.NDArray[numpy.int64],
+        is_excluded: numpy.typing.NDArray[numpy.uint8],
+        time: numpy.typing.NDArray[numpy.int64],
+        end_time: numpy.typing.NDArray[numpy.int64],
+        available: numpy.typing.NDArray[numpy.int64],
+        code: numpy.typing.NDArray[numpy.int32],
+        text: numpy.typing.NDArray[numpy.int32],
+        unit: numpy.typing.NDArray[numpy.int32],
+        number: numpy.typing.NDArray[numpy.float64],
+        has_number: numpy.typing.NDArray[numpy.uint8],
+        visit_ref: numpy.typing.NDArray[numpy.int64],
+        table: numpy.typing.NDArray[numpy.uint16],
+        n_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> dict[str, numpy.ndarray]:
+        """
+        Events of whole subjects, and what became of each row: columns by name.
+        """
+    def set_facts(
+        self, *, is_explicit: bool, is_disjoint: bool, has_visits: bool, is_midnight_date: bool
+    ) -> None: ...
+    def set_rules(
+        self,
+        *,
+        sentinel_us: numpy.typing.NDArray[numpy.int64],
+        prenatal_us: typing.SupportsInt | typing.SupportsIndex,
+        future_us: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def set_visit_codes(
+        self,
+        *,
+        discharge_code: numpy.typing.NDArray[numpy.int32],
+        is_bare: numpy.typing.NDArray[numpy.uint8],
+        visit_class: numpy.typing.NDArray[numpy.uint8],
+        stay_code: typing.SupportsInt | typing.SupportsIndex,
+        artificial_code: typing.SupportsInt | typing.SupportsIndex,
+        inpatient_us: typing.SupportsInt | typing.SupportsIndex,
+        ed_link_us: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
 
 class TokenizerCore:
@@ -424,5 +496,47 @@ def validate_timelines(
     threads: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> tuple: ...
 
+CHANGES: tuple = (
+    "prenatal",
+    "sentinel_end",
+    "end_before_start",
+    "value_not_finite",
+    "value_from_text",
+    "value_bounded",
+    "value_not_done",
+    "value_category",
+    "text_free",
+    "death_date_only",
+    "missing_visit_end",
+    "visit_end_after_death",
+    "visit_extended",
+    "visit_inpatient_by_length",
+    "visit_overlap_clamped",
+    "clamped_to_visit",
+    "relinked_by_date",
+    "artificial_visit",
+    "unit_converted",
+    "unit_assumed",
+    "unit_missing",
+    "text_rare",
+)
+REMOVALS: tuple = (
+    "",
+    "missing_subject",
+    "excluded_subject",
+    "missing_code",
+    "exact_duplicate",
+    "missing_time",
+    "sentinel_time",
+    "before_birth",
+    "future_date",
+    "death_duplicate",
+    "birth_duplicate",
+    "static_duplicate",
+    "after_death",
+    "visit_merged",
+    "ed_linked",
+    "outpatient_in_stay",
+)
 RULES_VERSION: int = 1
 __version__: str = "0.1.0"
