@@ -4,6 +4,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "core/event_order.hpp"
 #include "core/mend_meds.hpp"
 #include "core/visits.hpp"
 
@@ -69,6 +70,29 @@ template <typename T>
 std::vector<T> copied(const Array<T>& array, const char* name) {
   const auto values = view(array, name);
   return {values.begin(), values.end()};
+}
+
+Rows bind_canonical_order(const Rows& subject, const TimesUs& available, const Bytes& role,
+                          const Codes& table, const Codes& code, const Codes& unit,
+                          const Floats& number, const Codes& text, const TimesUs& time,
+                          const Rows& visit_id, const TimesUs& end_time) {
+  const EventKeys events{.subject = view(subject, "subject"),
+                         .available = view(available, "available"),
+                         .role = view(role, "role"),
+                         .table = view(table, "table"),
+                         .code = view(code, "code"),
+                         .unit = view(unit, "unit"),
+                         .number = view(number, "number"),
+                         .text = view(text, "text"),
+                         .time = view(time, "time"),
+                         .visit_id = view(visit_id, "visit_id"),
+                         .end_time = view(end_time, "end_time")};
+  std::vector<std::int64_t> order;
+  {
+    py::gil_scoped_release release;  // the caller's arguments hold the buffers
+    order = canonical_order(events);
+  }
+  return to_numpy(std::move(order));
 }
 
 /// The tables and rules by which a MEDS source is mended; owns copies of them.
@@ -214,6 +238,12 @@ void bind_records(py::module_& m) {
         py::arg("record_time").noconvert(), py::arg("record_is_date").noconvert(),
         py::arg("inpatient_us"), py::arg("ed_link_us"),
         "Visits of whole subjects made disjoint: columns by name.");
+  m.def("canonical_order", &bind_canonical_order, py::kw_only(), py::arg("subject").noconvert(),
+        py::arg("available").noconvert(), py::arg("role").noconvert(), py::arg("table").noconvert(),
+        py::arg("code").noconvert(), py::arg("unit").noconvert(), py::arg("number").noconvert(),
+        py::arg("text").noconvert(), py::arg("time").noconvert(), py::arg("visit_id").noconvert(),
+        py::arg("end_time").noconvert(),
+        "Rows in the canonical order of events, subject by subject.");
   m.attr("REMOVALS") = names(kRemovals);
   m.attr("CHANGES") = names(kChanges);
   py::class_<MedsMending>(m, "MedsMending", "Tables and rules by which a MEDS source is mended.")

@@ -21,6 +21,7 @@ __all__: list[str] = [
     "Sampler",
     "ShardArrays",
     "TokenizerCore",
+    "canonical_order",
     "context_lists",
     "count_contexts",
     "count_keys",
@@ -254,6 +255,24 @@ class TokenizerCore:
     def encode(
         self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
     ) -> dict: ...
+
+def canonical_order(
+    *,
+    subject: numpy.typing.NDArray[numpy.int64],
+    available: numpy.typing.NDArray[numpy.int64],
+    role: numpy.typing.NDArray[numpy.uint8],
+    table: numpy.typing.NDArray[numpy.int32],
+    code: numpy.typing.NDArray[numpy.int32],
+    unit: numpy.typing.NDArray[numpy.int32],
+    number: numpy.typing.NDArray[numpy.float32],
+    text: numpy.typing.NDArray[numpy.int32],
+    time: numpy.typing.NDArray[numpy.int64],
+    visit_id: numpy.typing.NDArray[numpy.int64],
+    end_time: numpy.typing.NDArray[numpy.int64],
+) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Rows in the canonical order of events, subject by subject.
+    """
 
 def context_lists(
     rules: ContextRules,

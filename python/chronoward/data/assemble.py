@@ -15,7 +15,7 @@ import pyarrow as pa
 from chronoward.data import codes as code_table
 from chronoward.data import events, ledger
 from chronoward.data.config import IngestConfig
-from chronoward.data.meds import data_files, read_code_metadata, read_splits
+from chronoward.data.meds import data_files, read_splits
 from chronoward.data.meds_load import load_meds
 from chronoward.data.observation import make_observation
 from chronoward.data.omop import load_omop
@@ -85,7 +85,7 @@ def prepare(
             stale.unlink()
     work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
     try:
-        _run(work, src, form, config, excluded, identity, progress or _silent)
+        _run(work, src, form, config, excluded, identity, progress or _silent, threads)
     finally:
         work.close()
     return PreparedEvents.open(work_dir)
@@ -103,31 +103,41 @@ def _run(
     excluded: list[str],
     identity: str,
     say: Callable[[str], None],
+    threads: int,
 ) -> None:
     work_dir = work.path.parent
-    if excluded:
-        _register_excluded(work, excluded)
     splits = None
     if form == "omop":
+        if excluded:
+            _register_excluded(work, excluded)
         source = open_omop(src)
         if "person" not in source.tables:
             message = f"{src}: no table person"
             raise DataError(message)
         loaded = load_omop(work, source, config, excluded=bool(excluded), say=say)
         described = describe_omop(work, source)
+        code_table.describe_events(work, config)
+        tables = ledger.count(work)
+        say("ledger written")
+        ledger.write(work, work_dir / "ledger")
+        say("sorting events")
+        pieces = events.sort_events(work, loaded.tables)
+        n_subjects, n_events = events.write_parts(work_dir / "events", pieces, say)
     else:
         splits = read_splits(src, data_files(src))
-        loaded = load_meds(work, src, config, excluded=bool(excluded), say=say)
-        described = _describe_meds(src, loaded)
+        ids = {int(subject) for subject in excluded if subject.lstrip("-").isdecimal()}
+        meds = load_meds(work, src, config, excluded=ids, threads=threads, say=say)
+        loaded, tables = meds.loaded, meds.tables
+        n_subjects, n_events = meds.n_subjects, meds.n_events
+        described = _describe_meds(meds.metadata, loaded)
     say("codes")
-    code_table.find_sex_specific(work, config)
     codes = code_table.make_codes(work, loaded.tables, described)
     observation, rule = make_observation(work, config, loaded.extract_date)
-    tables = ledger.count(work)
     report = make_report(
         work, config, loaded, tables=tables, form=form, excluded=excluded, observation_rule=rule
     )
-    _write(work, loaded, codes, observation, splits, report, say)
+    report["n_subjects"], report["n_events"] = n_subjects, n_events
+    _write(work, codes, observation, splits, report)
     files = {
         str(path.relative_to(work_dir)): path.stat().st_size
         for path in sorted(work_dir.rglob("*.parquet"))
@@ -147,22 +157,14 @@ def _run(
 
 def _write(
     work: Workspace,
-    loaded: Loaded,
     codes: pa.Table,
     observation: pa.Table,
     splits: pa.Table | None,
     report: dict[str, Any],
-    say: Callable[[str], None],
 ) -> None:
     from chronoward.files import atomic_path
 
     work_dir = work.path.parent
-    say("ledger written")
-    ledger.write(work, work_dir / "ledger")
-    say("sorting events")
-    pieces = events.sort_events(work, loaded.tables)
-    n_subjects, n_events = events.write_parts(work_dir / "events", pieces, say)
-    report["n_subjects"], report["n_events"] = n_subjects, n_events
     written = {"codes": codes, "observation": observation}
     if splits is not None:
         kept = work.table("SELECT subject_id FROM subject WHERE gone = 0 ORDER BY subject_id")
@@ -180,9 +182,8 @@ def _write(
     write_json(work_dir / REPORT, report)
 
 
-def _describe_meds(src: Path, loaded: Loaded) -> pa.Table:
+def _describe_meds(metadata: pa.Table, loaded: Loaded) -> pa.Table:
     """The metadata's code rows with table numbers (null: any table)."""
-    metadata, _ = read_code_metadata(src)
     number = {name: i for i, name in enumerate(loaded.tables)}
     tables = pa.array(
         [None if name is None else number.get(name) for name in metadata["table"].to_pylist()],

@@ -14,8 +14,36 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
 
-def find_sex_specific(work: Workspace, config: IngestConfig) -> None:
-    """Makes `code_sex` (tbl, code, sex): codes of many subjects, all of one sex."""
+def describe_events(work: Workspace, config: IngestConfig) -> None:
+    """Makes what the code table, the observation periods and the report ask of all events.
+
+    `event_kind` (tbl, code, role); `code_sex` (tbl, code, sex): codes of many subjects, all of one
+    sex; `inpatient_code` (code); `code_count` (code, n_events, n_subjects) of CODE events; `times`
+    (subject_id, first, last): first timed event other than birth (birth, when there is no other)
+    and last known moment; `visit_count` (n_visits, n_made, n_code, n_artificial).
+    """
+    code = int(Role.CODE)
+    work.run("CREATE TABLE event_kind AS SELECT DISTINCT tbl, code, role FROM event")
+    work.run(
+        f"CREATE TABLE inpatient_code AS SELECT DISTINCT code FROM visit WHERE class = {INPATIENT}"
+    )
+    work.run(
+        f"""CREATE TABLE code_count AS SELECT code, count(*) AS n_events,
+        count(DISTINCT subject_id) AS n_subjects FROM event WHERE role = {code} GROUP BY code"""
+    )
+    work.run(
+        """CREATE TABLE times AS SELECT subject_id,
+        COALESCE(min(time) FILTER (role <> 0), min(time)) AS first,
+        max(GREATEST(available, time, end_time)) AS last
+        FROM event WHERE time IS NOT NULL GROUP BY subject_id"""
+    )
+    work.run(
+        f"""CREATE TABLE visit_count AS SELECT (SELECT count(*) FROM visit) AS n_visits,
+        (SELECT count(*) FROM visit WHERE is_artificial) AS n_made,
+        (SELECT count(*) FROM event WHERE role = {code}) AS n_code,
+        (SELECT count(*) FROM event e JOIN visit v ON e.vid = v.vid
+          WHERE e.role = {code} AND v.is_artificial) AS n_artificial"""
+    )
     work.run(
         f"""CREATE TABLE code_sex AS WITH sexes AS (
           SELECT subject_id, right(code, 1) AS sex FROM event
@@ -31,7 +59,7 @@ def make_codes(work: Workspace, tables: tuple[str, ...], described: pa.Table) ->
     """The code table (code_schema), one row a (table, code) of `event`.
 
     Args:
-        work: holds `event`, `visit` and `code_sex`.
+        work: holds what `describe_events` makes.
         tables: table names by number.
         described: columns tbl (uint16 or null for any), code, description, concept_id,
             vocabulary_id, domain_id, concept_class_id, parent_codes.
@@ -43,10 +71,10 @@ def make_codes(work: Workspace, tables: tuple[str, ...], described: pa.Table) ->
           min(d.domain_id) AS domain_id, min(d.concept_class_id) AS concept_class_id,
           COALESCE(min(d.parent_codes), []::VARCHAR[]) AS parent_codes, min(s.sex) AS sex_specific,
           bool_or(e.role = {_VISIT} AND i.code IS NOT NULL) AS is_inpatient
-        FROM (SELECT DISTINCT tbl, code, role FROM event) e
+        FROM event_kind e
         LEFT JOIN described d ON e.code = d.code AND (d.tbl IS NULL OR d.tbl = e.tbl)
         LEFT JOIN code_sex s ON e.tbl = s.tbl AND e.code = s.code
-        LEFT JOIN (SELECT DISTINCT code FROM visit WHERE class = {INPATIENT}) i ON e.code = i.code
+        LEFT JOIN inpatient_code i ON e.code = i.code
         GROUP BY e.tbl, e.code ORDER BY e.tbl, e.code"""
     )
     work.connection.unregister("described")

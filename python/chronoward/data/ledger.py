@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chronoward.data.rules import CHANGING, REMOVING
+from chronoward.data.rules import CHANGING, REMOVING, Rule
 from chronoward.data.workspace import quote_text
 from chronoward.files import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from chronoward.data.workspace import Workspace
 
 PART_RECORDS = 1 << 22
+_CHANGING_PLACE = {rule.value: place for place, rule in enumerate(CHANGING)}
 
 
 def ledger_schema() -> pa.Schema:
@@ -106,6 +111,91 @@ def write(work: Workspace, folder: Path) -> None:
     if n_waiting or not number:
         table = pa.concat_tables(waiting) if waiting else schema.empty_table()
         _write_part(table, folder / f"{number}.parquet")
+
+
+class RowLedger:
+    """A ledger of records whose key is `<file>:<row>`, written in the order of files and rows.
+
+    Args:
+        folder: for `<n>.parquet`; made.
+        removals: names of removing rules by number, 0 for a kept record.
+        changes: names of changing rules by bit.
+    """
+
+    def __init__(self, folder: Path, removals: tuple[str, ...], changes: tuple[str, ...]) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        self._changes = changes
+        self._rules = pa.array([name or None for name in removals], pa.string())
+        effects = [str(Rule.named(name).effect) if name else "kept" for name in removals]
+        self._effects = pa.array(effects, pa.string())
+        self._counts: dict[str, dict[str, int]] = {}
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
+        self._n_parts = 0
+
+    def add(
+        self, table: str, file: str, gone: NDArray[np.uint8], changes: NDArray[np.uint32]
+    ) -> None:
+        """Enters a file's rows, all of them in order.
+
+        Args:
+            table: name of the source table.
+            file: as keys name it.
+            gone: numbers of removing rules.
+            changes: bits of changing rules, 0 where gone.
+        """
+        for begin in range(0, len(gone), PART_RECORDS):
+            part = slice(begin, begin + PART_RECORDS)
+            self._enter(table, file, begin, np.asarray(gone[part]), np.asarray(changes[part]))
+
+    def _enter(
+        self,
+        table: str,
+        file: str,
+        begin: int,
+        gone: NDArray[np.uint8],
+        changes: NDArray[np.uint32],
+    ) -> None:
+        counts = self._counts.setdefault(table, {"records": 0, "kept": 0})
+        counts["records"] += len(gone)
+        for number, n in enumerate(np.bincount(gone).tolist()):
+            name = "kept" if number == 0 else self._rules[number].as_py()
+            if n:
+                counts[name] = counts.get(name, 0) + n
+        masks, which = np.unique(changes, return_inverse=True)
+        for mask, n in zip(masks.tolist(), np.bincount(which).tolist(), strict=True):
+            for name in self._named(mask):
+                counts[name] = counts.get(name, 0) + n
+        rows = pa.array(np.arange(begin, begin + len(gone))).cast(pa.string())
+        lists = pa.array([self._named(mask) for mask in masks.tolist()], pa.list_(pa.string()))
+        columns = [
+            pa.repeat(table, len(gone)),
+            pc.binary_join_element_wise(file, rows, ":"),
+            self._effects.take(pa.array(gone)),
+            self._rules.take(pa.array(gone)),
+            lists.take(pa.array(which)),
+        ]
+        self._waiting.append(pa.Table.from_arrays(columns, schema=ledger_schema()))
+        self._n_waiting += len(gone)
+        while self._n_waiting >= PART_RECORDS:
+            self._write(PART_RECORDS)
+
+    def _named(self, mask: int) -> list[str]:
+        named = [name for bit, name in enumerate(self._changes) if mask >> bit & 1]
+        return sorted(named, key=_CHANGING_PLACE.__getitem__)
+
+    def _write(self, n: int) -> None:
+        table = pa.concat_tables([ledger_schema().empty_table(), *self._waiting])
+        _write_part(table.slice(0, n), self._folder / f"{self._n_parts}.parquet")
+        self._n_parts += 1
+        self._waiting, self._n_waiting = [table.slice(n)], max(self._n_waiting - n, 0)
+
+    def finish(self) -> dict[str, dict[str, int]]:
+        """Writes what is left; per table: records, kept, and the number of records by rule."""
+        if self._n_waiting or not self._n_parts:
+            self._write(self._n_waiting)
+        return self._counts
 
 
 def _names(mask: int) -> list[str]:

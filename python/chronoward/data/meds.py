@@ -1,4 +1,4 @@
-"""MEDS folders: any nesting, MEDS 0.3 and 0.4, shard by shard into one record table.
+"""MEDS folders: any nesting, MEDS 0.3 and 0.4; what is beside the shards, and what they must be.
 
 What MEDS promises is checked (one subject in one file, contiguous, one split); what it does not
 (order inside a subject) is not relied on. `available_time`, `visit_id`, `end_time`, `unit` and
@@ -15,30 +15,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chronoward.data.source import arrow_kind, read_parquet_schema
-from chronoward.data.workspace import quote_name, quote_text
-from chronoward.errors import DataError, FormatError, StateError
-from chronoward.schema import Role, observation_schema
+from chronoward.errors import DataError, StateError
+from chronoward.schema import observation_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from chronoward.data.workspace import Workspace
-
-MEDS_STAGE_COLUMNS = """
-    key VARCHAR, subject_id BIGINT, time TIMESTAMP, code VARCHAR, number DOUBLE, text VARCHAR,
-    unit VARCHAR, end_time TIMESTAMP, available TIMESTAMP, visit_ref BIGINT, source_table VARCHAR"""
 
 _TEXT = ("VARCHAR",)
-_OPTIONAL: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "numeric_value": ("DOUBLE", "number", ("DOUBLE", "INTEGER")),
-    "text_value": ("VARCHAR", "text", _TEXT),
-    "unit": ("VARCHAR", "unit", _TEXT),
-    "end_time": ("TIMESTAMP", "end_time", ("TIMESTAMP", "DATE")),
-    "available_time": ("TIMESTAMP", "available", ("TIMESTAMP", "DATE")),
-    "visit_id": ("BIGINT", "visit_ref", ("INTEGER",)),
-    "table": ("VARCHAR", "source_table", _TEXT),
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "numeric_value": ("DOUBLE", "INTEGER"),
+    "text_value": _TEXT,
+    "unit": _TEXT,
+    "end_time": ("TIMESTAMP", "DATE"),
+    "available_time": ("TIMESTAMP", "DATE"),
+    "visit_id": ("INTEGER",),
+    "table": _TEXT,
 }
 
 
@@ -62,35 +56,7 @@ def data_files(root: Path) -> list[Path]:
     return files
 
 
-def stage_meds(work: Workspace, root: Path, files: list[Path]) -> None:
-    """Makes `meds_stage` from the shards and checks their structure.
-
-    Raises:
-        DataError: a column is missing or of the wrong type, times with a zone, or a subject whose
-            rows are not together.
-        FormatError: a damaged file.
-    """
-    work.run(f"CREATE TABLE meds_stage ({MEDS_STAGE_COLUMNS})")
-    starts: list[tuple[Path, NDArray[np.int64]]] = []
-    for file in files:
-        names = _check_schema(file)
-        starts.append((file, _subject_runs(file, names["subject_id"])))
-        selected = [f"{quote_text(str(file.relative_to(root)) + ':')} || file_row_number"]
-        selected += [f"{quote_name(names['subject_id'])}::BIGINT"]
-        selected += [f"{quote_name(names['time'])}::TIMESTAMP"]
-        selected += [f"NULLIF({quote_name(names['code'])}::VARCHAR, '')"]
-        for column, (kind, _, _) in _OPTIONAL.items():
-            name = names.get(column)
-            value = f"NULL::{kind}" if name is None else f"{quote_name(name)}::{kind}"
-            selected.append(f"NULLIF(trim({value}), '')" if kind == "VARCHAR" and name else value)
-        work.run(
-            f"INSERT INTO meds_stage SELECT {', '.join(selected)} "
-            f"FROM read_parquet({quote_text(str(file))}, file_row_number = true)"
-        )
-    _check_one_home(starts)
-
-
-def _check_schema(file: Path) -> dict[str, str]:
+def check_schema(file: Path) -> dict[str, str]:
     """Maps known column names (lower case) to the file's own; checks their types."""
     schema = read_parquet_schema(file)
     names: dict[str, str] = {}
@@ -105,7 +71,7 @@ def _check_schema(file: Path) -> dict[str, str]:
         "subject_id": ("INTEGER",),
         "time": ("TIMESTAMP",),
         "code": _TEXT,
-    } | {column: kinds for column, (_, _, kinds) in _OPTIONAL.items()}
+    } | _OPTIONAL
     for column, kinds in expected.items():
         if column not in names:
             continue
@@ -121,45 +87,24 @@ def _check_schema(file: Path) -> dict[str, str]:
     return names
 
 
-def _subject_runs(file: Path, column: str) -> NDArray[np.int64]:
-    """The subject of each run of equal subjects in a file.
+def check_runs(
+    file: Path, subject: NDArray[np.int64], row: NDArray[np.int64], is_known: NDArray[np.bool_]
+) -> None:
+    """Checks that a subject's rows are together.
+
+    Args:
+        file: named in the message.
+        subject: of each run of equal subjects.
+        row: its first row.
+        is_known: false where the subject is null.
 
     Raises:
         DataError: a subject has two runs; the message names the row of the second.
-        FormatError: the file cannot be decoded.
     """
-    heads: list[NDArray[np.int64]] = []
-    rows: list[NDArray[np.int64]] = []
-    last: int | None = None
-    row = 0
-    try:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(1 << 20, columns=[column]):
-                values = batch.column(0)
-                if values.null_count:
-                    values = pc.fill_null(values, np.iinfo(np.int64).min)
-                subject = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
-                if not len(subject):
-                    continue
-                is_head = np.empty(len(subject), bool)
-                is_head[0] = last is None or subject[0] != last
-                np.not_equal(subject[1:], subject[:-1], out=is_head[1:])
-                heads.append(subject[is_head])
-                rows.append(np.flatnonzero(is_head) + row)
-                last, row = int(subject[-1]), row + len(subject)
-    except (pa.ArrowInvalid, OSError) as error:
-        message = f"{file} cannot be read: {str(error).splitlines()[0]}"
-        raise FormatError(message) from None
-    if not heads:
-        return np.empty(0, np.int64)
-    runs, run_rows = np.concatenate(heads), np.concatenate(rows)
-    again = _repeats(runs)
+    again = _repeats(np.where(is_known, subject, np.iinfo(np.int64).min))
     if len(again):
-        message = (
-            f"{file}: a subject's rows are not contiguous: seen again at row {run_rows[again[0]]}"
-        )
+        message = f"{file}: a subject's rows are not contiguous: seen again at row {row[again[0]]}"
         raise DataError(message)
-    return runs
 
 
 def _repeats(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -169,13 +114,23 @@ def _repeats(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(order[is_again])
 
 
-def _check_one_home(starts: list[tuple[Path, NDArray[np.int64]]]) -> None:
-    subjects = np.concatenate([runs for _, runs in starts])
-    subjects = np.where(subjects == np.iinfo(np.int64).min, np.arange(len(subjects)), subjects)
-    again = _repeats(subjects)
+def check_one_home(
+    files: list[Path], runs: list[tuple[NDArray[np.int64], NDArray[np.bool_]]]
+) -> None:
+    """Checks that no subject is in two files.
+
+    Args:
+        files: the shards.
+        runs: of each, the subjects of its runs and which of them are known.
+
+    Raises:
+        DataError: one is.
+    """
+    known = [subject[is_known] for subject, is_known in runs]
+    again = _repeats(np.concatenate(known))
     if len(again):
-        border = np.cumsum([len(runs) for _, runs in starts])
-        file = starts[int(np.searchsorted(border, again[0], side="right"))][0]
+        border = np.cumsum([len(subjects) for subjects in known])
+        file = files[int(np.searchsorted(border, again[0], side="right"))]
         message = f"{file}: a subject of this file is in an earlier file too"
         raise DataError(message)
 
@@ -274,33 +229,3 @@ def read_observation(root: Path) -> pa.Table:
         message = f"{file}: columns {', '.join(observation_schema().names)} are required"
         raise DataError(message)
     return pq.read_table(file, columns=observation_schema().names).cast(observation_schema())
-
-
-def role_expression() -> str:
-    """SQL of a staged event's role."""
-    upper = "upper(code)"
-    return f"""CASE
-      WHEN code = 'MEDS_BIRTH' OR code LIKE 'MEDS_BIRTH//%' THEN {int(Role.BIRTH)}
-      WHEN code = 'MEDS_DEATH' OR code LIKE 'MEDS_DEATH//%' THEN {int(Role.DEATH)}
-      WHEN {upper} LIKE 'GENDER/%' OR {upper} LIKE 'SEX/%' THEN {int(Role.SEX)}
-      WHEN {upper} LIKE 'RACE/%' THEN {int(Role.RACE)}
-      WHEN time IS NULL OR {upper} LIKE 'ETHNICITY/%' THEN {int(Role.STATIC)}
-      WHEN source_table = 'visit_occurrence' AND code LIKE 'Visit/%' AND end_time IS NOT NULL
-        THEN {int(Role.VISIT)}
-      WHEN source_table = 'visit_detail' AND end_time IS NOT NULL THEN {int(Role.DETAIL)}
-      WHEN source_table = 'visit_occurrence' AND code LIKE 'Discharge/%'
-        THEN {int(Role.DISCHARGE)}
-      ELSE {int(Role.CODE)} END"""
-
-
-def static_code() -> str:
-    """SQL of the code as the event table has it: prefixes of sex, race and ethnicity made one."""
-    rest = "regexp_replace(code, '^[^/]*/+', '')"
-    return f"""CASE role
-      WHEN {int(Role.BIRTH)} THEN 'MEDS_BIRTH' WHEN {int(Role.DEATH)} THEN 'MEDS_DEATH'
-      WHEN {int(Role.SEX)} THEN CASE WHEN upper({rest}) IN ('F', 'FEMALE', '8532') THEN 'Gender/F'
-        WHEN upper({rest}) IN ('M', 'MALE', '8507') THEN 'Gender/M' ELSE 'Gender/U' END
-      WHEN {int(Role.RACE)} THEN 'Race/' || {rest}
-      WHEN {int(Role.STATIC)} THEN CASE WHEN upper(code) LIKE 'ETHNICITY/%'
-        THEN 'Ethnicity/' || {rest} ELSE code END
-      ELSE code END"""

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from chronoward.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -105,25 +106,14 @@ def _integers(table: pa.Table, name: str | None) -> NDArray[np.int64]:
     )
 
 
-def read_rows(file: Path, names: dict[str, str], numberings: Numberings) -> MedsRows:
-    """Reads a shard.
+def number_rows(table: pa.Table, names: dict[str, str], numberings: Numberings) -> MedsRows:
+    """A piece of a shard as numbers.
 
     Args:
-        file: Parquet.
+        table: columns as the file has them.
         names: column as MEDS names it → as the file does (`chronoward.data.meds.check_schema`).
         numberings: grow with what is new.
-
-    Raises:
-        FormatError: the file cannot be decoded.
     """
-    text_columns = ("code", "text_value", "unit", "table")
-    wanted = [names[column] for column in text_columns if column in names]
-    try:
-        with pq.ParquetFile(file, read_dictionary=wanted) as parquet:
-            table = parquet.read(columns=sorted(set(names.values())))
-    except (pa.ArrowInvalid, OSError) as error:
-        message = f"{file} cannot be read: {str(error).splitlines()[0]}"
-        raise FormatError(message) from None
     n = len(table)
 
     def texts(column: str, numbering: Numbering, *, trim: bool) -> NDArray[np.int32]:
@@ -153,3 +143,28 @@ def read_rows(file: Path, names: dict[str, str], numberings: Numberings) -> Meds
         visit_ref=_integers(table, names.get("visit_id")),
         table=source_table.astype(np.uint16),
     )
+
+
+def read_pieces(
+    file: Path, names: dict[str, str], numberings: Numberings, piece_rows: int = 1 << 20
+) -> Iterator[MedsRows]:
+    """Reads a shard piece by piece.
+
+    Args:
+        file: Parquet.
+        names: column as MEDS names it → as the file does.
+        numberings: grow with what is new.
+        piece_rows: rows of a piece, at most.
+
+    Raises:
+        FormatError: the file cannot be decoded.
+    """
+    wanted = [names[c] for c in ("code", "text_value", "unit", "table") if c in names]
+    columns = sorted(set(names.values()))
+    try:
+        with pq.ParquetFile(file, read_dictionary=wanted) as parquet:
+            for batch in parquet.iter_batches(piece_rows, columns=columns):
+                yield number_rows(pa.Table.from_batches([batch]), names, numberings)
+    except (pa.ArrowInvalid, OSError) as error:
+        message = f"{file} cannot be read: {str(error).splitlines()[0]}"
+        raise FormatError(message) from None

@@ -103,7 +103,7 @@ def make_mending(
     *,
     future_us: int | None,
     inpatient_codes: set[str],
-) -> MedsMending:
+) -> tuple[MedsMending, bool]:
     """The mending of a source whose rows have been numbered.
 
     Args:
@@ -112,6 +112,9 @@ def make_mending(
         config: the dials.
         future_us: first microsecond after the extract date, None where that does not count.
         inpatient_codes: visit codes that the source's metadata calls inpatient.
+
+    Returns:
+        The mending, and whether a code of the source opens a visit.
     """
     codes = list(numberings.codes.texts)
     kinds = [_kind(code) for code in codes]
@@ -142,23 +145,24 @@ def make_mending(
         visit_table=numberings.tables.of("visit_occurrence"),
         detail_table=numberings.tables.of("visit_detail"),
     )
-    years = sorted(config.sentinel_years)
     mending.set_rules(
-        sentinel_us=np.array([[_year_us(y + k) for y in years] for k in (0, 1)], np.int64),
+        sentinel_us=sentinel_years_us(config),
         prenatal_us=config.prenatal_days * DAY_US if config.prenatal_policy == "keep" else 0,
         future_us=-(2**63) if future_us is None else future_us,
     )
     mending.set_visit_codes(
         discharge_code=np.array(discharge, np.int32),
         is_bare=_flags("//" not in code for code in codes),
-        visit_class=np.array([_visit_class(c, inpatient_codes) for c in events.texts], np.uint8),
+        visit_class=np.array([visit_class(c, inpatient_codes) for c in events.texts], np.uint8),
         stay_code=stay,
         artificial_code=artificial,
         inpatient_us=config.inpatient_hours * HOUR_US,
         ed_link_us=config.ed_link_hours * HOUR_US,
     )
+    has_patterns = False
     for opens, closes, visit_code, pattern in patterns:
         if opens.any():
+            has_patterns = True
             mending.add_pattern(
                 opens=opens,
                 closes=closes,
@@ -166,14 +170,21 @@ def make_mending(
                 closes_itself=pattern.end is None,
                 is_detail=pattern.is_detail,
             )
-    return mending
+    return mending, has_patterns
+
+
+def sentinel_years_us(config: IngestConfig) -> NDArray[np.int64]:
+    """First microsecond of each sentinel year, and of the year after it: int64 (2, n)."""
+    years = sorted(config.sentinel_years)
+    return np.array([[_year_us(y + k) for y in years] for k in (0, 1)], np.int64)
 
 
 def _closes(code: str, config: IngestConfig) -> bool:
     return any(p.end is not None and _opens(code, p.end) for p in config.visit_patterns)
 
 
-def _visit_class(code: str, inpatient_codes: set[str]) -> int:
+def visit_class(code: str, inpatient_codes: set[str]) -> int:
+    """Class of a visit code: by the source's metadata, else by the code itself."""
     if code in inpatient_codes or code.upper() in INPATIENT_CODES:
         return INPATIENT
     return EMERGENCY if code.upper() in EMERGENCY_CODES else OTHER

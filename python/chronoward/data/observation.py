@@ -24,7 +24,7 @@ def make_observation(
     birth, when there is no other) to their last one, or to the extract date, or to their death.
 
     Args:
-        work: holds `period`, `event` and `subject`.
+        work: holds `period`, `times` and `subject`.
         config: `observation_end` decides.
         extract_date: known day of extraction.
     """
@@ -35,11 +35,8 @@ def make_observation(
         else "max(t.last)"
     )
     table = work.table(
-        f"""WITH times AS (SELECT subject_id, COALESCE(min(time) FILTER (role <> 0), min(time))
-            AS first, max(GREATEST(available, time, end_time)) AS last
-          FROM event WHERE time IS NOT NULL GROUP BY subject_id),
-        filled AS (SELECT t.subject_id, min(t.first) AS start, LEAST({last}, any_value(p.death))
-            AS finish FROM times t JOIN subject p ON t.subject_id = p.subject_id
+        f"""WITH filled AS (SELECT t.subject_id, min(t.first) AS start,
+            LEAST({last}, any_value(p.death)) AS finish FROM times t JOIN subject p ON t.subject_id = p.subject_id
           WHERE t.subject_id NOT IN (SELECT subject_id FROM period) GROUP BY t.subject_id)
         SELECT subject_id, start AS start_time, finish AS end_time FROM (
           SELECT subject_id, start, finish FROM period

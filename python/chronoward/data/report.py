@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from chronoward.data import ledger
 from chronoward.data.rules import Rule
 from chronoward.errors import DataError
-from chronoward.schema import Role
 
 if TYPE_CHECKING:
     from chronoward.data.config import IngestConfig
@@ -44,7 +43,7 @@ def make_report(
     """The report as JSON; the caller adds n_subjects and n_events.
 
     Args:
-        work: holds `event` and `visit`.
+        work: holds `code_count` and `visit_count`.
         config: the dials.
         loaded: what the reader found out.
         tables: counts of the ledger.
@@ -98,12 +97,7 @@ def check_strict(report: dict[str, Any]) -> None:
 
 
 def _visits(work: Workspace, config: IngestConfig) -> dict[str, Any]:
-    n_code = work.value(f"SELECT count(*) FROM event WHERE role = {int(Role.CODE)}")
-    n_artificial = work.value(
-        f"""SELECT count(*) FROM event e JOIN visit v ON e.vid = v.vid
-        WHERE e.role = {int(Role.CODE)} AND v.is_artificial"""
-    )
-    n_visits, n_made = work.rows("SELECT count(*), count(*) FILTER (is_artificial) FROM visit")[0]
+    n_visits, n_made, n_code, n_artificial = work.rows("SELECT * FROM visit_count")[0]
     share = n_artificial / n_code if n_code else 0.0
     return {
         "visits": n_visits,
@@ -116,16 +110,15 @@ def _visits(work: Workspace, config: IngestConfig) -> dict[str, Any]:
 def _mapping(work: Workspace) -> dict[str, Any]:
     """Events by how far their code travels: standard, source value only, local concept."""
     rows = work.rows(
-        f"""SELECT CASE WHEN starts_with(code, 'Source/') OR code = 'OMOP/0' THEN 'unmapped'
+        """SELECT CASE WHEN starts_with(code, 'Source/') OR code = 'OMOP/0' THEN 'unmapped'
             WHEN starts_with(code, 'OMOP/') THEN 'concept_id_only' ELSE 'coded' END AS kind,
-          count(*), count(DISTINCT code) FROM event WHERE role = {int(Role.CODE)}
-        GROUP BY kind ORDER BY kind"""
+          sum(n_events)::BIGINT, count(*) FROM code_count GROUP BY kind ORDER BY kind"""
     )
     listed = work.rows(
-        f"""SELECT code, count(*) AS n FROM event WHERE role = {int(Role.CODE)}
-          AND (starts_with(code, 'Source/') OR code = 'OMOP/0') GROUP BY code
-        HAVING count(DISTINCT subject_id) >= {MIN_LISTED_SUBJECTS}
-        ORDER BY n DESC, code LIMIT {N_LISTED}"""
+        f"""SELECT code, n_events FROM code_count
+        WHERE (starts_with(code, 'Source/') OR code = 'OMOP/0')
+          AND n_subjects >= {MIN_LISTED_SUBJECTS}
+        ORDER BY n_events DESC, code LIMIT {N_LISTED}"""
     )
     return {
         "events": {kind: n for kind, n, _ in rows},
