@@ -8,11 +8,11 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "bindings/checks.hpp"
 #include "core/decode.hpp"
 #include "core/encode.hpp"
 #include "core/errors.hpp"
 #include "core/grammar.hpp"
-#include "core/vocab.hpp"
 
 namespace chronoward::bindings {
 namespace {
@@ -116,21 +116,6 @@ void check_offsets(std::span<const std::int64_t> offsets, std::size_t size, cons
   }
   for (std::size_t i = 1; i < offsets.size(); ++i) {
     if (offsets[i] < offsets[i - 1]) throw DataError(std::string(name) + " must not fall");
-  }
-}
-
-void check_size(std::size_t size, std::size_t expected, const char* name) {
-  if (size != expected) throw DataError(std::string(name) + " has the wrong length");
-}
-
-template <typename T>
-void check_below(std::span<const T> indices, std::size_t limit, std::int64_t least,
-                 const char* name) {
-  for (const T index : indices) {
-    const auto i = static_cast<std::int64_t>(index);
-    if (i < least || i >= static_cast<std::int64_t>(limit)) {
-      throw DataError(std::string(name) + " points outside its table");
-    }
   }
 }
 
@@ -258,42 +243,6 @@ py::tuple validate_timelines(const py::object& grammar, const py::object& batch,
                         to_numpy(std::move(out.state)));
 }
 
-py::tuple distinct(const Bytes& role, const Array<std::int32_t>& table,
-                   const Array<std::int32_t>& code, const Array<std::int32_t>& unit,
-                   std::int64_t n_tables, std::int64_t n_codes, std::int64_t n_units) {
-  const KeyColumns columns{view(role, "role"),
-                           view(table, "table"),
-                           view(code, "code"),
-                           view(unit, "unit"),
-                           n_tables,
-                           n_codes,
-                           n_units};
-  const std::size_t n = columns.role.size();
-  check_size(columns.table.size(), n, "table");
-  check_size(columns.code.size(), n, "code");
-  check_size(columns.unit.size(), n, "unit");
-  DistinctKeys out;
-  {
-    const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = distinct_keys(columns);
-  }
-  return py::make_tuple(to_numpy(std::move(out.keys)), to_numpy(std::move(out.index)));
-}
-
-py::tuple count(const Array<std::int32_t>& key, const Array<std::int64_t>& subject_id,
-                std::size_t n_keys) {
-  const auto keys = view(key, "key");
-  const auto subjects = view(subject_id, "subject_id");
-  check_size(subjects.size(), keys.size(), "subject_id");
-  check_below(keys, n_keys, 0, "key");
-  KeyCounts out;
-  {
-    const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = count_keys(keys, subjects, n_keys);
-  }
-  return py::make_tuple(to_numpy(std::move(out.n_events)), to_numpy(std::move(out.n_subjects)));
-}
-
 }  // namespace
 
 void bind_tokenizer(py::module_& m) {
@@ -304,9 +253,6 @@ void bind_tokenizer(py::module_& m) {
       .def("decode", &TokenizerCore::decode, py::arg("batch"), py::arg("threads") = 1);
   m.def("validate_timelines", &validate_timelines, py::arg("grammar"), py::arg("batch"),
         py::arg("complete"), py::arg("threads") = 1);
-  m.def("distinct_keys", &distinct, py::arg("role"), py::arg("table"), py::arg("code"),
-        py::arg("unit"), py::arg("n_tables"), py::arg("n_codes"), py::arg("n_units"));
-  m.def("count_keys", &count, py::arg("key"), py::arg("subject_id"), py::arg("n_keys"));
 }
 
 }  // namespace chronoward::bindings

@@ -42,7 +42,6 @@ using EncodeCounts = std::array<std::int64_t, static_cast<std::size_t>(EncodeRul
 
 inline constexpr std::int32_t kNotInPreset = -2;  // entry of a key that the preset has no place for
 inline constexpr std::int32_t kNoText = -1;
-inline constexpr std::int64_t kUsPerMin = 60'000'000;
 inline constexpr std::int32_t kDayMin = 1440;
 inline constexpr std::int32_t kHourMin = 60;
 inline constexpr std::int32_t kRepeatMin = 180 * kDayMin;

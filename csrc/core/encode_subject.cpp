@@ -8,22 +8,7 @@
 namespace chronoward {
 namespace {
 
-constexpr std::int64_t floor_div(std::int64_t a, std::int64_t b) {
-  return a / b - static_cast<std::int64_t>(a % b < 0);
-}
-
 constexpr std::int32_t kNone = -1;
-
-/// Year of a day since 1970 (Hinnant, "chrono-compatible low-level date algorithms").
-std::int32_t year_of_day(std::int64_t day) {
-  const std::int64_t z = day + 719468;
-  const std::int64_t era = floor_div(z, 146097);
-  const std::int64_t doe = z - era * 146097;
-  const std::int64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
-  const std::int64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-  const bool is_january_or_february = (5 * doy + 2) / 153 >= 10;
-  return static_cast<std::int32_t>(yoe + era * 400 + (is_january_or_february ? 1 : 0));
-}
 
 /// Index of the last edge that is not above x; x >= edges[0] is a precondition.
 std::size_t bucket_of(const std::vector<std::int32_t>& edges, std::int32_t x) {
@@ -51,7 +36,7 @@ std::int32_t SubjectEncoder::moment_of(std::int32_t clock, bool is_flat) const {
 
 std::int32_t SubjectEncoder::minute_uncounted(std::int64_t us) const {
   const std::int64_t d = us - origin_us_;
-  std::int64_t m = -floor_div(-d, kUsPerMin);
+  std::int64_t m = ceil_div(d, kUsPerMin);
   if (t_.is_calendar) m = std::min(m, floor_div(d, kUsPerDay) * kDayMin + kDayMin - 1);
   return static_cast<std::int32_t>(
       std::clamp<std::int64_t>(m, 0, static_cast<std::int64_t>(t_.max_clock_min)));
@@ -59,7 +44,7 @@ std::int32_t SubjectEncoder::minute_uncounted(std::int64_t us) const {
 
 std::int32_t SubjectEncoder::minute(std::int64_t us) {
   const std::int64_t d = us - origin_us_;
-  std::int64_t m = -floor_div(-d, kUsPerMin);
+  std::int64_t m = ceil_div(d, kUsPerMin);
   if (t_.is_calendar) m = std::min(m, floor_div(d, kUsPerDay) * kDayMin + kDayMin - 1);
   if (m < 0) {
     count(EncodeRule::kClampedToOrigin);

@@ -40,7 +40,8 @@ std::vector<std::int64_t> canonical_order(const EventKeys& e) {
   for (std::size_t first = 0, last = 0; first < n; first = last) {
     while (last < n && e.subject[last] == e.subject[first]) ++last;
     const auto begin = order.begin() + static_cast<std::ptrdiff_t>(first);
-    std::sort(begin, order.begin() + static_cast<std::ptrdiff_t>(last), is_before);
+    const auto end = order.begin() + static_cast<std::ptrdiff_t>(last);
+    if (!std::is_sorted(begin, end, is_before)) std::sort(begin, end, is_before);
   }
   return order;
 }

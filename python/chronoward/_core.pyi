@@ -11,9 +11,11 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "BottomSample",
     "CHANGES",
     "ContextBuffers",
     "ContextRules",
+    "DURATION_GROUPS",
     "KeyValueCache",
     "MedsMending",
     "REMOVALS",
@@ -30,12 +32,14 @@ __all__: list[str] = [
     "cut_windows",
     "distinct_keys",
     "fill_rows",
+    "fit_value_bins",
     "mend_visits",
     "pack_rows",
     "packed_attention",
     "packed_attention_backward",
     "philox4x32",
     "rms_norm",
+    "scan_times",
     "silu_gate",
     "split_heads",
     "splitmix64",
@@ -131,6 +135,38 @@ class KeyValueCache:
     ) -> None:
         """
         Clocks of the rows' own tokens, before the layers.
+        """
+
+class BottomSample:
+    """
+    Per group the rows of least priority, a hash of the row alone.
+    """
+    def __init__(self, size: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def add(
+        self,
+        *,
+        group: numpy.typing.NDArray[numpy.int64],
+        subject: numpy.typing.NDArray[numpy.int64],
+        salt: numpy.typing.NDArray[numpy.int64],
+        value: numpy.typing.NDArray[numpy.float64],
+    ) -> None:
+        """
+        Offers rows.
+        """
+    def add_sampled(
+        self,
+        *,
+        group: numpy.typing.NDArray[numpy.int64],
+        priority: numpy.typing.NDArray[numpy.uint64],
+        subject: numpy.typing.NDArray[numpy.uint64],
+        value: numpy.typing.NDArray[numpy.float64],
+    ) -> None:
+        """
+        Offers rows of another sample.
+        """
+    def rows(self) -> dict:
+        """
+        The sample: columns by name, sorted by group and priority.
         """
 
 class ContextRules:
@@ -300,10 +336,14 @@ def count_contexts(
     """
 
 def count_keys(
-    key: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-    subject_id: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    key: numpy.typing.NDArray[numpy.int32],
+    subject_id: numpy.typing.NDArray[numpy.int64],
     n_keys: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple: ...
+) -> tuple:
+    """
+    (events, subjects) of every key.
+    """
+
 def count_precedence(
     offsets: numpy.typing.NDArray[numpy.int64],
     token_id: numpy.typing.NDArray[numpy.int32],
@@ -355,14 +395,18 @@ def cut_windows(
     """
 
 def distinct_keys(
-    role: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
-    table: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-    code: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-    unit: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    role: numpy.typing.NDArray[numpy.uint8],
+    table: numpy.typing.NDArray[numpy.int32],
+    code: numpy.typing.NDArray[numpy.int32],
+    unit: numpy.typing.NDArray[numpy.int32],
     n_tables: typing.SupportsInt | typing.SupportsIndex,
     n_codes: typing.SupportsInt | typing.SupportsIndex,
     n_units: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple: ...
+) -> tuple:
+    """
+    Keys (role, table, code, unit) that occur, ascending, and each row's place among them.
+    """
+
 def fill_rows(
     shards: list[ShardArrays],
     positions: numpy.typing.NDArray[numpy.int64],
@@ -382,6 +426,18 @@ def fill_rows(
 ]:
     """
     Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens) of segments.
+    """
+
+def fit_value_bins(
+    *,
+    value: numpy.typing.NDArray[numpy.float32],
+    subject: numpy.typing.NDArray[numpy.uint64],
+    offsets: numpy.typing.NDArray[numpy.int64],
+    n_bins: typing.SupportsInt | typing.SupportsIndex,
+    min_subjects: typing.SupportsInt | typing.SupportsIndex,
+) -> dict:
+    """
+    Quantile bins of groups of sampled values: flat columns.
     """
 
 def mend_visits(
@@ -476,6 +532,20 @@ def rms_norm(
     RMS norm of each row into `out`.
     """
 
+def scan_times(
+    *,
+    subject_id: numpy.typing.NDArray[numpy.int64],
+    role: numpy.typing.NDArray[numpy.uint8],
+    time_us: numpy.typing.NDArray[numpy.int64],
+    available_us: numpy.typing.NDArray[numpy.int64],
+    end_us: numpy.typing.NDArray[numpy.int64],
+    visit_id: numpy.typing.NDArray[numpy.int64],
+    since_us: numpy.typing.NDArray[numpy.int64],
+) -> dict:
+    """
+    Durations, starts and years of whole subjects: flat columns.
+    """
+
 def silu_gate(
     gate_up: numpy.typing.NDArray[numpy.float32],
     width: typing.SupportsInt | typing.SupportsIndex,
@@ -539,6 +609,7 @@ CHANGES: tuple = (
     "unit_missing",
     "text_rare",
 )
+DURATION_GROUPS: int = 64
 REMOVALS: tuple = (
     "",
     "missing_subject",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEMPORARY_SUFFIX = ".tmp"
+_LINE_LEVELS = 2
+_encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -66,11 +68,33 @@ def write_bytes(path: Path, payload: bytes) -> None:
 def canonical_json(value: Any) -> bytes:
     """JSON bytes that depend on the value only: sorted keys, no NaN, newline at the end.
 
+    The two outermost levels have a line an item, what lies deeper stays on it: a code of a
+    tokenizer is a line, and the standard library's fast encoder does most of the work (its
+    indenting one takes a second for 5,000 codes).
+
     Raises:
         ValueError: NaN or infinity anywhere in `value`.
+        TypeError: something that JSON does not know; a key of the outer levels that is no string.
     """
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8")
+    return (_by_line(value, _LINE_LEVELS, "\n") + "\n").encode("utf-8")
+
+
+def _by_line(value: Any, levels: int, newline: str) -> str:
+    if levels == 0 or not value or not isinstance(value, (dict, list, tuple)):
+        return _encoder.encode(value)
+    inner = newline + " "
+    if isinstance(value, dict):
+        items = [f"{_key(k)}: {_by_line(value[k], levels - 1, inner)}" for k in sorted(value)]
+        return "{" + inner + ("," + inner).join(items) + newline + "}"
+    items = [_by_line(item, levels - 1, inner) for item in value]
+    return "[" + inner + ("," + inner).join(items) + newline + "]"
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        message = f"keys must be strings, got {key!r}"
+        raise TypeError(message)
+    return _encoder.encode(key)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,13 +10,15 @@ visit_id, end_time) with nulls first, so that a permuted input gives the same by
 | time | timestamp[us] | when it happened; null for static facts |
 | available_time | timestamp[us] | when it could be known; null for static facts; >= time |
 | role | uint8, not null | `Role` |
-| table | string, not null | OMOP table it came from, else "" |
-| code | string, not null | `VOCABULARY/CONCEPT_CODE`, `OMOP/<concept_id>`, or the MEDS code |
+| table | text, not null | OMOP table it came from, else "" |
+| code | text, not null | `VOCABULARY/CONCEPT_CODE`, `OMOP/<concept_id>`, or the MEDS code |
 | numeric_value | float32 | |
-| text_value | string | category of a value that is not a number |
-| unit | string | unit code after conversion, null where there is none |
+| text_value | text | category of a value that is not a number |
+| unit | text | unit code after conversion, null where there is none |
 | visit_id | int64 | 0.. within the subject, in order of start; null for events outside visits |
 | end_time | timestamp[us] | of visits and details |
+
+Texts are strings, or dictionaries of strings where a table comes from a work folder.
 """
 
 from __future__ import annotations
@@ -67,6 +69,22 @@ def event_schema() -> pa.Schema:
             pa.field("end_time", time),
         ]
     )
+
+
+TEXT_COLUMNS = ("table", "code", "text_value", "unit")
+
+
+@cache
+def stored_event_schema() -> pa.Schema:
+    """Arrow schema of the event table in a work folder: texts as dictionaries."""
+    import pyarrow as pa
+
+    schema = event_schema()
+    for name in TEXT_COLUMNS:
+        place = schema.get_field_index(name)
+        kind = pa.dictionary(pa.int32(), pa.string())
+        schema = schema.set(place, schema.field(name).with_type(kind))
+    return schema
 
 
 @cache

@@ -5,8 +5,14 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from chronoward.schema import event_schema
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from chronoward.data import PreparedEvents
 
 Row = dict[str, Any]
 
@@ -121,3 +127,8 @@ def concept(concept_id: int, code: str, vocabulary: str = "SNOMED", **other: Any
         "standard_concept": "S",
         "concept_code": code,
     } | other
+
+
+def events_of(prepared: PreparedEvents) -> pa.Table:
+    """All events, texts as plain strings."""
+    return pa.concat_tables(batch.cast(event_schema()) for batch in prepared.batches())

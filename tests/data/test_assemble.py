@@ -7,7 +7,7 @@ import pytest
 
 from chronoward.data import PreparedEvents, prepare, recognize
 from chronoward.errors import DataError
-from chronoward.schema import Role, code_schema, event_schema, observation_schema
+from chronoward.schema import Role, code_schema, observation_schema, stored_event_schema
 
 from .omop_rows import condition, measurement, visit
 
@@ -26,7 +26,7 @@ def test_a_plain_source_becomes_sorted_events_with_visits(ingest: Ingest) -> Non
         }
     )
     (table,) = prepared.batches()
-    assert table.schema == event_schema()
+    assert table.schema == stored_event_schema()
     assert prepared.codes.schema == code_schema()
     assert prepared.observation.schema == observation_schema()
     rows = table.select(["role", "table", "code", "available_time", "visit_id"]).to_pylist()

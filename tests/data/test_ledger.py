@@ -38,7 +38,10 @@ def test_every_record_of_mimic_as_meds_is_in_the_ledger(test_data: Path, tmp_pat
         f"FROM range({pq.ParquetFile(file).metadata.num_rows})"
         for file in files
     )
-    ledger = f"SELECT key FROM read_parquet('{prepared.path}/ledger/*.parquet')"
+    ledger = (
+        f"SELECT \"table\" || ':' || key AS key "
+        f"FROM read_parquet('{prepared.path}/ledger/*.parquet')"
+    )
     assert _unmatched(rows, ledger) == [0, 0]
     _check_rules(prepared)
 

@@ -122,8 +122,12 @@ WRITERS = {"faulty": write_faulty, "visits": write_visits}
 
 
 def _ledger(prepared: PreparedEvents) -> pa.Table:
-    parts = [pq.read_table(f) for f in sorted((prepared.path / "ledger").glob("*.parquet"))]
-    return pa.concat_tables(parts)
+    """The ledger with `<file>:<row>` for a key and the kind of file for a table."""
+    rows = pq.read_table(prepared.path / "ledger").to_pylist()
+    for row in rows:
+        row["key"] = f"{row['table']}:{row['key']}"
+        row["table"] = "data" if row["table"].startswith("data/") else "metadata/codes"
+    return pa.Table.from_pylist(rows)
 
 
 def _digest(table: pa.Table) -> str:

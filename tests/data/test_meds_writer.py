@@ -4,14 +4,13 @@ import json
 from typing import TYPE_CHECKING
 
 import meds
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from chronoward.data import PreparedEvents, prepare, write_meds
 from chronoward.errors import StateError
 
-from .omop_rows import condition, measurement, person, visit
+from .omop_rows import condition, events_of, measurement, person, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +74,7 @@ def test_written_meds_is_prepared_into_the_same_events(
     out = tmp_path / "meds"
     write_meds(prepared.batches(), out, codes=prepared.codes, observation=prepared.observation)
     again = prepare(out, tmp_path / "again")
-    assert pa.concat_tables(again.batches()).equals(pa.concat_tables(prepared.batches()))
+    assert events_of(again).equals(events_of(prepared))
     assert again.observation.equals(prepared.observation)
     keep = ["table", "code", "concept_id", "is_inpatient", "parent_codes"]
     assert again.codes.select(keep).equals(prepared.codes.select(keep))

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from chronoward.errors import DataError, FormatError
+from chronoward.philox import splitmix64
 from chronoward.tokenizer import FitCounts, TokenizerSpec, count, fit, fit_counts
-from chronoward.tokenizer.sampling import SAMPLE_SIZE, Sample, Sampler
+from chronoward.tokenizer.sampling import SAMPLE_SIZE, Sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     World = tuple[pa.Table, pa.Table, pa.Table]
 
@@ -77,12 +79,26 @@ def test_the_sample_is_the_rows_of_least_priority_however_they_arrive() -> None:
     n = 8 * SAMPLE_SIZE
     group = rng.choice(3, n, p=[0.79, 0.2, 0.01])
     rows = (group, rng.integers(0, 500, n), np.arange(n), rng.random(n))
-    sampler = Sampler()
-    for part in np.array_split(rng.permutation(n), 50):
-        sampler.add(*(column[part] for column in rows))
-    got = sampler.sample()
-    everything = Sample.of(*rows)
+    whole, halves = Sampler(), [Sampler(), Sampler()]
+    for number, part in enumerate(np.array_split(rng.permutation(n), 50)):
+        for sampler in (whole, halves[number % 2]):
+            sampler.add(*(column[part] for column in rows))
+    swapped = np.array([2, 1, 0])
+    merged = Sampler()
+    for half in halves:
+        merged.merge(half.sample(), swapped)
+    priority = _priority(*rows[1:])
     for g in range(3):
-        least = np.sort(everything.priority[group == g])[:SAMPLE_SIZE]
-        lo, hi = np.searchsorted(got.group, [g, g + 1])
-        assert np.array_equal(got.priority[lo:hi], least)
+        least = np.argsort(priority[group == g])[:SAMPLE_SIZE]
+        for got, its_group in ((whole.sample(), g), (merged.sample(), swapped[g])):
+            lo, hi = np.searchsorted(got.group, [its_group, its_group + 1])
+            assert np.array_equal(got.priority[lo:hi], priority[group == g][least])
+            assert np.array_equal(got.value[lo:hi], rows[3][group == g][least])
+
+
+def _priority(
+    subject: NDArray[np.int64], salt: NDArray[np.int64], value: NDArray[np.float64]
+) -> NDArray[np.uint64]:
+    """The rule of `csrc/core/bottom_sample.hpp` in NumPy."""
+    salted = splitmix64(splitmix64(subject) ^ salt.astype(np.uint64))
+    return splitmix64((salted ^ value.view(np.uint64)).view(np.int64))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chronoward.dictionary import pair_numbers
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -108,26 +110,8 @@ def event_arrays(batch: pa.Table, code_index: dict[tuple[str, str], int]) -> Eve
         available_us=_microseconds(batch["available_time"]),
         end_us=_microseconds(batch["end_time"]),
         role=np.asarray(batch["role"].to_numpy()),
-        code=_code_numbers(batch, code_index),
+        code=pair_numbers(batch, ("table", "code"), lambda *key: code_index.get(key, -1)),
     )
-
-
-def _code_numbers(batch: pa.Table, code_index: dict[tuple[str, str], int]) -> NDArray[np.int64]:
-    """Index of each event's (table, code), by dictionary so that strings are looked up once."""
-    import pyarrow.compute as pc
-
-    tables = pc.dictionary_encode(batch["table"].combine_chunks())
-    codes = pc.dictionary_encode(batch["code"].combine_chunks())
-    table_names, code_names = tables.dictionary.to_pylist(), codes.dictionary.to_pylist()
-    pair = np.asarray(tables.indices.to_numpy()).astype(np.int64) * len(code_names) + np.asarray(
-        codes.indices.to_numpy()
-    )
-    unique, inverse = np.unique(pair, return_inverse=True)
-    numbers = [
-        code_index.get((table_names[p // len(code_names)], code_names[p % len(code_names)]), -1)
-        for p in unique.tolist()
-    ]
-    return np.asarray(numbers, np.int64)[inverse] if len(unique) else np.zeros(0, np.int64)
 
 
 def earliest(arrays: EventArrays, role: Role) -> NDArray[np.int64]:

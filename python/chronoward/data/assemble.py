@@ -81,7 +81,7 @@ def prepare(
     work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_temporary_files(work_dir)
     for folder in ("events", "ledger"):
-        for stale in (work_dir / folder).glob("*.parquet"):
+        for stale in (work_dir / folder).glob("*.*"):
             stale.unlink()
     work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
     try:
@@ -140,7 +140,7 @@ def _run(
     _write(work, codes, observation, splits, report)
     files = {
         str(path.relative_to(work_dir)): path.stat().st_size
-        for path in sorted(work_dir.rglob("*.parquet"))
+        for path in sorted([*work_dir.rglob("*.parquet"), *work_dir.glob("events/*.arrow")])
     } | {REPORT: (work_dir / REPORT).stat().st_size}
     manifest = {
         "version": VERSION,

@@ -1,4 +1,4 @@
-"""From mended tables to the sorted event table: `event` (integers only), then Parquet parts.
+"""From mended tables to the sorted event table: `event` (integers only), then parts on disk.
 
 Strings are replaced by their rank in byte order before the sort, so that the total order of
 chronoward.schema is an order of integers and floats. Parts are cut by events and subjects alone,
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chronoward.files import atomic_path
-from chronoward.schema import Role, event_schema
+from chronoward.schema import Role, stored_event_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
 PART_EVENTS = 1 << 22
-"""Events a Parquet part (whole subjects; more when one subject has more)."""
+"""Events a part (whole subjects; more when one subject has more)."""
 GROUP_EVENTS = 1 << 18
+_RANKED = {"code": "code", "unit": "unit", "text_value": "text"}
 
 EVENT_COLUMNS = """
     subject_id BIGINT, available TIMESTAMP, role UTINYINT, tbl USMALLINT, code VARCHAR,
@@ -55,53 +55,53 @@ def add_visit_events(work: Workspace, visit_table: int, detail_table: int) -> No
 
 
 def _ranks(work: Workspace, column: str) -> pa.Array:
-    """Makes `rank_<column>` (value, rank from 1 in byte order); returns the values."""
+    """Makes `rank_<column>` (value, rank in byte order); returns the values."""
     work.run(
         f"""CREATE TABLE rank_{column} AS SELECT value, row_number() OVER (ORDER BY value)::INTEGER
-        AS rank FROM (SELECT DISTINCT {column} AS value FROM event WHERE {column} IS NOT NULL)"""
+        - 1 AS rank FROM (SELECT DISTINCT {column} AS value FROM event
+          WHERE {column} IS NOT NULL)"""
     )
     values = work.table(f"SELECT value FROM rank_{column} ORDER BY rank")["value"]
-    return pa.concat_arrays([pa.array([None], pa.string()), *values.cast(pa.string()).chunks])
+    return pa.concat_arrays([pa.array([], pa.string()), *values.cast(pa.string()).chunks])
 
 
 def sort_events(work: Workspace, tables: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Yields the sorted event table (event_schema) in pieces of any size.
+    """Yields the sorted event table (stored_event_schema) in pieces of any size.
 
     Args:
         work: holds `event`, and `visit_number`.
         tables: table names by their number; numbers ascend with the names' byte order.
     """
-    codes, units, texts = (_ranks(work, column) for column in ("code", "unit", "text"))
-    names = pa.array(tables, pa.string())
-    sql = """SELECT e.subject_id, e.time, e.available, e.role, e.tbl, c.rank AS code,
-          e.number, COALESCE(t.rank, 0) AS text, COALESCE(u.rank, 0) AS unit, n.visit_id, e.end_time
+    texts = {name: _ranks(work, column) for name, column in _RANKED.items()}
+    texts["table"] = pa.array(tables, pa.string())
+    sql = """SELECT e.subject_id, e.time, e.available AS available_time, e.role,
+          e.tbl::INTEGER AS "table", c.rank AS code, e.number AS numeric_value,
+          t.rank AS text_value, u.rank AS unit, n.visit_id, e.end_time
         FROM event e JOIN rank_code c ON e.code = c.value
         LEFT JOIN rank_unit u ON e.unit = u.value LEFT JOIN rank_text t ON e.text = t.value
         LEFT JOIN visit_number n ON e.vid = n.vid
-        ORDER BY e.subject_id, e.available NULLS FIRST, e.role, e.tbl, c.rank, unit,
-          e.number NULLS FIRST, text, e.time NULLS FIRST, n.visit_id NULLS FIRST,
-          e.end_time NULLS FIRST"""
+        ORDER BY e.subject_id, e.available NULLS FIRST, e.role, e.tbl, c.rank,
+          u.rank NULLS FIRST, e.number NULLS FIRST, t.rank NULLS FIRST, e.time NULLS FIRST,
+          n.visit_id NULLS FIRST, e.end_time NULLS FIRST"""
     for batch in work.stream(sql):
         columns = [
-            batch["subject_id"],
-            batch["time"],
-            batch["available"],
-            batch["role"],
-            names.take(batch["tbl"]),
-            codes.take(batch["code"]),
-            batch["number"],
-            texts.take(batch["text"]),
-            units.take(batch["unit"]),
-            batch["visit_id"],
-            batch["end_time"],
+            pa.DictionaryArray.from_arrays(_plain(batch[field.name]), texts[field.name])
+            if field.name in texts
+            else _plain(batch[field.name]).cast(field.type)
+            for field in stored_event_schema()
         ]
-        yield pa.Table.from_arrays(
-            [
-                column.cast(field.type)
-                for column, field in zip(columns, event_schema(), strict=True)
-            ],
-            schema=event_schema(),
-        )
+        yield pa.Table.from_arrays(columns, schema=stored_event_schema())
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column with 0 beneath its nulls: DuckDB leaves there what it happens to hold."""
+    if column.null_count == 0:
+        return column
+    times = pa.types.is_timestamp(column.type)
+    values = column.cast(pa.int64()) if times else column
+    filled = values.fill_null(0).to_numpy(zero_copy_only=False)
+    is_null = column.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(filled, values.type, mask=is_null).cast(column.type)
 
 
 def whole_subjects(pieces: Iterator[pa.Table], max_events: int) -> Iterator[pa.Table]:
@@ -143,13 +143,21 @@ def _cut(table: pa.Table, max_events: int) -> int | None:
 def write_parts(
     folder: Path, pieces: Iterator[pa.Table], progress: Callable[[str], None] | None
 ) -> tuple[int, int]:
-    """Writes `events/<n>.parquet`; returns the numbers of subjects and of events."""
+    """Writes `events/<n>.arrow`; returns the numbers of subjects and of events.
+
+    Arrow IPC as it lies in memory: written and mapped back at the speed of the disk, which for
+    files that are read twice and then thrown away is worth their size (about 60 bytes an event).
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     n_subjects = n_events = 0
     for number, part in enumerate(whole_subjects(pieces, PART_EVENTS)):
-        with atomic_path(folder / f"{number}.parquet") as path:
-            write_parquet(part, path)
-        n_subjects += len(pc.unique(part["subject_id"]))
+        with (
+            atomic_path(folder / f"{number}.arrow") as path,
+            pa.ipc.new_file(path, stored_event_schema()) as sink,
+        ):
+            sink.write_table(part.combine_chunks(), max_chunksize=GROUP_EVENTS)
+        subject = part["subject_id"].to_numpy()
+        n_subjects += int(np.count_nonzero(np.diff(subject))) + 1
         n_events += part.num_rows
         if progress is not None:
             progress(f"{n_events:,} events of {n_subjects:,} subjects written")
@@ -157,13 +165,12 @@ def write_parts(
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes a table in row groups of fixed size: the same table gives the same bytes."""
+    """Writes a small table: the same table gives the same bytes."""
     pq.write_table(
         table.combine_chunks(),
         path,
         compression="zstd",
         compression_level=1,
-        row_group_size=GROUP_EVENTS,
         version="2.6",
         write_statistics=True,
     )

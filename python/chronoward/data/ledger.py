@@ -1,8 +1,14 @@
 """The ledger: one row a source record, what became of it and by which rules.
 
-`gone` and `changes` of the record tables are unpacked here, once. Columns: table, key (primary key,
-or `<file>:<row>`), disposition (kept, dropped, merged, quarantined), rule (of a removed record) and
-changes (rules that changed a kept one).
+`gone` and `changes` of the record tables are unpacked here, once. Columns:
+
+| column | OMOP | MEDS |
+|---|---|---|
+| table | the table | the file, such as `data/train/0.parquet` |
+| key | the primary key as text, else `<table>:<row>` | the row in the file, from 0 (int64) |
+| disposition | kept, dropped, merged or quarantined | |
+| rule | of a removed record | |
+| changes | rules that changed a kept one | |
 """
 
 from __future__ import annotations
@@ -11,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chronoward.data.rules import CHANGING, REMOVING, Rule
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
 PART_RECORDS = 1 << 22
+_TEXTS = ["table", "disposition", "rule", "changes.list.element"]
 _CHANGING_PLACE = {rule.value: place for place, rule in enumerate(CHANGING)}
 
 
@@ -113,8 +119,22 @@ def write(work: Workspace, folder: Path) -> None:
         _write_part(table, folder / f"{number}.parquet")
 
 
+def row_ledger_schema() -> pa.Schema:
+    """Arrow schema of the ledger of a source whose records are rows of files."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            pa.field("table", text, nullable=False),
+            pa.field("key", pa.int64(), nullable=False),
+            pa.field("disposition", text, nullable=False),
+            pa.field("rule", text),
+            pa.field("changes", pa.list_(pa.string()), nullable=False),
+        ]
+    )
+
+
 class RowLedger:
-    """A ledger of records whose key is `<file>:<row>`, written in the order of files and rows.
+    """A ledger of records that are rows of files, written in their order.
 
     Args:
         folder: for `<n>.parquet`; made.
@@ -126,12 +146,13 @@ class RowLedger:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
         self._changes = changes
-        self._rules = pa.array([name or None for name in removals], pa.string())
+        self._rules = pa.array(removals, pa.string())
         effects = [str(Rule.named(name).effect) if name else "kept" for name in removals]
-        self._effects = pa.array(effects, pa.string())
+        self._effects = pa.array(sorted(set(effects)), pa.string())
+        place = {effect: i for i, effect in enumerate(self._effects.to_pylist())}
+        self._effect_of = np.array([place[effect] for effect in effects], np.int32)
         self._counts: dict[str, dict[str, int]] = {}
         self._waiting: list[pa.Table] = []
-        self._n_waiting = 0
         self._n_parts = 0
 
     def add(
@@ -140,61 +161,67 @@ class RowLedger:
         """Enters a file's rows, all of them in order.
 
         Args:
-            table: name of the source table.
-            file: as keys name it.
+            table: under which they are counted.
+            file: as the ledger names it.
             gone: numbers of removing rules.
             changes: bits of changing rules, 0 where gone.
         """
-        for begin in range(0, len(gone), PART_RECORDS):
+        counts = self._counts.setdefault(table, {"records": 0, "kept": 0})
+        for begin in range(0, max(len(gone), 1), PART_RECORDS):
             part = slice(begin, begin + PART_RECORDS)
-            self._enter(table, file, begin, np.asarray(gone[part]), np.asarray(changes[part]))
+            self._enter(counts, file, begin, np.asarray(gone[part]), np.asarray(changes[part]))
 
     def _enter(
         self,
-        table: str,
+        counts: dict[str, int],
         file: str,
         begin: int,
         gone: NDArray[np.uint8],
         changes: NDArray[np.uint32],
     ) -> None:
-        counts = self._counts.setdefault(table, {"records": 0, "kept": 0})
         counts["records"] += len(gone)
         for number, n in enumerate(np.bincount(gone).tolist()):
             name = "kept" if number == 0 else self._rules[number].as_py()
             if n:
                 counts[name] = counts.get(name, 0) + n
-        masks, which = np.unique(changes, return_inverse=True)
-        for mask, n in zip(masks.tolist(), np.bincount(which).tolist(), strict=True):
-            for name in self._named(mask):
+        changed = np.flatnonzero(changes)
+        masks, which = np.unique(changes[changed], return_inverse=True)
+        named = [self._named(mask) for mask in masks.tolist()]
+        for names, n in zip(named, np.bincount(which).tolist(), strict=True):
+            for name in names:
                 counts[name] = counts.get(name, 0) + n
-        rows = pa.array(np.arange(begin, begin + len(gone))).cast(pa.string())
-        lists = pa.array([self._named(mask) for mask in masks.tolist()], pa.list_(pa.string()))
+        lengths = np.zeros(len(gone) + 1, np.int32)
+        lengths[changed + 1] = np.array([len(names) for names in named], np.int32)[which]
+        lists = pa.array(named, pa.list_(pa.string())).take(pa.array(which))
         columns = [
-            pa.repeat(table, len(gone)),
-            pc.binary_join_element_wise(file, rows, ":"),
-            self._effects.take(pa.array(gone)),
-            self._rules.take(pa.array(gone)),
-            lists.take(pa.array(which)),
+            pa.DictionaryArray.from_arrays(
+                pa.array(np.zeros(len(gone), np.int32)), pa.array([file])
+            ),
+            pa.array(np.arange(begin, begin + len(gone))),
+            pa.DictionaryArray.from_arrays(pa.array(self._effect_of[gone]), self._effects),
+            pa.DictionaryArray.from_arrays(
+                pa.array(gone.astype(np.int32), mask=gone == 0), self._rules
+            ),
+            pa.ListArray.from_arrays(pa.array(np.cumsum(lengths, dtype=np.int32)), lists.flatten()),
         ]
-        self._waiting.append(pa.Table.from_arrays(columns, schema=ledger_schema()))
-        self._n_waiting += len(gone)
-        while self._n_waiting >= PART_RECORDS:
-            self._write(PART_RECORDS)
+        self._waiting.append(pa.Table.from_arrays(columns, schema=row_ledger_schema()))
+        if sum(map(len, self._waiting)) >= PART_RECORDS:  # a part takes many small files
+            self._write()
 
     def _named(self, mask: int) -> list[str]:
         named = [name for bit, name in enumerate(self._changes) if mask >> bit & 1]
         return sorted(named, key=_CHANGING_PLACE.__getitem__)
 
-    def _write(self, n: int) -> None:
-        table = pa.concat_tables([ledger_schema().empty_table(), *self._waiting])
-        _write_part(table.slice(0, n), self._folder / f"{self._n_parts}.parquet")
+    def _write(self) -> None:
+        table = pa.concat_tables([row_ledger_schema().empty_table(), *self._waiting])
+        _write_part(table.unify_dictionaries(), self._folder / f"{self._n_parts}.parquet")
         self._n_parts += 1
-        self._waiting, self._n_waiting = [table.slice(n)], max(self._n_waiting - n, 0)
+        self._waiting = []
 
     def finish(self) -> dict[str, dict[str, int]]:
-        """Writes what is left; per table: records, kept, and the number of records by rule."""
-        if self._n_waiting or not self._n_parts:
-            self._write(self._n_waiting)
+        """Per table: records, kept, and the number of records by rule."""
+        if self._waiting or not self._n_parts:
+            self._write()
         return self._counts
 
 
@@ -203,7 +230,13 @@ def _names(mask: int) -> list[str]:
 
 
 def _write_part(table: pa.Table, path: Path) -> None:
+    is_row = table.schema.field("key").type == pa.int64()
     with atomic_path(path) as temporary:
         pq.write_table(
-            table.combine_chunks(), temporary, compression="zstd", row_group_size=1 << 18
+            table.combine_chunks(),
+            temporary,
+            compression="zstd",
+            row_group_size=1 << 20,
+            use_dictionary=_TEXTS,
+            column_encoding={"key": "DELTA_BINARY_PACKED" if is_row else "PLAIN"},
         )

@@ -132,8 +132,7 @@ def _calendar(spool: MedsSpool, config: IngestConfig) -> str:
     border = int(np.datetime64(config.extract_date or FAR_FUTURE, "us").astype(np.int64))
     years = sentinel_years_us(config)
     n = n_late = 0
-    for rows in spool.batches():
-        time = rows.columns["time"]
+    for time in spool.times():
         counts = time != NULL_US
         for begin, end in years.T.tolist():
             counts &= (time < begin) | (time >= end)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from chronoward._core import REMOVALS, canonical_order, count_keys
+from chronoward._core import REMOVALS, canonical_order, count_keys, distinct_keys
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
 from chronoward.data.meds_tables import DAY_US, make_mending
 from chronoward.data.meds_values import CodeEvents, ResolvedValues, ValueRules
-from chronoward.schema import Role, event_schema
+from chronoward.schema import Role, stored_event_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -231,7 +231,8 @@ def _table(columns: Columns, dictionaries: dict[str, _Dictionary]) -> pa.Table:
 
     def texts(name: str) -> pa.Array:
         ranks = columns[name]
-        return dictionaries[name].values.take(pa.array(ranks, pa.int32(), mask=ranks == NONE))
+        number = pa.array(ranks, pa.int32(), mask=ranks == NONE)
+        return pa.DictionaryArray.from_arrays(number, dictionaries[name].values)
 
     number, visit = columns["number"], columns["visit_id"]
     arrays = [
@@ -247,7 +248,7 @@ def _table(columns: Columns, dictionaries: dict[str, _Dictionary]) -> pa.Table:
         pa.array(visit, pa.int64(), mask=visit == NULL_US),
         times("end_time"),
     ]
-    return pa.Table.from_arrays(arrays, schema=event_schema())
+    return pa.Table.from_arrays(arrays, schema=stored_event_schema())
 
 
 class SourceFacts:
@@ -267,15 +268,21 @@ class SourceFacts:
 
     def add(self, rows: SubjectRows, columns: Columns) -> None:
         """Takes a piece of events in canonical order into account."""
-        key = (columns["table"].astype(np.int64) << 36) | (columns["code"].astype(np.int64) << 4)
-        present, number = np.unique(key | columns["role"], return_inverse=True)
+        n_tables, n_codes = len(self.tables), len(self._codes)
+        no_unit = np.full(len(columns["role"]), NONE, np.int32)
+        present, number = distinct_keys(
+            columns["role"], columns["table"], columns["code"], no_unit, n_tables, n_codes, 0
+        )
+        pairs = []
         for packed in present.tolist():
-            self._kinds.add((packed >> 36, packed >> 4 & 0xFFFFFFFF, packed & 15))
+            role, pair = divmod(packed, n_tables * n_codes)
+            pairs.append(divmod(pair, n_codes))
+            self._kinds.add((*pairs[-1], role))
         is_code = columns["role"] == Role.CODE
         code, subject = columns["code"][is_code], columns["subject"][is_code]
         self._count += np.stack(count_keys(code, subject, len(self._codes)))
         self._add_times(rows, columns)
-        self._add_sexes(columns, is_code, present, number.astype(np.int32))
+        self._add_sexes(columns, is_code, pairs, number)
         self._add_visits(columns, is_code)
 
     def _add_times(self, rows: SubjectRows, columns: Columns) -> None:
@@ -300,29 +307,34 @@ class SourceFacts:
         self,
         columns: Columns,
         is_code: NDArray[np.bool_],
-        present: Ints,
+        pairs: list[tuple[int, int]],
         number: NDArray[np.int32],
     ) -> None:
         for sex, found in self._of_sex.items():
             rank = self._code_rank.get(f"Gender/{sex}")
+            if rank is None:
+                continue
             has = (columns["role"] == Role.SEX) & (columns["code"] == rank)
-            mine = np.isin(columns["subject"], columns["subject"][has]) & is_code
-            _, subjects = count_keys(number[mine], columns["subject"][mine], len(present))
+            is_of_sex = np.zeros(int(columns["subject"][-1]) + 1, np.bool_)
+            is_of_sex[columns["subject"][has]] = True
+            mine = is_of_sex[columns["subject"]] & is_code
+            _, subjects = count_keys(number[mine], columns["subject"][mine], len(pairs))
             for i in np.flatnonzero(subjects).tolist():
-                packed = int(present[i])
-                found[packed >> 36, packed >> 4 & 0xFFFFFFFF] += int(subjects[i])
+                found[pairs[i]] += int(subjects[i])
 
     def _add_visits(self, columns: Columns, is_code: NDArray[np.bool_]) -> None:
         is_visit = columns["role"] == Role.VISIT
         is_made = is_visit & (columns["code"] == self._code_rank["Visit/0"])
-        visit = (columns["subject"] << 32) | np.maximum(columns["visit_id"], 0)
-        made = visit[is_made]
-        inside = is_code & (columns["visit_id"] != NULL_US)
+        n_artificial = 0
+        if is_made.any():
+            inside = is_code & (columns["visit_id"] != NULL_US)
+            visit = (columns["subject"] << 32) | np.maximum(columns["visit_id"], 0)
+            n_artificial = int(np.isin(visit[inside], visit[is_made]).sum())
         self._visits.update(
             n_visits=int(is_visit.sum()),
             n_made=int(is_made.sum()),
             n_code=int(is_code.sum()),
-            n_artificial=int(np.isin(visit[inside], made).sum()) if len(made) else 0,
+            n_artificial=n_artificial,
         )
 
     def register(self, work: Workspace, config: IngestConfig, inpatient: Iterable[str]) -> None:

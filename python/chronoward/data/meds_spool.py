@@ -34,6 +34,7 @@ _ABSENT: dict[str, tuple[str, Any]] = {
     "visit_ref": ("visit_id", NULL_US),
     "table": ("table", None),
 }
+_PIECE_ROWS = 1 << 20
 _ROW_FIELDS = tuple(f.name for f in fields(MedsRows) if f.name not in ("subject_id", "has_subject"))
 _DTYPES = {
     **dict.fromkeys(("time", "end_time", "available", "visit_ref"), np.int64),
@@ -154,7 +155,15 @@ class MedsSpool:
             return np.zeros(0, _DTYPES[name])
         return np.memmap(path, _DTYPES[name], mode="r")
 
-    def batches(self, max_rows: int = 1 << 20) -> Iterator[SubjectRows]:
+    def times(self) -> Iterator[Ints]:
+        """Yields the times of all rows, a piece of a shard at a time."""
+        for shard, n in enumerate(self.n_rows):
+            column = self._column(shard, "time")
+            assert column is not None  # every shard has it
+            for begin in range(0, n, _PIECE_ROWS):
+                yield np.asarray(column[begin : begin + _PIECE_ROWS])
+
+    def batches(self, max_rows: int = _PIECE_ROWS) -> Iterator[SubjectRows]:
         """Yields whole subjects, ascending: as many as fit into `max_rows`, at least one."""
         lengths = self._last - self._first
         total = np.concatenate([[0], np.cumsum(lengths)])

@@ -36,7 +36,8 @@ def make_observation(
     )
     table = work.table(
         f"""WITH filled AS (SELECT t.subject_id, min(t.first) AS start,
-            LEAST({last}, any_value(p.death)) AS finish FROM times t JOIN subject p ON t.subject_id = p.subject_id
+            LEAST({last}, any_value(p.death)) AS finish
+          FROM times t JOIN subject p ON t.subject_id = p.subject_id
           WHERE t.subject_id NOT IN (SELECT subject_id FROM period) GROUP BY t.subject_id)
         SELECT subject_id, start AS start_time, finish AS end_time FROM (
           SELECT subject_id, start, finish FROM period

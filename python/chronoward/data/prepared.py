@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from chronoward.data.events import whole_subjects
 from chronoward.errors import FormatError
 from chronoward.files import read_json
-from chronoward.schema import code_schema, event_schema, observation_schema
+from chronoward.schema import code_schema, observation_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "prepared.json"
 REPORT = "ingest_report.json"
 
@@ -69,8 +69,8 @@ class PreparedEvents:
 
     @property
     def event_files(self) -> list[Path]:
-        """Parquet parts of the event table, in order; a subject is in one part."""
-        return sorted((self.path / "events").glob("*.parquet"), key=lambda path: int(path.stem))
+        """Arrow parts of the event table, in order; a subject is in one part."""
+        return sorted((self.path / "events").glob("*.arrow"), key=lambda path: int(path.stem))
 
     @property
     def codes(self) -> pa.Table:
@@ -97,13 +97,12 @@ class PreparedEvents:
     def batches(self, max_events: int = 1_000_000) -> Iterator[pa.Table]:
         """Yields whole subjects in canonical order, as many as fit into `max_events`.
 
-        A subject with more events comes alone. Memory is bounded by the batch and one row group.
+        A subject with more events comes alone. The tables (stored_event_schema) are maps of the
+        files: what is not looked at costs nothing.
         """
 
         def pieces() -> Iterator[pa.Table]:
             for file in self.event_files:
-                with pq.ParquetFile(file) as parquet:
-                    for group in range(parquet.num_row_groups):
-                        yield parquet.read_row_group(group).cast(event_schema())
+                yield pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
         yield from whole_subjects(pieces(), max_events)

@@ -125,6 +125,6 @@ def _frequent_outcomes(
     for batch in prepared.batches():
         for name, codes in wanted.items():
             listed = pa.array([code for _, code in codes])
-            hit = batch.filter(pc.is_in(batch["code"], listed))
+            hit = batch.filter(pc.is_in(batch["code"].cast(pa.string()), listed))
             subjects[name] += pc.count_distinct(hit["subject_id"]).as_py()
     return sorted((name for name in wanted if subjects[name]), key=lambda n: (-subjects[n], n))

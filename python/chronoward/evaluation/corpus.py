@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronoward.dictionary import pair_numbers
 from chronoward.philox import splitmix64
 from chronoward.schema import Role
 
@@ -106,22 +107,6 @@ def _microseconds(batch: pa.Table, name: str) -> Ints:
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
-def _strings(batch: pa.Table, name: str) -> list[str]:
-    return [str(value) for value in pc.fill_null(batch[name], "").to_pylist()]
-
-
-def _code_numbers(batch: pa.Table, book: Codebook, *, use_table: bool) -> Ints:
-    joined = pc.binary_join_element_wise(
-        batch["table"] if use_table else pa.repeat("", len(batch)),
-        batch["code"],
-        "\x1f",
-    )
-    encoded = pc.dictionary_encode(joined).combine_chunks()
-    keys = [tuple(key.split("\x1f", 1)) for key in encoded.dictionary.to_pylist()]
-    numbers = np.array([book.number(table, code) for table, code in keys], dtype=np.int64)
-    return numbers[np.asarray(encoded.indices.to_numpy())] if len(keys) else numbers
-
-
 class CorpusReader:
     """Collects batches of events of sampled subjects into a `Corpus`."""
 
@@ -153,7 +138,11 @@ class CorpusReader:
         visit_id = pc.fill_null(batch["visit_id"], -1).to_numpy().astype(np.int64)
         if not self.use_visits:
             visit_id = np.where(time == NO_TIME, -1, time // US_PER_DAY)
-        number = _code_numbers(batch, self.codes, use_table=self.use_table)
+        number = pair_numbers(
+            batch,
+            ("table", "code"),
+            lambda table, code: self.codes.number(table if self.use_table else "", code),
+        )
         fact = np.isin(role, FACTS)
         self._add(fact_subject=subject[fact], fact_code=number[fact])
         timed = visit_id >= 0 if self.use_visits else time != NO_TIME
@@ -173,7 +162,7 @@ class CorpusReader:
     def _read_static(self, batch: pa.Table, subject: Ints, role: Ints, time: Ints) -> None:
         for kind, target in ((Role.SEX, self.sex), (Role.RACE, self.race)):
             rows = np.flatnonzero(role == kind)
-            names = _strings(batch.take(rows).select(["code"]), "code")
+            names = batch["code"].take(pa.array(rows)).to_pylist()
             target[subject[rows]] = [name.rpartition("/")[2] for name in names]
         born = (role == Role.BIRTH) & (time != NO_TIME)
         self.birth[subject[born]] = time[born]
@@ -183,8 +172,7 @@ class CorpusReader:
         value = pc.fill_null(batch["numeric_value"], np.nan).to_numpy().astype(np.float64)
         rows = np.flatnonzero((role == Role.CODE) & np.isfinite(value))
         part = batch.take(rows)
-        pairs = zip(_strings(part, "code"), _strings(part, "unit"), strict=True)
-        number = np.array([self.labs.number(code, unit) for code, unit in pairs], dtype=np.int64)
+        number = pair_numbers(part, ("code", "unit"), self.labs.number)
         self._add(lab_subject=subject[rows], lab_code=number, lab_value=value[rows])
 
     def _column(self, name: str, dtype: Any) -> NDArray[Any]:

@@ -128,9 +128,9 @@ class _Stages:
             self.progress("encode", n_seen, self.prepared.n_events)
         return writer, counts
 
-    def finish(self, writer: StoreWriter, counts: Counter[str]) -> None:
+    def finish(self, tokenizer: Tokenizer, writer: StoreWriter, counts: Counter[str]) -> None:
         """Code table, report and ledger, then the manifest."""
-        write_codes(self.out, self.prepared.codes, Tokenizer.load(self.out / TOKENIZER))
+        write_codes(self.out, self.prepared.codes, tokenizer)
         report = self.prepared.report
         report["tokenizer"] = {
             "split_rule": self.rule,
@@ -259,7 +259,7 @@ def tokenize(
             if given is not None:
                 _check_tokenizer(given, prepared)
             fitted = stages.tokenizer(given, spec)
-            stages.finish(*stages.encode(fitted))
+            stages.finish(fitted, *stages.encode(fitted))
         if temp_dir is not None:
             shutil.rmtree(scratch, ignore_errors=True)
     return TokenStore.open(folder)

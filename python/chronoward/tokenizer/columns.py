@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from chronoward._core import distinct_keys
+from chronoward.dictionary import numbers_of
 from chronoward.errors import DataError
 from chronoward.schema import Role, event_schema
 
@@ -53,19 +53,6 @@ def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(filled.to_numpy(), dtype=np.int64)
 
 
-def _dictionary(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[Any]]:
-    """Codes (-1 for null) and the values they stand for."""
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        encoded = column.unify_dictionaries().combine_chunks()
-    else:
-        encoded = pc.dictionary_encode(column).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
-        return np.zeros(0, np.int32), []
-    indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
-    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), encoded.dictionary.to_pylist()
-
-
 def read_events(events: pa.Table) -> EventColumns:
     """Flat arrays of an event table.
 
@@ -89,7 +76,7 @@ def read_events(events: pa.Table) -> EventColumns:
         message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
         raise DataError(message)
     key, keys = _combine(events, role)
-    text, texts = _dictionary(events, "text_value")
+    text, texts = numbers_of(events["text_value"])
     value = events.column("numeric_value").fill_null(np.float32(np.nan)).to_numpy()
     time_us = _integers(events, "time")
     available_us = _integers(events, "available_time")
@@ -110,9 +97,9 @@ def read_events(events: pa.Table) -> EventColumns:
 
 def _combine(events: pa.Table, role: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Key]]:
     """One key per (role, table, code, unit) that occurs, and what it stands for."""
-    tables, table_names = _dictionary(events, "table")
-    codes, code_names = _dictionary(events, "code")
-    units, unit_names = _dictionary(events, "unit")
+    tables, table_names = numbers_of(events["table"])
+    codes, code_names = numbers_of(events["code"])
+    units, unit_names = numbers_of(events["unit"])
     n_tables, n_codes, n_units = len(table_names), len(code_names), len(unit_names) + 1
     present, key = distinct_keys(role, tables, codes, units, n_tables, n_codes, n_units - 1)
     keys: list[Key] = []

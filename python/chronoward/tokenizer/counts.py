@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward._core import count_keys
+from chronoward._core import DURATION_GROUPS, count_keys, scan_times
 from chronoward.errors import DataError, FormatError
 from chronoward.schema import Role
-from chronoward.tokenizer.columns import NULL_US, EventColumns, read_events
-from chronoward.tokenizer.grammar import US_PER_DAY, US_PER_MIN
+from chronoward.tokenizer.columns import EventColumns, read_events
 from chronoward.tokenizer.sampling import Sample, Sampler
 
 if TYPE_CHECKING:
@@ -33,33 +32,6 @@ NEVER_US: Final = np.iinfo(np.int64).max
 CODE_COLUMNS: Final = ("table", "code")
 
 Key = tuple[int, str, str, "str | None"]
-
-
-def _first_per_subject(group: NDArray[np.int64], subject: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True at one row per distinct (group, subject)."""
-    order = np.lexsort((subject, group))
-    g, s = group[order], subject[order]
-    is_new = np.ones(len(g), np.bool_)
-    is_new[1:] = (g[1:] != g[:-1]) | (s[1:] != s[:-1])
-    mask = np.zeros(len(g), np.bool_)
-    mask[order[is_new]] = True
-    return mask
-
-
-def _year_of(us: NDArray[np.int64]) -> NDArray[np.int64]:
-    return us.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
-
-
-def _distinct_moments(
-    group: NDArray[np.int64], minute: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct (group, minute), sorted; minutes of years 1 to 9999 fit in 34 bits."""
-    if not len(group):
-        return group, minute
-    least = int(minute.min())
-    packed = np.sort((group.astype(np.int64) << 34) | (minute - least))
-    packed = packed[np.diff(packed, prepend=-1) != 0]  # np.unique hashes these badly
-    return packed >> 34, (packed & ((1 << 34) - 1)) + least
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +112,7 @@ class FitCounts:
             self._add_keys(columns)
             self._add_texts(columns)
             self._add_values(columns)
-            self._add_times(columns)
-            self._add_starts(columns, watched or Watched.by_nobody())
+            self._add_times(columns, watched or Watched.by_nobody())
 
     def add_codes(self, codes: pa.Table) -> None:
         """Takes over the rows of a code table; a code that is already there keeps its row."""
@@ -160,12 +131,9 @@ class FitCounts:
             for key, n in theirs.items():
                 mine[key] = mine.get(key, 0) + n
         groups = np.array([self._group(key) for key in other.key_order], np.int64)
-        values = other.values.sample()
-        renamed = values.renamed(groups) if len(groups) else values
-        self.values = Sampler(Sample.union([self.values.sample(), renamed]))
-        for name in ("durations", "starts"):
-            both = [getattr(self, name).sample(), getattr(other, name).sample()]
-            setattr(self, name, Sampler(Sample.union(both)))
+        self.values.merge(other.values.sample(), groups)
+        self.durations.merge(other.durations.sample())
+        self.starts.merge(other.starts.sample())
         self._texts.clear()
         for key, row in other.codes.items():
             self.codes.setdefault(key, row)
@@ -175,10 +143,6 @@ class FitCounts:
             self._group_of[key] = len(self.key_order)
             self.key_order.append(key)
         return self._group_of[key]
-
-    def sampled_values(self, key: Key) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
-        """(values, subjects) sampled for a key."""
-        return self.values.sample().of_group(self._group_of.get(key, -1))
 
     def texts_of(self, key: Key) -> dict[str, int]:
         """Subjects per text category of a key."""
@@ -196,144 +160,53 @@ class FitCounts:
     def _add_texts(self, c: EventColumns) -> None:
         rows = np.flatnonzero((c.text >= 0) & (c.role == Role.CODE))
         pair = c.key[rows].astype(np.int64) * max(len(c.texts), 1) + c.text[rows]
-        pair = pair[_first_per_subject(pair, c.subject_id[rows])]
-        for number, n in zip(*np.unique(pair, return_counts=True), strict=True):
-            key, text = divmod(int(number), len(c.texts))
+        present, number = np.unique(pair, return_inverse=True)
+        _, subjects = count_keys(number.astype(np.int32), c.subject_id[rows], len(present))
+        for packed, n in zip(present.tolist(), subjects.tolist(), strict=True):
+            key, text = divmod(packed, len(c.texts))
             name = (c.keys[key], c.texts[text])
-            self.n_text_subjects[name] = self.n_text_subjects.get(name, 0) + int(n)
+            self.n_text_subjects[name] = self.n_text_subjects.get(name, 0) + n
+        self._texts.clear()
 
     def _add_values(self, c: EventColumns) -> None:
         rows = np.flatnonzero(np.isfinite(c.value) & (c.role == Role.CODE))
-        present, group = np.unique(c.key[rows], return_inverse=True)
-        new = np.array([self._group(c.keys[k]) for k in present], np.int64)
-        if len(new):
-            self.values.add(
-                new[group],
-                c.subject_id[rows],
-                c.available_us[rows],
-                c.value[rows].astype(np.float64),
-            )
-        self._texts.clear()
-
-    def _add_times(self, c: EventColumns) -> None:
-        timed = np.flatnonzero((c.role >= Role.VISIT) & (c.available_us != NULL_US))
-        subject, us = c.subject_id[timed], c.available_us[timed]
-        year = _year_of(us)
-        self._add_years(year[_first_per_subject(year, subject)])
-        minute = -(-us // US_PER_MIN)
-        visit = c.role[timed] == Role.VISIT
-        end = -(-c.end_us[timed] // US_PER_MIN)
-        end = np.where(c.end_us[timed] == NULL_US, minute, np.maximum(end, minute))
-        self._add_durations(0, subject[visit], minute[visit], end[visit])
-        self._add_inner(c, timed, minute, end)
-        run = np.cumsum(np.diff(subject, prepend=subject[:1]) != 0)
-        who, moment = _distinct_moments(run, minute)
-        row_of_run = np.flatnonzero(np.diff(run, prepend=-1))
-        self._add_durations(2, subject[row_of_run][who], moment, moment)
-
-    def _add_starts(self, c: EventColumns, watched: Watched) -> None:
-        """Where timelines start: with the first event, or with observation a day or more before."""
-        timed = (c.role >= Role.VISIT) & (c.available_us != NULL_US)
-        who, where = np.unique(c.subject_id, return_inverse=True)
-        event = np.full(len(who), NEVER_US)
-        np.minimum.at(event, where[timed], c.available_us[timed])
-        since = watched.since_us(who)
-        waits = (since != NEVER_US) & (event >= since + US_PER_DAY)
-        self._add_waits(who, since, event, waits & (event != NEVER_US))
-        first = np.where(waits, since, event)
-        starts = first != NEVER_US
-        who, first = who[starts], first[starts]
-        birth = np.full(len(who), NULL_US)
-        rows = np.flatnonzero((c.role == Role.BIRTH) & np.isin(c.subject_id, who))
-        birth[np.searchsorted(who, c.subject_id[rows])] = c.time_us[rows]
-        day = first.astype("datetime64[us]").astype("datetime64[D]")
-        year = day.astype("datetime64[Y]")
-        of_year = (day - year.astype("datetime64[D]")).astype(np.int64)
-        minute = np.minimum(-(-(first % US_PER_DAY) // US_PER_MIN), 1439)
-        age = np.maximum(first // US_PER_DAY - birth // US_PER_DAY, 0)
-        known = birth != NULL_US
-        parts = [
-            ((year.astype(np.int64) + 1970) * 1000 + of_year, np.ones(len(who), np.bool_)),
-            (age, known),
-            (minute, np.ones(len(who), np.bool_)),
-        ]
-        for group, (value, kept) in enumerate(parts):
-            groups = np.full(int(kept.sum()), group, np.int64)
-            self.starts.add(groups, who[kept], groups, value[kept].astype(np.float64))
-
-    def _add_waits(
-        self,
-        who: NDArray[np.int64],
-        since: NDArray[np.int64],
-        event: NDArray[np.int64],
-        waits: NDArray[np.bool_],
-    ) -> None:
-        """Waits from the start of observation to the first event, of both kinds of gaps."""
-        who, begun = who[waits], since[waits] // US_PER_MIN
-        minutes = -(-event[waits] // US_PER_MIN) - begun
-        for group in (0, 2):
-            self._sample_durations(group, who, begun, minutes)
-        year = _year_of(since[waits])
-        self._add_years(year[year < _year_of(event[waits])])
-
-    def _add_years(self, years: NDArray[np.int64]) -> None:
-        for year, n in zip(*np.unique(years, return_counts=True), strict=True):
-            self.years[int(year)] = self.years.get(int(year), 0) + int(n)
-
-    def _add_inner(
-        self,
-        c: EventColumns,
-        timed: NDArray[np.int64],
-        minute: NDArray[np.int64],
-        end: NDArray[np.int64],
-    ) -> None:
-        """Durations between the moments of a visit, its start and end among them."""
-        inside = c.visit_id[timed] != NULL_US
-        is_visit = (c.role[timed] == Role.VISIT) & inside
-        subject = np.concatenate([c.subject_id[timed][inside], c.subject_id[timed][is_visit]])
-        visit = np.concatenate([c.visit_id[timed][inside], c.visit_id[timed][is_visit]])
-        at = np.concatenate([minute[inside], end[is_visit]])
-        if not len(at):
-            return
-        _, run = np.unique(subject, return_inverse=True)
-        _, visit_number = np.unique(visit, return_inverse=True)
-        _, first, stay = np.unique(
-            run.astype(np.int64) * (int(visit_number.max()) + 1) + visit_number,
-            return_index=True,
-            return_inverse=True,
+        key = c.key[rows]
+        group = np.full(len(c.keys), -1)
+        for number in np.flatnonzero(np.bincount(key, minlength=len(c.keys))).tolist():
+            group[number] = self._group(c.keys[number])
+        self.values.add(
+            group[key], c.subject_id[rows], c.available_us[rows], c.value[rows].astype(np.float64)
         )
-        which, moment = _distinct_moments(stay, at)
-        rows = np.flatnonzero(which[1:] == which[:-1])
-        owner = subject[first][which[rows]]
-        self._sample_durations(1, owner, moment[rows], moment[rows + 1] - moment[rows])
 
-    def _add_durations(
-        self,
-        group: int,
-        subject: NDArray[np.int64],
-        start: NDArray[np.int64],
-        end: NDArray[np.int64],
-    ) -> None:
-        order = np.lexsort((end, start, subject))
-        subject, start, end = subject[order], start[order], end[order]
-        same = np.flatnonzero(subject[1:] == subject[:-1])
-        gaps = np.maximum(start[same + 1] - end[same], 0)
-        self._sample_durations(group, subject[same], start[same], gaps)
-
-    def _sample_durations(
-        self,
-        kind: int,
-        subject: NDArray[np.int64],
-        start: NDArray[np.int64],
-        minutes: NDArray[np.int64],
-    ) -> None:
-        # a group per kind and power of two, so that rare long durations keep a sample of their own
-        group = kind * 64 + np.frexp(minutes.astype(np.float64))[1].astype(np.int64)
-        self.durations.add(group, subject, start, minutes.astype(np.float64))
+    def _add_times(self, c: EventColumns, watched: Watched) -> None:
+        """Durations, starts and years; timelines start with the first event, or with observation a
+        day or more before."""
+        is_first = np.ones(len(c), np.bool_)
+        is_first[1:] = c.subject_id[1:] != c.subject_id[:-1]
+        found = scan_times(
+            subject_id=c.subject_id,
+            role=c.role,
+            time_us=c.time_us,
+            available_us=c.available_us,
+            end_us=c.end_us,
+            visit_id=c.visit_id,
+            since_us=watched.since_us(c.subject_id[is_first]),
+        )
+        self.durations.add(
+            found["duration_group"],
+            found["duration_subject"],
+            found["duration_start_min"],
+            found["duration_min"],
+        )
+        kind = found["start_kind"]
+        self.starts.add(kind, found["start_subject"], kind, found["start_value"])
+        for year, n in zip(*np.unique(found["years"], return_counts=True), strict=True):
+            self.years[int(year)] = self.years.get(int(year), 0) + int(n)
 
     def sampled_durations(self, kind: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """(minutes, subjects) of one kind, over all magnitudes."""
-        minutes, subjects = self.durations.sample().of_group(kind * 64, 64)
+        first = kind * DURATION_GROUPS  # a group per kind and number of bits
+        minutes, subjects = self.durations.sample().of_group(first, DURATION_GROUPS)
         return minutes.astype(np.int64), subjects
 
     def save(self, path: Path) -> None:
@@ -378,7 +251,9 @@ class FitCounts:
         for number in range(3):
             part = table.filter(pa.compute.equal(table["section"], number))
             names = ("group", "priority", "subject", "value")
-            samples.append(Sampler(Sample(*(part[n].to_numpy() for n in names))))
+            sampler = Sampler()
+            sampler.merge(Sample(*(part[n].to_numpy() for n in names)))
+            samples.append(sampler)
         order = [_as_key(k) for k in head["key_order"]]
         return cls(
             n_events={_as_key(k): n for *k, n in head["n_events"]},

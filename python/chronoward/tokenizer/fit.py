@@ -35,6 +35,7 @@ from chronoward.tokenizer.vocabulary import (
 if TYPE_CHECKING:
     from chronoward.tokenizer.counts import FitCounts, Key
     from chronoward.tokenizer.spec import TokenizerSpec
+    from chronoward.tokenizer.values import ValueBins
 
 KIND_OF_ROLE: Final = {
     Role.BIRTH: "birth",
@@ -120,7 +121,8 @@ def _make_entries(counts: FitCounts, spec: TokenizerSpec) -> tuple[list[CodeEntr
         if name[0] not in ("sex", "birth", "death") and n >= spec.min_subjects
     }
     ordered = sorted(kept | fixed, key=lambda k: (k[0], k[1], k[2], k[3] or ""))
-    entries = [_make_entry(name, subjects.get(name, 0), counts, spec) for name in ordered]
+    bins = {} if spec.values == "none" else _value_bins(counts, spec)
+    entries = [_make_entry(name, subjects.get(name, 0), counts, spec, bins) for name in ordered]
     return entries, _report(subjects, events, set(ordered), counts)
 
 
@@ -143,12 +145,33 @@ def _fixed_entries(
     return {(kind, table_of(kind), code, None) for kind, code in always}
 
 
+def _value_bins(counts: FitCounts, spec: TokenizerSpec) -> dict[Key, ValueBins]:
+    """The value bins of every key that has numbers."""
+    sample = counts.values.sample()
+    offsets = np.searchsorted(sample.group, np.arange(len(counts.key_order) + 1))
+    bins = fit_value_bins(
+        sample.value.astype(np.float32),
+        sample.subject,
+        offsets.astype(np.int64),
+        n_bins=spec.n_value_bins,
+        min_subjects=spec.min_subjects,
+    )
+    return dict(zip(counts.key_order, bins, strict=True))
+
+
 def _make_entry(
-    name: tuple[str, str, str, str | None], n_subjects: int, counts: FitCounts, spec: TokenizerSpec
+    name: tuple[str, str, str, str | None],
+    n_subjects: int,
+    counts: FitCounts,
+    spec: TokenizerSpec,
+    bins: dict[Key, ValueBins],
 ) -> CodeEntry:
     kind, table, code, unit = name
     row = counts.codes.get((table, code), {})
-    entry = CodeEntry(
+    key = (int(Role.CODE), table, code, unit)
+    has_values = kind == "code" and spec.values != "none"
+    edges, quantiles = bins.get(key, ((), ())) if has_values else ((), ())
+    return CodeEntry(
         kind=kind,
         table=table,
         code=code,
@@ -161,18 +184,10 @@ def _make_entry(
         sex_specific=row.get("sex_specific") if kind == "code" else None,
         is_inpatient=bool(row.get("is_inpatient")) if kind == "visit" else False,
         n_subjects=n_subjects if n_subjects >= spec.min_subjects else 0,
+        edges=edges,
+        quantiles=quantiles,
+        texts=_kept_texts(key, counts, spec) if has_values else (),
     )
-    if kind != "code" or spec.values == "none":
-        return entry
-    key = (int(Role.CODE), table, code, unit)
-    values, subjects = counts.sampled_values(key)
-    edges, quantiles = fit_value_bins(
-        values.astype(np.float32),
-        subjects,
-        n_bins=spec.n_value_bins,
-        min_subjects=spec.min_subjects,
-    )
-    return replace(entry, edges=edges, quantiles=quantiles, texts=_kept_texts(key, counts, spec))
 
 
 def _kept_texts(key: Key, counts: FitCounts, spec: TokenizerSpec) -> tuple[str, ...]:

@@ -121,7 +121,8 @@ def prepare_input(
     found = [resolver.find(key) for key in columns.keys]
     unknown = NO_TEXT if vocabulary.spec.values == "none" else UNKNOWN_TEXT
     numbers = [vocabulary.text_index.get(text, unknown) for text in columns.texts]
-    subject_id, first = np.unique(columns.subject_id, return_index=True)
+    first = np.flatnonzero(np.diff(columns.subject_id, prepend=columns.subject_id[:1] - 1))
+    subject_id = columns.subject_id[first]
     obs_offsets, obs_start, obs_end = _observation(observation, subject_id)
     return EncodeInput(
         columns=columns,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -459,10 +459,12 @@ def _is_unknown(entry: CodeEntry) -> bool:
     return UNKNOWN_CODE.get(entry.kind) == entry.code
 
 
+_ENTRY_DEFAULTS: Final = {f.name: f.default for f in fields(CodeEntry)}
+
+
 def _sparse(entry: CodeEntry) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in fields(CodeEntry)}
-    values = asdict(entry)
-    return {k: v for k, v in values.items() if v != defaults[k]}
+    values = ((name, getattr(entry, name)) for name in _ENTRY_DEFAULTS)
+    return {name: value for name, value in values if value != _ENTRY_DEFAULTS[name]}
 
 
 def _entry_from_json(value: dict[str, Any]) -> CodeEntry:

@@ -1,0 +1,61 @@
+"""Texts of event tables as numbers: each distinct text is looked at once a batch, never once a row.
+
+Tables that come from a work folder have their texts as dictionaries already (`stored_event_schema`
+in `chronoward.schema`); plain strings are encoded here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+def numbers_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[Any]]:
+    """Numbers of a column's texts and what they stand for.
+
+    Args:
+        column: string, or dictionary of string.
+
+    Returns:
+        int32 (n,), -1 for null; the distinct texts, perhaps some that do not occur.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        encoded = column.unify_dictionaries().combine_chunks()
+    else:
+        encoded = pc.dictionary_encode(column).combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
+        return np.zeros(0, np.int32), []
+    indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
+    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), encoded.dictionary.to_pylist()
+
+
+def pair_numbers(
+    batch: pa.Table, names: tuple[str, str], number: Callable[[str, str], int]
+) -> NDArray[np.int64]:
+    """A number for each row's pair of texts.
+
+    Args:
+        batch: holds the two columns.
+        names: of the columns.
+        number: called once for each pair that occurs; null is "".
+
+    Returns:
+        int64 (n,).
+    """
+    (first, firsts), (second, seconds) = (numbers_of(batch[name]) for name in names)
+    n_seconds = len(seconds) + 1
+    packed = (first.astype(np.int64) + 1) * n_seconds + second + 1
+    present, place = np.unique(packed, return_inverse=True)
+    texts = [("", *(t or "" for t in side)) for side in (firsts, seconds)]
+    found = [number(texts[0][p // n_seconds], texts[1][p % n_seconds]) for p in present.tolist()]
+    return np.array(found, np.int64)[place]
