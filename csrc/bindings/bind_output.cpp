@@ -39,7 +39,7 @@ std::tuple<Longs, Longs, Longs> precedence(const Longs& offsets, const TokenIds&
                                            const Ints& candidate, std::size_t n_candidates) {
   Precedence counts;
   {
-    const TokenTimelines timelines{view(offsets, "offsets"), view(token_id, "token_id")};
+    const TimelineTokens timelines{view(offsets, "offsets"), view(token_id, "token_id")};
     const auto numbers = view(candidate, "candidate");
     const py::gil_scoped_release release;  // the arguments keep every buffer alive
     counts = count_precedence(timelines, numbers, n_candidates);
@@ -52,7 +52,7 @@ std::tuple<Longs, Longs> contexts(const ContextRules& rules, const Longs& offset
                                   const TokenIds& token_id) {
   ContextCounts counts;
   {
-    const TokenTimelines timelines{view(offsets, "offsets"), view(token_id, "token_id")};
+    const TimelineTokens timelines{view(offsets, "offsets"), view(token_id, "token_id")};
     const py::gil_scoped_release release;  // the arguments keep every buffer alive
     counts = count_contexts(rules, timelines);
   }

@@ -6,7 +6,7 @@
 namespace chronoward {
 namespace {
 
-std::span<const std::int32_t> timeline(const TokenTimelines& all, std::size_t i) {
+std::span<const std::int32_t> timeline(const TimelineTokens& all, std::size_t i) {
   const auto begin = all.offsets[i], end = all.offsets[i + 1];
   if (begin < 0 || end < begin || static_cast<std::size_t>(end) > all.token_id.size()) {
     throw std::invalid_argument("offsets do not fit the tokens");
@@ -95,7 +95,7 @@ class Counter {
 
 }  // namespace
 
-Precedence count_precedence(const TokenTimelines& timelines,
+Precedence count_precedence(const TimelineTokens& timelines,
                             std::span<const std::int32_t> candidate, std::size_t n_candidates) {
   Precedence counts;
   counts.before.assign(n_candidates * n_candidates, 0);
@@ -121,7 +121,7 @@ Precedence count_precedence(const TokenTimelines& timelines,
   return counts;
 }
 
-ContextCounts count_contexts(const ContextRules& rules, const TokenTimelines& timelines) {
+ContextCounts count_contexts(const ContextRules& rules, const TimelineTokens& timelines) {
   ContextCounts counts;
   Counter counter(rules, counts);
   for (std::size_t i = 0; i + 1 < timelines.offsets.size(); ++i) {

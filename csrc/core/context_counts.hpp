@@ -11,7 +11,7 @@
 namespace chronoward {
 
 /// Timelines laid end to end.
-struct TokenTimelines {
+struct TimelineTokens {
   std::span<const std::int64_t> offsets;  // (n + 1,)
   std::span<const std::int32_t> token_id;
 };
@@ -25,7 +25,7 @@ struct Precedence {
 
 /// `candidate` (V,) numbers the candidates, -1 for other tokens. Throws std::invalid_argument for a
 /// token that is not in the vocabulary.
-Precedence count_precedence(const TokenTimelines& timelines,
+Precedence count_precedence(const TimelineTokens& timelines,
                             std::span<const std::int32_t> candidate, std::size_t n_candidates);
 
 /// Counts by the token's state, the kind of visit and the token, each (3, K, V).
@@ -35,6 +35,6 @@ struct ContextCounts {
 };
 
 /// Every place but a timeline's last counts. Throws as `count_precedence`.
-ContextCounts count_contexts(const ContextRules& rules, const TokenTimelines& timelines);
+ContextCounts count_contexts(const ContextRules& rules, const TimelineTokens& timelines);
 
 }  // namespace chronoward

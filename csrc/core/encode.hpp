@@ -112,6 +112,20 @@ struct TokenTimelines {
   EncodeCounts counts{};
 };
 
+/// A token before columns are made of it.
+struct PlacedToken {
+  std::int32_t id, clock, event;
+  std::uint8_t n_prior;
+};
+
+/// What one thread encodes.
+struct EncodedPart {
+  std::vector<std::int64_t> origin_us, offsets;
+  std::vector<PlacedToken> tokens;
+  std::vector<std::int32_t> obs_start_min, obs_end_min;
+  EncodeCounts counts{};
+};
+
 /// Encodes all subjects; the result does not depend on `n_threads`.
 TokenTimelines encode(const EncodeTables& tables, const EventView& events, int n_threads);
 

@@ -1,6 +1,7 @@
 #include "core/encode_subject.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -10,20 +11,34 @@ namespace {
 
 constexpr std::int32_t kNone = -1;
 
-/// Index of the last edge that is not above x; x >= edges[0] is a precondition.
-std::size_t bucket_of(const std::vector<std::int32_t>& edges, std::int32_t x) {
-  return static_cast<std::size_t>(std::upper_bound(edges.begin(), edges.end(), x) - edges.begin()) -
-         1;
-}
-
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 }  // namespace
 
+SubjectEncoder::Buckets::Buckets(const std::vector<std::int32_t>& edges) : edges_(edges) {
+  for (std::size_t bits = 0; bits < first_.size(); ++bits) {
+    const auto below = [bits](std::int32_t edge) { return std::int64_t{edge} < (1LL << bits); };
+    first_[bits] = static_cast<std::uint32_t>(std::count_if(edges.begin(), edges.end(), below));
+  }
+}
+
+std::size_t SubjectEncoder::Buckets::of(std::int32_t x) const {
+  const auto bits = static_cast<std::size_t>(std::bit_width(static_cast<std::uint32_t>(x)));
+  const auto first = edges_.begin() + (bits == 0 ? 0 : first_[bits - 1]);
+  const auto last = edges_.begin() + first_[bits];
+  return static_cast<std::size_t>(std::upper_bound(first, last, x) - edges_.begin()) - 1;
+}
+
 SubjectEncoder::SubjectEncoder(const EncodeTables& tables, const EventView& events,
-                               TokenTimelines& out)
-    : t_(tables), e_(events), out_(out), seen_(tables.entry_plain.size()) {}
+                               EncodedPart& out)
+    : t_(tables),
+      e_(events),
+      out_(out),
+      seen_(tables.entry_plain.size()),
+      gaps_(tables.gap_lo),
+      inner_(tables.inner_lo),
+      ages_(tables.age_edge_min) {}
 
 std::int32_t SubjectEncoder::entry_of(std::int64_t row) const {
   return e_.key_entry[at(e_.key[at(row)])];
@@ -57,8 +72,10 @@ std::int32_t SubjectEncoder::minute(std::int64_t us) {
   return static_cast<std::int32_t>(m);
 }
 
-std::int32_t SubjectEncoder::event_minute(std::int64_t row, std::int32_t clock) const {
+std::int32_t SubjectEncoder::event_minute(std::int64_t row, std::int32_t clock,
+                                          std::int32_t available) const {
   const std::int64_t us = e_.time_us[at(row)];
+  if (us == e_.available_us[at(row)]) return std::min(clock, available);
   return us == kNullUs ? clock : std::min(clock, minute_uncounted(us));
 }
 
@@ -77,10 +94,8 @@ void SubjectEncoder::put(std::int32_t token, std::int32_t clock, std::int32_t ev
       ++seen.n;
     }
   }
-  out_.token_id.push_back(token);
-  out_.time_min.push_back(clock);
-  out_.event_min.push_back(event);
-  out_.n_prior.push_back(static_cast<std::uint8_t>(std::min<std::int64_t>(prior, 255)));
+  out_.tokens.push_back(
+      {token, clock, event, static_cast<std::uint8_t>(std::min<std::int64_t>(prior, 255))});
 }
 
 void SubjectEncoder::scan(std::int64_t begin, std::int64_t end) {
@@ -218,13 +233,13 @@ void SubjectEncoder::put_gap(std::int32_t before, std::int32_t after) {
     put(t_.gap_repeat_token, after, after);
     return;
   }
-  put(t_.gap_token[bucket_of(t_.gap_lo, d)], after, after);
+  put(t_.gap_token[gaps_.of(d)], after, after);
 }
 
 void SubjectEncoder::put_wait(std::int32_t clock) {
   const std::int32_t waited = clock - watched_from_;
   if (before_ < 0 && watched_from_ >= 0 && waited >= kDayMin &&
-      t_.gap_lo[bucket_of(t_.gap_lo, waited)] >= kDayMin) {
+      t_.gap_lo[gaps_.of(waited)] >= kDayMin) {
     before_ = prompt_min_ = watched_from_;
   }
   if (before_ >= 0) put_gap(before_, clock);
@@ -232,11 +247,11 @@ void SubjectEncoder::put_wait(std::int32_t clock) {
 
 void SubjectEncoder::put_inner(std::int32_t before, std::int32_t after) {
   if (!t_.is_calendar) {
-    put(t_.inner_token[bucket_of(t_.inner_lo, after - before)], after, after);
+    put(t_.inner_token[inner_.of(after - before)], after, after);
     return;
   }
   const std::int32_t days = after / kDayMin - before / kDayMin;
-  if (days > 0) put(t_.inner_token[bucket_of(t_.inner_lo, days * kDayMin)], after, after);
+  if (days > 0) put(t_.inner_token[inner_.of(days * kDayMin)], after, after);
   if (!t_.use_hours) return;
   const std::int32_t from = days > 0 ? 0 : before % kDayMin / kHourMin;
   const std::int32_t hours = after % kDayMin / kHourMin - from;
@@ -269,8 +284,8 @@ void SubjectEncoder::put_prompt() {
   std::int32_t clock = 0;
   if (prompt_min_ >= 0) {
     clock = prompt_min_;
-  } else if (out_.token_id.size() > begin + n) {
-    clock = out_.time_min[begin + n];
+  } else if (out_.tokens.size() > begin + n) {
+    clock = out_.tokens[begin + n].clock;
   } else if (has_observation_) {
     clock = out_.obs_start_min[first_observation_];
   }
@@ -283,14 +298,13 @@ void SubjectEncoder::put_prompt() {
       const auto last = static_cast<std::int32_t>(t_.year_token.size()) - 1;
       token = t_.year_token[at(std::clamp(year - t_.year_first, 0, last))];
     } else if (token_class == TokenClass::age) {
-      token = has_birth_ ? t_.age_token[bucket_of(t_.age_edge_min, clock)] : t_.age_unknown;
+      token = has_birth_ ? t_.age_token[ages_.of(clock)] : t_.age_unknown;
     } else if (token_class == TokenClass::sex) {
       token = sex_token_;
     }
-    out_.token_id[begin + i] = token;
-    out_.time_min[begin + i] = out_.event_min[begin + i] = clock;
+    out_.tokens[begin + i] = {token, clock, clock, 0};
   }
-  const std::int32_t last = out_.token_id.size() > begin + n ? out_.time_min.back() : clock;
+  const std::int32_t last = out_.tokens.size() > begin + n ? out_.tokens.back().clock : clock;
   put(t_.end_token, last, last);
 }
 
@@ -327,12 +341,8 @@ void SubjectEncoder::encode(std::size_t subject) {
   next_discharge_ = 0;
   items_.clear();
   is_sorted_ = true;
-  for (std::size_t i = 0; i < t_.prompt_classes.size(); ++i) {  // filled when the clock is known
-    out_.token_id.push_back(0);
-    out_.time_min.push_back(0);
-    out_.event_min.push_back(0);
-    out_.n_prior.push_back(0);
-  }
+  // the prompt, filled when its clock is known
+  out_.tokens.resize(out_.tokens.size() + t_.prompt_classes.size());
   if (t_.preset == Preset::kEvents) {
     collect_moments();
     sort_items();
@@ -347,7 +357,7 @@ void SubjectEncoder::encode(std::size_t subject) {
   if (death_min_ >= 0) put_death();
   put_prompt();
   out_.origin_us.push_back(origin_us_);
-  out_.offsets.push_back(static_cast<std::int64_t>(out_.token_id.size()));
+  out_.offsets.push_back(static_cast<std::int64_t>(out_.tokens.size()));
 }
 
 }  // namespace chronoward

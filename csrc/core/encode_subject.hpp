@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -12,7 +13,7 @@ namespace chronoward {
 /// The Python twin (chronoward/tokenizer/twin.py) is the specification, function by function.
 class SubjectEncoder {
  public:
-  SubjectEncoder(const EncodeTables& tables, const EventView& events, TokenTimelines& out);
+  SubjectEncoder(const EncodeTables& tables, const EventView& events, EncodedPart& out);
 
   void encode(std::size_t subject);
 
@@ -32,6 +33,18 @@ class SubjectEncoder {
   };
   struct Mark {
     std::int32_t clock, token;
+  };
+  /// Finds the bucket of a duration: a binary search among those with as many bits.
+  class Buckets {
+   public:
+    explicit Buckets(const std::vector<std::int32_t>& edges);
+
+    /// Index of the last edge that is not above x; x >= edges[0] and x >= 0 are preconditions.
+    std::size_t of(std::int32_t x) const;
+
+   private:
+    const std::vector<std::int32_t>& edges_;
+    std::array<std::uint32_t, 33> first_{};  // edges below 2^bits
   };
   /// Visits (days in preset events) in which a code entry was seen so far.
   struct Seen {
@@ -64,14 +77,15 @@ class SubjectEncoder {
 
   std::int32_t minute_uncounted(std::int64_t us) const;
   std::int32_t minute(std::int64_t us);
-  std::int32_t event_minute(std::int64_t row, std::int32_t clock) const;
+  /// The event's own minute, not after `clock`; `available` is the minute of its available time.
+  std::int32_t event_minute(std::int64_t row, std::int32_t clock, std::int32_t available) const;
   std::int32_t moment_of(std::int32_t clock, bool is_flat) const;
   std::int32_t entry_of(std::int64_t row) const;
   void count(EncodeRule rule) { ++out_.counts[static_cast<std::size_t>(rule)]; }
 
   const EncodeTables& t_;
   const EventView& e_;
-  TokenTimelines& out_;
+  EncodedPart& out_;
 
   std::vector<std::int64_t> visit_rows_, item_rows_, death_rows_;
   std::vector<Visit> visits_;
@@ -81,6 +95,7 @@ class SubjectEncoder {
   std::vector<std::pair<std::int32_t, std::int32_t>> discharges_;  // (visit, token)
   std::vector<Mark> marks_;
   std::vector<Seen> seen_;
+  Buckets gaps_, inner_, ages_;
 
   std::int64_t subject_ = -1;
   std::int64_t origin_us_ = 0, birth_us_ = 0, first_us_ = 0;

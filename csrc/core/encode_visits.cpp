@@ -31,7 +31,7 @@ void SubjectEncoder::find_visits() {
     visit.start = minute(e_.available_us[at(row)]);
     const std::int64_t end = e_.end_us[at(row)];
     visit.end = end == kNullUs ? last_event_of(visit.id) : minute(end);
-    visit.event = event_minute(row, visit.start);
+    visit.event = event_minute(row, visit.start, visit.start);
     visit.entry = entry_of(row);
     visit.is_exact = e_.key_exact[at(e_.key[at(row)])] != 0;
     visits_.push_back(visit);
@@ -114,7 +114,7 @@ void SubjectEncoder::fill_visits() {
       const std::int32_t end = end_us == kNullUs ? visit.end : minute(end_us);
       details_.push_back({v, clock, std::min(std::max(end, clock), visit.end), rank, token});
     } else {
-      const std::int32_t event = event_minute(row, clock);
+      const std::int32_t event = event_minute(row, clock, m);
       const std::int32_t value_rank = value_token < 0 ? -1 : t_.token_rank[at(value_token)];
       push_item({v, moment_of(clock, visit.is_flat), t_.order_by_time ? event : 0, rank, value_rank,
                  event, clock, token, value_token});
@@ -134,7 +134,7 @@ void SubjectEncoder::collect_moments() {
     const std::int32_t m = minute(e_.available_us[at(row)]);
     const std::int32_t clock = death_min_ < 0 ? m : std::min(m, death_min_);
     if (clock != m) count(EncodeRule::kAfterDeath);
-    const std::int32_t event = event_minute(row, clock);
+    const std::int32_t event = event_minute(row, clock, m);
     const std::int32_t value_rank = value_token < 0 ? -1 : t_.token_rank[at(value_token)];
     push_item({0, clock, t_.order_by_time ? event : 0, t_.token_rank[at(token)], value_rank, event,
                clock, token, value_token});
