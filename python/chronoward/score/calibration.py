@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 GROUPS = ("first", "again")  # the record held no such outcome by the prediction time, or it did
-PRIOR_EVENTS = 25.0  # a ratio is 1 ± 0.2 before anything is seen
+PRIOR_EVENTS = 100.0  # below so many an evaluation is called unstable too
 _LOG_BOUND = 5.0
 
 
