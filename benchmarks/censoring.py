@@ -24,7 +24,8 @@ from benchmarks.judged import bounds, rows_line
 from scipy.stats import t as student_t
 
 from chronoward.evaluation.intervals import Z_95, normal_interval
-from chronoward.train import TrainConfig, train
+from chronoward.score import ScoreConfig
+from chronoward.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,12 +50,13 @@ def _train_and_score(arm: Arm, study: Study, number: int) -> None:
     """One run, in a process of its own; goes on where it was interrupted."""
     torch.set_num_threads(1)
     sizes, folder = study.sizes, _folder(study, arm, number)
-    config = TrainConfig(preset="tiny", max_steps=sizes.control_steps, seed=number)
-    train(study.tokens(arm), folder / "run", config, resume=True)
-    shutil.rmtree(folder / "scores", ignore_errors=True)
-    study.score_cohort(
-        folder / "run", arm, folder / "scores", n_rollouts=sizes.control_rollouts, threads=1
-    )
+    config = study.training(max_steps=sizes.control_steps, seed=number)
+    run, scores = folder / "run", folder / "scores"
+    train(study.tokens(arm), run, config, resume=True)
+    shutil.rmtree(scores, ignore_errors=True)
+    level = study.find_level(run, arm, scores, threads=1)
+    asked = ScoreConfig(estimator="hazard", calibration=level)
+    study.score_cohort(run, arm, scores, asked, threads=1)
 
 
 def _run_pair(study: Study, number: int) -> None:

@@ -46,11 +46,14 @@ if TYPE_CHECKING:
     from chronoward.data.simulate.config import Censoring
 
     Variant = Literal["main", "shuffled", "heavy"]
+    Estimator = Literal["hazard", "scope"]
 
 HORIZON_DAYS = 365
 INFORMATIVE = ("heart_failure", "sim_spontaneous")
 INDEPENDENT = "sim_independent"
 OUTCOMES = (*INFORMATIVE, INDEPENDENT)
+DEATH = "mortality"  # ends the risk of the others
+OBJECTIVES = {"next_event": 1.0, "hazard": 0.5}
 SAME_FILES = ("concept", "concept_ancestor", "concept_relationship", "vocabulary", "domain")
 PLAN = "plan.json"
 
@@ -66,17 +69,15 @@ class Sizes:
     n_rows: int
     """Rows scored, at most; one a subject."""
     n_rollouts: int
-    """Rollouts a row, for all outcomes together."""
+    """Rollouts a row, for all outcomes together, where rollouts are what is measured."""
     n_calibration_rows: int
-    """Rows of the training clinic by whose risks the level is corrected, 8 rollouts each."""
+    """Rows of the training clinic by whose risks the level is corrected."""
     train_minutes: float | None
     max_steps: int | None
     n_control_runs: int
     """Runs of each arm of the censoring control."""
     control_steps: int
     """Training steps of each of them."""
-    control_rollouts: int
-    """Rollouts a row of theirs."""
     threads: int = 2
 
 
@@ -232,7 +233,7 @@ class Study:
         self.tokens(variant)
         clinic = self.clinic("heavy" if variant == "heavy" else "light")
         asked = self.folder / f"asked_{variant}.parquet"
-        config = CohortConfig(index=f"file={asked}", outcomes=self._outcome_files())
+        config = CohortConfig(index=f"file={asked}", outcomes=self.outcome_files())
 
         def make() -> None:
             with atomic_path(asked) as temporary:
@@ -243,8 +244,9 @@ class Study:
         self.step(out.name, make, clean=out)
         return out
 
-    def _outcome_files(self) -> tuple[str, ...]:
-        return tuple(str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES)
+    def outcome_files(self) -> tuple[str, ...]:
+        """Definitions of the outcomes, death last."""
+        return (*(str(self.unseen() / "outcomes" / f"{name}.yaml") for name in OUTCOMES), DEATH)
 
     def truth(self, outcome: str, clinic: Path | None = None) -> pa.Table:
         """truth.parquet of one outcome at the horizon, by subject (of the unseen by default)."""
@@ -273,12 +275,17 @@ class Study:
             n_subjects += len(np.unique(np.searchsorted(shard.offsets, places, side="right")))
         return n_subjects
 
+    def training(self, **fields: Any) -> TrainConfig:
+        """What every model of the study is trained on, but for some fields of its config."""
+        return TrainConfig(
+            preset="tiny", objectives=OBJECTIVES, outcomes=self.outcome_files(), **fields
+        )
+
     def run(self, variant: Variant) -> tuple[Path, float]:
         """A variant's model and the wall seconds of its training."""
         tokens, out = self.tokens(variant), self.folder / f"run_{variant}"
-        config = TrainConfig(
-            preset="tiny", minutes=self.sizes.train_minutes, max_steps=self.sizes.max_steps
-        )
+        sizes = self.sizes
+        config = self.training(minutes=sizes.train_minutes, max_steps=sizes.max_steps)
 
         def make() -> None:
             threads = torch.get_num_threads()
@@ -290,39 +297,64 @@ class Study:
 
         return out, float(self.step(out.name, make)["seconds"])
 
-    def scores(self, variant: Variant) -> tuple[Path, float]:
+    def scores(self, variant: Variant, estimator: Estimator = "hazard") -> tuple[Path, float]:
         """Folder of a variant's risks, and the wall seconds of scoring.
 
-        One pool of rollouts answers for all outcomes (`scope`), so the seconds are of all of them,
-        and of the correction of their level, which `shuffled` goes without: its ranks are compared.
+        The seconds are of all outcomes, and of the correction of their level. That is for what the
+        head says of `main` and `heavy`; of `shuffled` only ranks are compared, and rollouts (one
+        pool of them answers for all outcomes) are reported as they come.
         """
-        run, out = self.run(variant)[0], self.folder / f"scores_{variant}"
+        suffix = "" if estimator == "hazard" else f"_{estimator}"
+        run, out = self.run(variant)[0], self.folder / f"scores_{variant}{suffix}"
         self.unseen_tokens(variant)  # neither this nor the cohort is part of scoring's seconds
         self.cohort()
-        if variant != "shuffled":
+        is_corrected = estimator == "hazard" and variant != "shuffled"
+        if is_corrected:
             self.known_rows(variant)
-        n_rollouts, threads = self.sizes.n_rollouts, self.sizes.threads
+        threads = self.sizes.threads
 
         def make() -> None:
-            self.score_cohort(run, variant, out, n_rollouts=n_rollouts, threads=threads)
+            level = None
+            if is_corrected:
+                level = self.find_level(run, variant, out, threads=threads)
+            config = ScoreConfig(
+                estimator=estimator, n_rollouts=self.sizes.n_rollouts, calibration=level
+            )
+            self.score_cohort(run, variant, out, config, threads=threads)
 
         seconds = float(self.step(out.name, make, clean=out)["seconds"])
         return out, seconds
 
+    def find_level(self, run: Path, variant: Variant, out: Path, *, threads: int) -> Path:
+        """The correction of a run's level by the record that it was trained on, beside `out`."""
+        level = out.with_name(f"{out.name}_calibration.json")
+        level.unlink(missing_ok=True)
+        calibrate(
+            run,
+            self.tokens(variant),
+            self.known_rows(variant),
+            out=level,
+            config=CalibrationConfig(estimator="hazard", n_rows=self.sizes.n_calibration_rows),
+            outcomes=self.outcome_files(),
+            horizons=[HORIZON_DAYS],
+            threads=threads,
+        )
+        return level
+
     def score_cohort(
-        self, run: Path, variant: Variant, out: Path, *, n_rollouts: int, threads: int
+        self, run: Path, variant: Variant, out: Path, config: ScoreConfig, *, threads: int
     ) -> None:
-        """Scores the cohort's rows for all outcomes, from one pool of rollouts."""
-        ask = {"outcomes": self._outcome_files(), "horizons": [HORIZON_DAYS], "threads": threads}
-        level = None
-        if variant != "shuffled":
-            level = out.with_name(f"{out.name}_calibration.json")
-            level.unlink(missing_ok=True)
-            rows = CalibrationConfig(estimator="scope", n_rows=self.sizes.n_calibration_rows)
-            known = self.known_rows(variant)
-            calibrate(run, self.tokens(variant), known, out=level, config=rows, **ask)
-        config = ScoreConfig(estimator="scope", n_rollouts=n_rollouts, calibration=level)
-        score(run, self.unseen_tokens(variant), self.cohort(), out=out, config=config, **ask)
+        """Scores the cohort's rows for all outcomes."""
+        score(
+            run,
+            self.unseen_tokens(variant),
+            self.cohort(),
+            out=out,
+            config=config,
+            outcomes=self.outcome_files(),
+            horizons=[HORIZON_DAYS],
+            threads=threads,
+        )
 
     def exponent(self, scores: Path, outcome: str) -> float:
         """By which a scored folder's risks were corrected; no row had the outcome before."""

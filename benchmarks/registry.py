@@ -31,7 +31,7 @@ MODULES: dict[str, str] = {
 }
 # parts of an id above, run only when named
 PARTS: dict[str, str] = dict.fromkeys(
-    ("R5.main", "R5.shuffled", "R5.censoring"), "benchmarks.accuracy"
+    ("R5.main", "R5.shuffled", "R5.censoring", "R5.rollouts"), "benchmarks.accuracy"
 )
 # take `work_dir`; left out of --quick unless named: even their small form takes minutes
 LONG = frozenset({"R5", *PARTS})

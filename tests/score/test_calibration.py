@@ -86,7 +86,7 @@ def test_the_exponent_reaches_what_was_observed_as_far_as_events_say_it() -> Non
     for ratio in (0.5, 0.9, 1.0, 1.4):
         many = find_exponent(risk, expected * ratio, 10**9)
         assert corrected(risk, many).mean() == pytest.approx(expected * ratio, rel=1e-6)
-    # 25 events where 12.5 were due: (25 + 25) / (25 + 12.5)
+    # 100 events where 50 were due: (100 + 100) / (100 + 50)
     few = find_exponent(risk, 2 * expected, int(PRIOR_EVENTS))
     assert corrected(risk, few).mean() == pytest.approx(expected * 4 / 3, rel=1e-9)
     assert find_exponent(risk, 0.0, 0) == pytest.approx(1.0, abs=1e-9)

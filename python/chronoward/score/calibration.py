@@ -28,20 +28,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.optimize import brentq
 
 from chronoward.errors import ConfigError, DataError, FormatError, StateError, require_at_least
 from chronoward.files import read_json, sha256_file, write_json
 from chronoward.philox import hash64, permutation
+from chronoward.score.estimators import mean_undetermined
 from chronoward.score.job import ScoreConfig, ScoreJob
-from chronoward.score.rows import CohortRows, find_rows, read_cohort
+from chronoward.score.rows import (
+    CohortRows,
+    find_outcomes,
+    find_rows,
+    read_cohort,
+    read_outcomes,
+)
 from chronoward.store import TokenStore
 from chronoward.survival import CAUSES, OUTCOME, aalen_johansen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from chronoward.score.estimators import RowEstimate
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 GROUPS = ("first", "again")  # the record held no such outcome by the prediction time, or it did
-PRIOR_EVENTS = 25.0  # a ratio is 1 ± 0.2 before anything is seen
+PRIOR_EVENTS = 100.0  # below so many an evaluation is called unstable too
 _LOG_BOUND = 5.0
 
 
@@ -246,29 +253,25 @@ class _FollowUp:
     prior: NDArray[np.bool_]
 
 
-def _read_follow_up(rows: CohortRows, outcome: str) -> _FollowUp:
-    """Of one outcome, in the order of the rows.
+def _read_follow_up(rows: CohortRows, outcomes: Sequence[str]) -> list[_FollowUp]:
+    """Of each outcome, in the order of the rows.
 
     Raises:
         DataError: no outcomes.parquet beside the cohort, or rows or columns are missing in it.
     """
-    path = rows.path.parent / "outcomes.parquet"
-    if not path.is_file():
+    table = read_outcomes(rows, ("days_to_event", "event", "at_risk", "prior_outcome"))
+    if table is None:
         message = f"{rows.path.parent} has no outcomes.parquet: make it with `chronoward cohort`"
         raise DataError(message)
-    table = pq.read_table(path)
-    needed = ("outcome", "days_to_event", "event", "at_risk", "prior_outcome")
-    if missing := [name for name in needed if name not in table.column_names]:
-        message = f"{path} has no column {', '.join(missing)}"
-        raise DataError(message)
+    return [_follow_up_of(rows, table, outcome) for outcome in outcomes]
+
+
+def _follow_up_of(rows: CohortRows, table: pa.Table, outcome: str) -> _FollowUp:
     mine = table.filter(pc.equal(table["outcome"], outcome))
-    times = mine["prediction_time"].cast("timestamp[us]").cast("int64")
-    keys = zip(mine["subject_id"].to_pylist(), times.to_pylist(), strict=True)
-    place = {key: i for i, key in enumerate(keys)}
-    wanted = zip(rows.subject_id.tolist(), rows.time_us.tolist(), strict=True)
-    order = np.array([place.get(key, -1) for key in wanted])
+    order = find_outcomes(rows, mine)
     if (order < 0).any():
-        message = f"{path} lacks outcome {outcome!r} of {int((order < 0).sum())} rows"
+        n = int((order < 0).sum())
+        message = f"{rows.path.parent}/outcomes.parquet lacks outcome {outcome!r} of {n} rows"
         raise DataError(message)
 
     def column(name: str) -> NDArray[Any]:
@@ -331,7 +334,7 @@ def calibrate(
         estimator=config.estimator, n_rollouts=config.n_rollouts, seed=config.seed
     )
     job = ScoreJob.open(run, tokens, _take(rows, kept[drawn]), outcomes, horizons, scoring)
-    follow_up = [_read_follow_up(_take(rows, kept), name) for name in job.outcomes.names]
+    follow_up = _read_follow_up(_take(rows, kept), job.outcomes.names)
     estimates = job.estimate(threads=threads, progress=progress)
     scored = drawn[job.prefixes.row]
     levels: dict[str, dict[int, dict[str, Level]]] = {}
@@ -347,7 +350,7 @@ def calibrate(
         "cohort": sha256_file(rows.path),
         **asdict(config),
         "rows": job.prefixes.counts,
-        "undetermined": float(np.mean([e.undetermined.max() for row in estimates for e in row])),
+        "undetermined": mean_undetermined(estimates),
         "seconds": round(time.monotonic() - began, 3),
     }
     found = Calibration(facts, levels)

@@ -168,6 +168,11 @@ def combine(paths: list[PathValues], estimator: str) -> RowEstimate:
     )
 
 
+def mean_undetermined(estimates: list[list[RowEstimate]]) -> float:
+    """Share of undetermined rollouts, mean over rows and outcomes, each at its worst horizon."""
+    return float(np.mean([e.undetermined.max() for row in estimates for e in row]))
+
+
 def wanted_rollouts(pilot: list[RowEstimate], target_se: float, *, least: int, most: int) -> int:
     """N = σ²/SE² from a pilot's variances, over outcomes and horizons the largest.
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chronoward.errors import DataError
 from chronoward.files import atomic_path
+from chronoward.score.rows import find_outcomes, read_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,32 +105,19 @@ def read_labels(
     Raises:
         DataError: `outcomes.parquet` lacks a column.
     """
-    path = rows.path.parent / "outcomes.parquet"
-    if not path.is_file():
+    table = read_outcomes(rows, ("days_to_event", "event"))
+    if table is None:
         only = [(o, h) for o in outcomes for h in horizons_days]
         return {only[0]: rows.label} if len(only) == 1 else {}
-    table = pq.read_table(path)
-    needed = ("subject_id", "prediction_time", "outcome", "days_to_event", "event")
-    if missing := [name for name in needed if name not in table.column_names]:
-        message = f"{path} has no column {', '.join(missing)}"
-        raise DataError(message)
-    place = {
-        key: i
-        for i, key in enumerate(zip(rows.subject_id.tolist(), rows.time_us.tolist(), strict=True))
-    }
     labels: dict[tuple[str, int], list[bool | None]] = {}
     for outcome in outcomes:
         mine = table.filter(pc.equal(table["outcome"], outcome))
-        times = mine["prediction_time"].cast(_TIME).cast(pa.int64()).to_pylist()
-        keys = zip(mine["subject_id"].to_pylist(), times, strict=True)
-        at = [place.get(key, -1) for key in keys]
-        ends = list(zip(mine["days_to_event"].to_pylist(), mine["event"].to_pylist(), strict=True))
+        place = find_outcomes(rows, mine).tolist()
+        ended, event = mine["days_to_event"].to_pylist(), mine["event"].to_pylist()
         for days in horizons_days:
-            column: list[bool | None] = [None] * len(rows)
-            for i, (ended, event) in zip(at, ends, strict=True):
-                if i >= 0:
-                    column[i] = _label(ended, event, days)
-            labels[outcome, days] = column
+            labels[outcome, days] = [
+                _label(ended[i], event[i], days) if i >= 0 else None for i in place
+            ]
     return labels
 
 

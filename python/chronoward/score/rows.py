@@ -17,6 +17,8 @@ from chronoward.schema import SPLITS
 from chronoward.tokenizer import TokenClass
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from chronoward.store import StoreSplit, TokenStore
@@ -94,6 +96,38 @@ def read_cohort(cohort: Path | str) -> CohortRows:
     if "boolean_value" in table.column_names:
         labels = table["boolean_value"].to_pylist()
     return CohortRows(path, subject, time_us, labels)
+
+
+def find_outcomes(rows: CohortRows, table: pa.Table) -> NDArray[np.int64]:
+    """For each row the place of its (subject, prediction time) in one outcome's table, -1 for none.
+
+    Args:
+        rows: of the cohort.
+        table: rows of `outcomes.parquet` of a single outcome.
+    """
+    times = table["prediction_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
+    place = {
+        key: i for i, key in enumerate(zip(table["subject_id"].to_pylist(), times, strict=True))
+    }
+    wanted = zip(rows.subject_id.tolist(), rows.time_us.tolist(), strict=True)
+    return np.array([place.get(key, -1) for key in wanted], np.int64)
+
+
+def read_outcomes(rows: CohortRows, columns: Sequence[str]) -> pa.Table | None:
+    """`outcomes.parquet` beside a cohort; None where there is none.
+
+    Raises:
+        DataError: it lacks one of the columns.
+    """
+    path = rows.path.parent / "outcomes.parquet"
+    if not path.is_file():
+        return None
+    table = pq.read_table(path)
+    needed = ("subject_id", "prediction_time", "outcome", *columns)
+    if missing := [name for name in needed if name not in table.column_names]:
+        message = f"{path} has no column {', '.join(missing)}"
+        raise DataError(message)
+    return table
 
 
 @dataclass(frozen=True, eq=False)

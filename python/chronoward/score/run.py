@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from chronoward.errors import DataError
 from chronoward.files import make_output_folder, sha256_file, write_json
 from chronoward.score.calibration import Calibration
+from chronoward.score.estimators import mean_undetermined
 from chronoward.score.job import ScoreConfig, ScoreJob
 from chronoward.score.output import Scores, detail_table, write_predictions, write_table
 from chronoward.score.rows import read_cohort
@@ -100,7 +99,7 @@ def score(
         "max_context": job.max_context,
         "rows": job.prefixes.counts,
         "labels": labels,
-        "undetermined": float(np.mean([e.undetermined.max() for row in estimates for e in row])),
+        "undetermined": mean_undetermined(estimates),
         "seconds": round(time.monotonic() - began, 3),
     }
     write_json(out / "score.json", report)

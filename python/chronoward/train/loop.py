@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from chronoward.errors import NumericError
-from chronoward.model import NextEvent
+from chronoward.model import Hazard, NextEvent
 from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
 from chronoward.train.metrics import Sums
 from chronoward.train.optimizer import Optimizers
 from chronoward.train.schedule import learning_rate, next_evaluation, run_length, settling_steps
 from chronoward.train.settle import settle
+from chronoward.train.settle_hazard import settle_hazards
 from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -299,27 +300,30 @@ class Trainer:
             self._report(self.progress.step, self.progress.n_steps, line)
 
     def settle(self) -> Evaluation | None:
-        """Sets the output biases by the rows of the coming epoch (see `train.settle`).
+        """Sets output biases and levels of hazards by the rows of the coming epoch (see
+        `train.settle` and `train.settle_hazard`).
 
         Returns:
             What the tuning split says after that; None where there is no tuning split.
         """
-        objective = next((o for o in self._data.objectives if isinstance(o, NextEvent)), None)
-        if objective is not None:
-            rows, epoch = self._data.train, self.progress.epoch + 1
-            n_looks = settling_steps(self.progress.n_steps, rows.n_steps(epoch), self.config)
-            n_counts = min(COUNTS_PER_LOOK * n_looks, rows.n_steps(epoch))
+        rows, epoch = self._data.train, self.progress.epoch + 1
+        n_looks = settling_steps(self.progress.n_steps, rows.n_steps(epoch), self.config)
+        n_counts = min(COUNTS_PER_LOOK * n_looks, rows.n_steps(epoch))
 
-            def look(step: int) -> tuple[Batch, torch.Tensor]:
-                batch, clock = self._batch(rows.step(epoch, step), epoch, step)
-                return batch, batch.time_min if clock is None else clock
+        def look(step: int) -> tuple[Batch, torch.Tensor]:
+            batch, clock = self._batch(rows.step(epoch, step), epoch, step)
+            return batch, batch.time_min if clock is None else clock
 
-            settle(
-                self.model,
-                objective,
-                map(look, range(n_looks)),
-                (join_rows(rows.step(epoch, step)) for step in range(n_looks, n_counts)),
-            )
+        def count(step: int) -> Batch:
+            return join_rows(rows.step(epoch, step))
+
+        for objective in self._data.objectives:
+            looked_at = map(look, range(n_looks))
+            also_counted = map(count, range(n_looks, n_counts))
+            if isinstance(objective, NextEvent):
+                settle(self.model, objective, looked_at, also_counted)
+            elif isinstance(objective, Hazard):
+                settle_hazards(self.model, objective, looked_at, also_counted)
         return self._look_at_tuning() if self._data.tuning else None
 
     @torch.no_grad()

@@ -299,8 +299,7 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
     model, progress = trainer.model, trainer.progress
     best = progress.best_step if progress.best_step >= 0 else progress.step
     load_weights(job.checkpoints, best, model)
-    if "next_event" in job.config.objectives:
-        say(f"Setting the output biases of step {best:,} by the train split's counts.")
+    say(f"Setting the biases of step {best:,} by the train split's counts.")
     settled = trainer.settle()
     log.write()
     split = job.store.split("train")
