@@ -6,6 +6,8 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from benchmarks.generation import open_grammar
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,8 +45,7 @@ def test_every_registered_id_is_defined_by_its_module(repository: Path) -> None:
 
     sys.path.insert(0, str(repository))
     try:
-        from benchmarks.generation import open_grammar
-from benchmarks.registry import MODULES
+        from benchmarks.registry import MODULES
     finally:
         sys.path.remove(str(repository))
     for name, module in MODULES.items():
