@@ -63,6 +63,7 @@ def open_grammar(vocab: int) -> GrammarTables:
         age_unknown_id=-1,
         is_calendar=False,
         days_are_visits=False,
+        codes_ascend=False,
     )
 
 

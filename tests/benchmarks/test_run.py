@@ -6,6 +6,8 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from benchmarks.generation import open_grammar
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -58,3 +60,9 @@ def test_every_registered_id_is_defined_by_its_module(repository: Path) -> None:
         assert len(tables) == 1, path
         assert isinstance(tables[0], ast.Dict)
         assert name in {key.value for key in tables[0].keys if isinstance(key, ast.Constant)}, path
+
+
+def test_the_grammar_of_the_generation_benchmark_allows_every_code_and_gap() -> None:
+    grammar = open_grammar(32)
+    assert len(grammar.token_class) == 32
+    assert grammar.is_moving.any()

@@ -30,46 +30,23 @@ def run(
     ] = None,
 ) -> None:
     """Mends and sorts a source and writes it as MEDS, with its report and ledger."""
-    import shutil
-    import tempfile
-
-    from chronoward.data.assemble import prepare
     from chronoward.data.config import IngestConfig
-    from chronoward.data.meds_writer import write_meds
-    from chronoward.data.report import check_strict
-    from chronoward.files import make_output_folder, write_json
+    from chronoward.data.ingest import ingest
 
-    config = IngestConfig.from_json({"concept_policy": concept_policy})
-    make_output_folder(out)
-    parent = temp_dir if temp_dir is not None else out.parent
-    with tempfile.TemporaryDirectory(
-        prefix=f".{out.name}.", dir=parent, ignore_cleanup_errors=True
-    ) as scratch:
-        work = Path(scratch)
-        prepared = prepare(
-            src,
-            work,
-            config=config,
-            as_=as_,
-            threads=threads,
-            memory_limit=memory_limit,
-            exclude_subjects=exclude_subjects,
-            progress=lambda line: typer.echo(line, err=True),
-        )
-        report = prepared.report
-        if strict:
-            check_strict(report)
-        counts = write_meds(
-            prepared.batches(),
-            out,
-            codes=prepared.codes,
-            splits=prepared.splits,
-            observation=prepared.observation,
-            name=src.name,
-        )
-        shutil.copytree(work / "ledger", out / "ledger")
-        write_json(out / "ingest_report.json", report)
+    report, counts = ingest(
+        src,
+        out,
+        config=IngestConfig.from_json({"concept_policy": concept_policy}),
+        as_=as_,
+        exclude_subjects=exclude_subjects,
+        strict=strict,
+        threads=threads,
+        memory_limit=memory_limit,
+        temp_dir=temp_dir,
+        progress=lambda line: typer.echo(line, err=True),
+    )
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     events = ", ".join(f"{n:,} {split}" for split, n in counts.items())
-    typer.echo(f"{prepared.n_subjects:,} subjects, {prepared.n_events:,} events ({events}): {out}")
+    said = f"{report['n_subjects']:,} subjects, {report['n_events']:,} events ({events}): {out}"
+    typer.echo(said)

@@ -10,6 +10,7 @@ by some batches; events and time at risk are counted in many more, since events 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -118,11 +119,10 @@ def settle_hazards(
             int32 (T,).
         also_counted: many more batches, without the model.
     """
-    seen, everywhere = FollowUp.nothing(objective), FollowUp.nothing(objective)
+    seen = FollowUp.nothing(objective)
     for batch, clock in looked_at:
-        hidden = model(batch.token_id, clock, batch.cu_seqlens)
-        seen.add(objective, batch, hidden)
-        everywhere.add(objective, batch)
+        seen.add(objective, batch, model(batch.token_id, clock, batch.cu_seqlens))
+    everywhere = deepcopy(seen)
     for batch in also_counted:
         everywhere.add(objective, batch)
     shift = torch.from_numpy(level_shift(seen, everywhere))
