@@ -39,7 +39,7 @@ void RecordLinker::link(std::span<const MendedVisit> visits, std::span<const Rec
     if (record.own != kNoVisit) {
       const MendedVisit& own = visits[static_cast<std::size_t>(record.own)];
       if (covers(own, record)) {
-        links[i] = {record.own, LinkHow::kOwn};
+        links[i] = {record.own, LinkHow::kAsSaid};
         continue;
       }
       if (is_shortly_before(own, record)) {

@@ -11,7 +11,7 @@ namespace chronoward {
 
 /// How a record came to its visit.
 enum class LinkHow : std::uint8_t {
-  kOwn,         // its own link holds
+  kAsSaid,      // its own link holds
   kClamped,     // its own link holds; it lies up to a day before the visit
   kRelinked,    // no link that holds, but a visit covers it
   kArtificial,  // no visit covers it
