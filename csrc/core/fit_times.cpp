@@ -60,7 +60,8 @@ class Scan {
   }
 
   void add_duration(DurationKind kind, std::int64_t start, std::int64_t minutes) {
-    const int bits = std::bit_width(static_cast<std::uint64_t>(minutes));
+    const auto bits =
+        static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(minutes)));
     out_.duration_group.push_back(static_cast<std::int64_t>(kind) * kDurationGroups + bits);
     out_.duration_subject.push_back(subject_id_);
     out_.duration_start_min.push_back(start);
