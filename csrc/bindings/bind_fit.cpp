@@ -7,47 +7,33 @@
 #include "bindings/bind.hpp"
 #include "bindings/checks.hpp"
 #include "core/bottom_sample.hpp"
-#include "core/fit_times.hpp"
+#include "core/fit_scan.hpp"
+#include "core/key_index.hpp"
 #include "core/value_bins.hpp"
-#include "core/vocab.hpp"
 
 namespace chronoward::bindings {
 namespace {
 
-py::tuple bind_distinct_keys(const Bytes& role, const Array<std::int32_t>& table,
-                             const Array<std::int32_t>& code, const Array<std::int32_t>& unit,
-                             std::int64_t n_tables, std::int64_t n_codes, std::int64_t n_units) {
-  const KeyColumns columns{view(role, "role"),
-                           view(table, "table"),
-                           view(code, "code"),
-                           view(unit, "unit"),
-                           n_tables,
-                           n_codes,
-                           n_units};
-  const std::size_t n = columns.role.size();
-  check_size(columns.table.size(), n, "table");
-  check_size(columns.code.size(), n, "code");
-  check_size(columns.unit.size(), n, "unit");
-  DistinctKeys out;
+Array<std::int32_t> number_keys(KeyIndex& index, const Bytes& role,
+                                const Array<std::int32_t>& table, const Array<std::int32_t>& code,
+                                const Array<std::int32_t>& unit) {
+  const KeyColumns columns{view(role, "role"), view(table, "table"), view(code, "code"),
+                           view(unit, "unit")};
+  std::vector<std::int32_t> out;
   {
     const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = distinct_keys(columns);
+    out = index.number(columns);
   }
-  return py::make_tuple(to_numpy(std::move(out.keys)), to_numpy(std::move(out.index)));
+  return to_numpy(std::move(out));
 }
 
-py::tuple bind_count_keys(const Array<std::int32_t>& key, const Array<std::int64_t>& subject_id,
-                          std::size_t n_keys) {
-  const auto keys = view(key, "key");
-  const auto subjects = view(subject_id, "subject_id");
-  check_size(subjects.size(), keys.size(), "subject_id");
-  check_below(keys, n_keys, 0, "key");
-  KeyCounts out;
-  {
-    const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = count_keys(keys, subjects, n_keys);
+py::list keys_from(const KeyIndex& index, std::size_t first) {
+  py::list out;
+  for (std::size_t i = first; i < index.size(); ++i) {
+    const KeyIndex::Key key = index.key(i);
+    out.append(py::make_tuple(key.role, key.table, key.code, key.unit));
   }
-  return py::make_tuple(to_numpy(std::move(out.n_events)), to_numpy(std::move(out.n_subjects)));
+  return out;
 }
 
 py::dict bind_fit_value_bins(const Floats& value, const Array<std::uint64_t>& subject,
@@ -69,27 +55,42 @@ py::dict bind_fit_value_bins(const Floats& value, const Array<std::uint64_t>& su
   return out;
 }
 
-py::dict bind_scan_times(const Array<std::int64_t>& subject_id, const Bytes& role,
-                         const TimesUs& time_us, const TimesUs& available_us, const TimesUs& end_us,
-                         const Array<std::int64_t>& visit_id, const TimesUs& since_us) {
-  const FitEvents events{view(subject_id, "subject_id"), view(role, "role"),
-                         view(time_us, "time_us"),       view(available_us, "available_us"),
-                         view(end_us, "end_us"),         view(visit_id, "visit_id")};
-  const auto since = view(since_us, "since_us");
-  FitTimes times;
-  {
-    const py::gil_scoped_release released;  // the arguments hold the arrays
-    times = scan_times(events, since);
-  }
+void scan(FitScan& scan, const SubjectOffsets& offsets, const Array<std::int64_t>& subject_id,
+          const Bytes& is_counted, const TimesUs& since_us, const Bytes& role,
+          const Array<std::int32_t>& key, const Array<std::int32_t>& text, const Floats& value,
+          const TimesUs& time_us, const TimesUs& available_us, const TimesUs& end_us,
+          const Array<std::int64_t>& visit_id, std::size_t n_keys) {
+  const ScannedEvents events{.offsets = view(offsets, "offsets"),
+                             .subject_id = view(subject_id, "subject_id"),
+                             .is_counted = view(is_counted, "is_counted"),
+                             .since_us = view(since_us, "since_us"),
+                             .key = view(key, "key"),
+                             .text = view(text, "text"),
+                             .value = view(value, "value"),
+                             .times = {.role = view(role, "role"),
+                                       .time_us = view(time_us, "time_us"),
+                                       .available_us = view(available_us, "available_us"),
+                                       .end_us = view(end_us, "end_us"),
+                                       .visit_id = view(visit_id, "visit_id")}};
+  const py::gil_scoped_release released;  // the arguments hold the arrays
+  scan.add(events, n_keys);
+}
+
+py::tuple scanned_keys(const FitScan& scan) {
+  KeyCounts counts = scan.keys();
+  return py::make_tuple(to_numpy(std::move(counts.n_events)),
+                        to_numpy(std::move(counts.n_subjects)));
+}
+
+py::tuple scanned_texts(const FitScan& scan) {
+  TextCounts counts = scan.texts();
+  return py::make_tuple(to_numpy(std::move(counts.key)), to_numpy(std::move(counts.text)),
+                        to_numpy(std::move(counts.n_subjects)));
+}
+
+py::dict scanned_years(FitScan& scan) {
   py::dict out;
-  out["duration_group"] = to_numpy(std::move(times.duration_group));
-  out["duration_subject"] = to_numpy(std::move(times.duration_subject));
-  out["duration_start_min"] = to_numpy(std::move(times.duration_start_min));
-  out["duration_min"] = to_numpy(std::move(times.duration_min));
-  out["start_kind"] = to_numpy(std::move(times.start_kind));
-  out["start_subject"] = to_numpy(std::move(times.start_subject));
-  out["start_value"] = to_numpy(std::move(times.start_value));
-  out["years"] = to_numpy(std::move(times.years));
+  for (const auto& [year, n] : scan.times().years()) out[py::int_(year)] = n;
   return out;
 }
 
@@ -132,21 +133,19 @@ py::dict sampled_rows(BottomSample& sample) {
 }  // namespace
 
 void bind_fit(py::module_& m) {
-  m.def("distinct_keys", &bind_distinct_keys, py::arg("role").noconvert(),
-        py::arg("table").noconvert(), py::arg("code").noconvert(), py::arg("unit").noconvert(),
-        py::arg("n_tables"), py::arg("n_codes"), py::arg("n_units"),
-        "Keys (role, table, code, unit) that occur, ascending, and each row's place among them.");
-  m.def("count_keys", &bind_count_keys, py::arg("key").noconvert(),
-        py::arg("subject_id").noconvert(), py::arg("n_keys"), "(events, subjects) of every key.");
+  py::class_<KeyIndex>(m, "KeyIndex",
+                       "Numbers the distinct keys (role, table, code, unit) of many batches.")
+      .def(py::init<>())
+      .def("number", &number_keys, py::arg("role").noconvert(), py::arg("table").noconvert(),
+           py::arg("code").noconvert(), py::arg("unit").noconvert(),
+           "The number of each row's key.")
+      .def("keys", &keys_from, py::arg("first"),
+           "(role, table, code, unit) of the keys from one on.")
+      .def("__len__", &KeyIndex::size);
   m.def("fit_value_bins", &bind_fit_value_bins, py::kw_only(), py::arg("value").noconvert(),
         py::arg("subject").noconvert(), py::arg("offsets").noconvert(), py::arg("n_bins"),
         py::arg("min_subjects"), "Quantile bins of groups of sampled values: flat columns.");
   m.attr("DURATION_GROUPS") = kDurationGroups;
-  m.def("scan_times", &bind_scan_times, py::kw_only(), py::arg("subject_id").noconvert(),
-        py::arg("role").noconvert(), py::arg("time_us").noconvert(),
-        py::arg("available_us").noconvert(), py::arg("end_us").noconvert(),
-        py::arg("visit_id").noconvert(), py::arg("since_us").noconvert(),
-        "Durations, starts and years of whole subjects: flat columns.");
   py::class_<BottomSample>(m, "BottomSample",
                            "Per group the rows of least priority, a hash of the row alone.")
       .def(py::init<std::size_t>(), py::arg("size"))
@@ -157,6 +156,27 @@ void bind_fit(py::module_& m) {
            py::arg("priority").noconvert(), py::arg("subject").noconvert(),
            py::arg("value").noconvert(), "Offers rows of another sample.")
       .def("rows", &sampled_rows, "The sample: columns by name, sorted by group and priority.");
+  py::class_<FitScan>(m, "FitScan", "Counts and samples of the subjects that are counted.")
+      .def(py::init<std::size_t>(), py::arg("sample_size"))
+      .def("add", &scan, py::kw_only(), py::arg("offsets").noconvert(),
+           py::arg("subject_id").noconvert(), py::arg("is_counted").noconvert(),
+           py::arg("since_us").noconvert(), py::arg("role").noconvert(), py::arg("key").noconvert(),
+           py::arg("text").noconvert(), py::arg("value").noconvert(),
+           py::arg("time_us").noconvert(), py::arg("available_us").noconvert(),
+           py::arg("end_us").noconvert(), py::arg("visit_id").noconvert(), py::arg("n_keys"),
+           "Takes a batch of whole subjects into account.")
+      .def("key_counts", &scanned_keys, "(events, subjects) of every key.")
+      .def("text_counts", &scanned_texts, "(key, text, subjects), ascending.")
+      .def("years", &scanned_years, "Subjects with an event, by calendar year.")
+      .def_property_readonly(
+          "values", [](FitScan& s) -> BottomSample& { return s.values(); },
+          py::return_value_policy::reference_internal, "Numbers, a group a key.")
+      .def_property_readonly(
+          "durations", [](FitScan& s) -> BottomSample& { return s.times().durations(); },
+          py::return_value_policy::reference_internal)
+      .def_property_readonly(
+          "starts", [](FitScan& s) -> BottomSample& { return s.times().starts(); },
+          py::return_value_policy::reference_internal);
 }
 
 }  // namespace chronoward::bindings

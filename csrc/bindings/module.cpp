@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_output(m);
   bind_pack(m);
   bind_records(m);
+  bind_meds(m);
   bind_philox(m);
   bind_tokenizer(m);
 }

@@ -7,6 +7,14 @@
 #include "core/philox.hpp"
 
 namespace chronoward {
+namespace {
+
+std::size_t checked(std::int64_t group) {
+  if (group < 0) throw std::invalid_argument("groups of a sample must not be negative");
+  return static_cast<std::size_t>(group);
+}
+
+}  // namespace
 
 BottomSample::BottomSample(std::size_t size) : size_(size), room_(size + size / 4 + 1) {
   if (size == 0) throw std::invalid_argument("a sample keeps at least one row a group");
@@ -19,10 +27,15 @@ void BottomSample::add(std::span<const std::int64_t> group, std::span<const std:
     throw std::invalid_argument("columns of offered rows must have one length");
   }
   for (std::size_t i = 0; i < group.size(); ++i) {
-    const std::uint64_t who = splitmix64(static_cast<std::uint64_t>(subject[i]));
-    const std::uint64_t salted = splitmix64(who ^ static_cast<std::uint64_t>(salt[i]));
-    offer(group[i], {splitmix64(salted ^ std::bit_cast<std::uint64_t>(value[i])), who, value[i]});
+    add_row(checked(group[i]), subject[i], salt[i], value[i]);
   }
+}
+
+void BottomSample::add_row(std::size_t group, std::int64_t subject, std::int64_t salt,
+                           double value) {
+  const std::uint64_t who = splitmix64(static_cast<std::uint64_t>(subject));
+  const std::uint64_t salted = splitmix64(who ^ static_cast<std::uint64_t>(salt));
+  offer(group, {splitmix64(salted ^ std::bit_cast<std::uint64_t>(value)), who, value});
 }
 
 void BottomSample::add_sampled(std::span<const std::int64_t> group,
@@ -34,15 +47,13 @@ void BottomSample::add_sampled(std::span<const std::int64_t> group,
     throw std::invalid_argument("columns of sampled rows must have one length");
   }
   for (std::size_t i = 0; i < group.size(); ++i) {
-    offer(group[i], {priority[i], subject[i], value[i]});
+    offer(checked(group[i]), {priority[i], subject[i], value[i]});
   }
 }
 
-void BottomSample::offer(std::int64_t group, const Row& row) {
-  if (group < 0) throw std::invalid_argument("groups of a sample must not be negative");
-  const auto g = static_cast<std::size_t>(group);
-  if (g >= groups_.size()) groups_.resize(g + 1);
-  Group& mine = groups_[g];
+void BottomSample::offer(std::size_t group, const Row& row) {
+  if (group >= groups_.size()) groups_.resize(group + 1);
+  Group& mine = groups_[group];
   if (row.priority > mine.limit) return;
   if (mine.rows.size() == mine.rows.capacity()) {  // doubling would pass `room_`
     mine.rows.reserve(std::min(room_, std::max<std::size_t>(16, 2 * mine.rows.size())));

@@ -30,6 +30,9 @@ class BottomSample {
   void add(std::span<const std::int64_t> group, std::span<const std::int64_t> subject,
            std::span<const std::int64_t> salt, std::span<const double> value);
 
+  /// Offers one row; group 0 ...
+  void add_row(std::size_t group, std::int64_t subject, std::int64_t salt, double value);
+
   /// Offers rows of another sample.
   ///
   /// @throws std::invalid_argument as `add`.
@@ -50,7 +53,7 @@ class BottomSample {
     std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();  // no row above it can stay
   };
 
-  void offer(std::int64_t group, const Row& row);
+  void offer(std::size_t group, const Row& row);
   void shrink(Group& group) const;
 
   std::size_t size_, room_;  // rows kept, and rows at which a group is cut back to that

@@ -58,6 +58,7 @@ enum class Role : std::uint8_t {
   kDischarge,
   kDeath,
 };
+inline constexpr std::size_t kRoles = 9;
 
 enum class Preset : int { kCompact, kCehr, kEvents };
 

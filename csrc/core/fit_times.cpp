@@ -2,169 +2,122 @@
 
 #include <algorithm>
 #include <bit>
-#include <stdexcept>
-#include <utility>
 
 #include "core/days.hpp"
 #include "core/encode.hpp"
 
 namespace chronoward {
-namespace {
+void TimeScan::add(const EventTimes& events, std::size_t first, std::size_t last,
+                   std::int64_t subject_id, std::int64_t since_us) {
+  subject_id_ = subject_id;
+  collect(events, first, last);
+  add_gaps();
+  add_inner();
+  add_moments();
+  add_years();
+  add_starts(since_us);
+}
 
-using Minutes = std::pair<std::int64_t, std::int64_t>;
-
-/// Looks at one subject after the other; buffers are kept.
-class Scan {
- public:
-  Scan(const FitEvents& events, FitTimes& out) : e_(events), out_(out) {}
-
-  void subject(std::size_t first, std::size_t last, std::int64_t since_us) {
-    subject_id_ = e_.subject_id[first];
-    collect(first, last);
-    gaps();
-    inner();
-    moments();
-    years();
-    starts(since_us);
+void TimeScan::collect(const EventTimes& e, std::size_t first, std::size_t last) {
+  available_.clear();
+  visits_.clear();
+  inside_.clear();
+  birth_us_ = kNullUs;
+  for (std::size_t row = first; row < last; ++row) {
+    const auto role = static_cast<Role>(e.role[row]);
+    if (role == Role::kBirth) birth_us_ = e.time_us[row];
+    const std::int64_t us = e.available_us[row];
+    if (role < Role::kVisit || us == kNullUs) continue;
+    available_.push_back(us);
+    const std::int64_t minute = ceil_div(us, kUsPerMin);
+    const bool is_inside = e.visit_id[row] != kNullUs;
+    if (is_inside) inside_.emplace_back(e.visit_id[row], minute);
+    if (role != Role::kVisit) continue;
+    const std::int64_t end_us = e.end_us[row];
+    const std::int64_t end =
+        end_us == kNullUs ? minute : std::max(ceil_div(end_us, kUsPerMin), minute);
+    visits_.emplace_back(minute, end);
+    if (is_inside) inside_.emplace_back(e.visit_id[row], end);
   }
-
- private:
-  void collect(std::size_t first, std::size_t last) {
-    available_.clear();
-    visits_.clear();
-    inside_.clear();
-    birth_us_ = kNullUs;
-    for (std::size_t row = first; row < last; ++row) {
-      const auto role = static_cast<Role>(e_.role[row]);
-      if (role == Role::kBirth) birth_us_ = e_.time_us[row];
-      const std::int64_t us = e_.available_us[row];
-      if (role < Role::kVisit || us == kNullUs) continue;
-      available_.push_back(us);
-      const std::int64_t minute = ceil_div(us, kUsPerMin);
-      const bool is_inside = e_.visit_id[row] != kNullUs;
-      if (is_inside) inside_.emplace_back(e_.visit_id[row], minute);
-      if (role != Role::kVisit) continue;
-      const std::int64_t end_us = e_.end_us[row];
-      const std::int64_t end =
-          end_us == kNullUs ? minute : std::max(ceil_div(end_us, kUsPerMin), minute);
-      visits_.emplace_back(minute, end);
-      if (is_inside) inside_.emplace_back(e_.visit_id[row], end);
-    }
-    // rows come by available time, visits by their start: mostly nothing to sort
-    for (auto* pairs : {&visits_, &inside_}) {
-      if (!std::is_sorted(pairs->begin(), pairs->end())) std::sort(pairs->begin(), pairs->end());
-    }
-    if (!std::is_sorted(available_.begin(), available_.end())) {
-      std::sort(available_.begin(), available_.end());
-    }
+  // rows come by available time, visits by their start: mostly nothing to sort
+  for (auto* pairs : {&visits_, &inside_}) {
+    if (!std::is_sorted(pairs->begin(), pairs->end())) std::sort(pairs->begin(), pairs->end());
   }
-
-  void add_duration(DurationKind kind, std::int64_t start, std::int64_t minutes) {
-    const auto bits =
-        static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(minutes)));
-    out_.duration_group.push_back(static_cast<std::int64_t>(kind) * kDurationGroups + bits);
-    out_.duration_subject.push_back(subject_id_);
-    out_.duration_start_min.push_back(start);
-    out_.duration_min.push_back(static_cast<double>(minutes));
+  if (!std::is_sorted(available_.begin(), available_.end())) {
+    std::sort(available_.begin(), available_.end());
   }
+}
 
-  void gaps() {
-    for (std::size_t i = 1; i < visits_.size(); ++i) {
-      const std::int64_t gap = visits_[i].first - visits_[i - 1].second;
-      add_duration(DurationKind::kGap, visits_[i - 1].first, std::max<std::int64_t>(gap, 0));
-    }
-  }
+void TimeScan::add_duration(DurationKind kind, std::int64_t start, std::int64_t minutes) {
+  const auto bits = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(minutes)));
+  const auto group = static_cast<std::size_t>(kind) * kDurationGroups + bits;
+  durations_.add_row(group, subject_id_, start, static_cast<double>(minutes));
+}
 
-  void inner() {
-    for (std::size_t i = 1; i < inside_.size(); ++i) {
-      const auto [visit, minute] = inside_[i - 1];
-      if (inside_[i].first != visit || inside_[i].second == minute) continue;
-      add_duration(DurationKind::kInner, minute, inside_[i].second - minute);
-    }
+void TimeScan::add_gaps() {
+  for (std::size_t i = 1; i < visits_.size(); ++i) {
+    const std::int64_t gap = visits_[i].first - visits_[i - 1].second;
+    add_duration(DurationKind::kGap, visits_[i - 1].first, std::max<std::int64_t>(gap, 0));
   }
+}
 
-  void moments() {
-    for (std::size_t i = 1; i < available_.size(); ++i) {
-      if (available_[i] == available_[i - 1]) continue;
-      const std::int64_t minute = ceil_div(available_[i - 1], kUsPerMin);
-      const std::int64_t next = ceil_div(available_[i], kUsPerMin);
-      if (next != minute) add_duration(DurationKind::kMoment, minute, next - minute);
-    }
+void TimeScan::add_inner() {
+  for (std::size_t i = 1; i < inside_.size(); ++i) {
+    const auto [visit, minute] = inside_[i - 1];
+    if (inside_[i].first != visit || inside_[i].second == minute) continue;
+    add_duration(DurationKind::kInner, minute, inside_[i].second - minute);
   }
+}
 
-  void years() {
-    std::int64_t year_end_us = kNullUs;  // of the last year that was added
-    for (const std::int64_t us : available_) {
-      if (us < year_end_us) continue;
-      const std::int32_t year = year_of_day(floor_div(us, kUsPerDay));
-      out_.years.push_back(year);
-      year_end_us = first_day_of(year + 1) * kUsPerDay;
-    }
+void TimeScan::add_moments() {
+  for (std::size_t i = 1; i < available_.size(); ++i) {
+    if (available_[i] == available_[i - 1]) continue;
+    const std::int64_t minute = ceil_div(available_[i - 1], kUsPerMin);
+    const std::int64_t next = ceil_div(available_[i], kUsPerMin);
+    if (next != minute) add_duration(DurationKind::kMoment, minute, next - minute);
   }
+}
 
-  void starts(std::int64_t since_us) {
-    const std::int64_t event_us = available_.empty() ? kNeverUs : available_.front();
-    const bool waits = since_us != kNeverUs && event_us >= since_us + kUsPerDay;
-    if (waits && event_us != kNeverUs) wait(since_us, event_us);
-    const std::int64_t first_us = waits ? since_us : event_us;
-    if (first_us == kNeverUs) return;
-    const std::int64_t day = floor_div(first_us, kUsPerDay);
-    const std::int32_t year = year_of_day(day);
-    add_start(StartKind::kDayOfYear, year * std::int64_t{1000} + day - first_day_of(year));
-    if (birth_us_ != kNullUs) {
-      const std::int64_t age = day - floor_div(birth_us_, kUsPerDay);
-      add_start(StartKind::kAge, std::max<std::int64_t>(age, 0));
-    }
-    const std::int64_t minute = ceil_div(first_us - day * kUsPerDay, kUsPerMin);
-    add_start(StartKind::kMinute, std::min<std::int64_t>(minute, 1439));
+void TimeScan::add_years() {
+  std::int64_t year_end_us = kNullUs;  // of the last year that was added
+  for (const std::int64_t us : available_) {
+    if (us < year_end_us) continue;
+    const std::int32_t year = year_of_day(floor_div(us, kUsPerDay));
+    ++years_[year];
+    year_end_us = first_day_of(year + 1) * kUsPerDay;
   }
+}
 
-  /// The wait from the start of observation to the first event: a gap of both kinds.
-  void wait(std::int64_t since_us, std::int64_t event_us) {
-    const std::int64_t begun = floor_div(since_us, kUsPerMin);
-    const std::int64_t minutes = ceil_div(event_us, kUsPerMin) - begun;
-    add_duration(DurationKind::kGap, begun, minutes);
-    add_duration(DurationKind::kMoment, begun, minutes);
-    const std::int32_t year = year_of_day(floor_div(since_us, kUsPerDay));
-    if (year < year_of_day(floor_div(event_us, kUsPerDay))) out_.years.push_back(year);
+void TimeScan::add_starts(std::int64_t since_us) {
+  const std::int64_t event_us = available_.empty() ? kNeverUs : available_.front();
+  const bool waits = since_us != kNeverUs && event_us >= since_us + kUsPerDay;
+  if (waits && event_us != kNeverUs) add_wait(since_us, event_us);
+  const std::int64_t first_us = waits ? since_us : event_us;
+  if (first_us == kNeverUs) return;
+  const std::int64_t day = floor_div(first_us, kUsPerDay);
+  const std::int32_t year = year_of_day(day);
+  add_start(StartKind::kDayOfYear, year * std::int64_t{1000} + day - first_day_of(year));
+  if (birth_us_ != kNullUs) {
+    const std::int64_t age = day - floor_div(birth_us_, kUsPerDay);
+    add_start(StartKind::kAge, std::max<std::int64_t>(age, 0));
   }
+  const std::int64_t minute = ceil_div(first_us - day * kUsPerDay, kUsPerMin);
+  add_start(StartKind::kMinute, std::min<std::int64_t>(minute, 1439));
+}
 
-  void add_start(StartKind kind, std::int64_t value) {
-    out_.start_kind.push_back(static_cast<std::int64_t>(kind));
-    out_.start_subject.push_back(subject_id_);
-    out_.start_value.push_back(static_cast<double>(value));
-  }
+/// The wait from the start of observation to the first event: a gap of both kinds.
+void TimeScan::add_wait(std::int64_t since_us, std::int64_t event_us) {
+  const std::int64_t begun = floor_div(since_us, kUsPerMin);
+  const std::int64_t minutes = ceil_div(event_us, kUsPerMin) - begun;
+  add_duration(DurationKind::kGap, begun, minutes);
+  add_duration(DurationKind::kMoment, begun, minutes);
+  const std::int32_t year = year_of_day(floor_div(since_us, kUsPerDay));
+  if (year < year_of_day(floor_div(event_us, kUsPerDay))) ++years_[year];
+}
 
-  const FitEvents& e_;
-  FitTimes& out_;
-  std::int64_t subject_id_ = 0, birth_us_ = kNullUs;
-  std::vector<std::int64_t> available_;
-  std::vector<Minutes> visits_;  // start and end
-  std::vector<Minutes> inside_;  // visit and minute
-};
-
-}  // namespace
-
-FitTimes scan_times(const FitEvents& e, std::span<const std::int64_t> since_us) {
-  const std::size_t n = e.subject_id.size();
-  if (e.role.size() != n || e.time_us.size() != n || e.available_us.size() != n ||
-      e.end_us.size() != n || e.visit_id.size() != n) {
-    throw std::invalid_argument("columns of events must have one length");
-  }
-  FitTimes out;
-  Scan scan(e, out);
-  std::size_t n_subjects = 0;
-  for (std::size_t first = 0, last = 0; first < n; first = last, ++n_subjects) {
-    while (last < n && e.subject_id[last] == e.subject_id[first]) ++last;
-    if (n_subjects >= since_us.size()) {
-      throw std::invalid_argument("there are more subjects than starts of observation");
-    }
-    scan.subject(first, last, since_us[n_subjects]);
-  }
-  if (n_subjects != since_us.size()) {
-    throw std::invalid_argument("there are more starts of observation than subjects");
-  }
-  return out;
+void TimeScan::add_start(StartKind kind, std::int64_t value) {
+  const auto group = static_cast<std::size_t>(kind);
+  starts_.add_row(group, subject_id_, static_cast<std::int64_t>(kind), static_cast<double>(value));
 }
 
 }  // namespace chronoward

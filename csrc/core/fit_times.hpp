@@ -1,17 +1,21 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <span>
+#include <utility>
 #include <vector>
+
+#include "core/bottom_sample.hpp"
 
 namespace chronoward {
 
 inline constexpr std::int64_t kNeverUs = std::numeric_limits<std::int64_t>::max();
 
-/// Events of whole subjects as `fit` looks at their times; `kNullUs` where there is none.
-struct FitEvents {
-  std::span<const std::int64_t> subject_id;
+/// Times of events as `fit` looks at them; `kNullUs` where there is none.
+struct EventTimes {
   std::span<const std::uint8_t> role;
   std::span<const std::int64_t> time_us, available_us, end_us, visit_id;
 };
@@ -27,22 +31,41 @@ inline constexpr std::int64_t kDurationGroups = 64;
 /// the day.
 enum class StartKind : std::int64_t { kDayOfYear = 0, kAge = 1, kMinute = 2 };
 
-/// What durations, starts and years there are, in no order that matters.
-struct FitTimes {
-  std::vector<std::int64_t> duration_group, duration_subject, duration_start_min;
-  std::vector<double> duration_min;
-  std::vector<std::int64_t> start_kind, start_subject;
-  std::vector<double> start_value;
-  std::vector<std::int64_t> years;  // one entry a subject and year with an event
-};
+/// Samples the durations and starts of subjects and counts their years, one subject at a time.
+class TimeScan {
+ public:
+  explicit TimeScan(std::size_t sample_size) : durations_(sample_size), starts_(sample_size) {}
 
-/// Looks at the times of some subjects. A timeline starts with its first event, or with observation
-/// where that is a day or more before; then the wait counts as a duration as well.
-///
-/// @param events subjects contiguous; inside a subject in any order.
-/// @param since_us (subjects,) start of each subject's observation in order of the subjects,
-///     `kNeverUs` where nothing is known of it.
-/// @throws std::invalid_argument columns that do not fit each other.
-FitTimes scan_times(const FitEvents& events, std::span<const std::int64_t> since_us);
+  /// Looks at a subject, rows [first, last). Its timeline starts with its first event, or with
+  /// observation where that is a day or more before; then the wait counts as a duration as well.
+  ///
+  /// @param since_us start of its observation, `kNeverUs` where nothing is known of it.
+  void add(const EventTimes& events, std::size_t first, std::size_t last, std::int64_t subject_id,
+           std::int64_t since_us);
+
+  BottomSample& durations() { return durations_; }  // groups by kind and number of bits
+  BottomSample& starts() { return starts_; }        // groups by StartKind
+  const std::map<std::int32_t, std::int64_t>& years() const { return years_; }  // subjects a year
+
+ private:
+  using Minutes = std::pair<std::int64_t, std::int64_t>;
+
+  void collect(const EventTimes& events, std::size_t first, std::size_t last);
+  void add_gaps();
+  void add_inner();
+  void add_moments();
+  void add_years();
+  void add_starts(std::int64_t since_us);
+  void add_wait(std::int64_t since_us, std::int64_t event_us);
+  void add_duration(DurationKind kind, std::int64_t start, std::int64_t minutes);
+  void add_start(StartKind kind, std::int64_t value);
+
+  BottomSample durations_, starts_;
+  std::map<std::int32_t, std::int64_t> years_;
+  std::int64_t subject_id_ = 0, birth_us_ = 0;
+  std::vector<std::int64_t> available_;
+  std::vector<Minutes> visits_;  // start and end
+  std::vector<Minutes> inside_;  // visit and minute
+};
 
 }  // namespace chronoward

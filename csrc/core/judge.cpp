@@ -10,6 +10,7 @@ namespace chronoward {
 namespace {
 
 constexpr double kFloat32Max = 3.4e38;
+constexpr std::int64_t kUsualUs = 10957 * kUsPerDay;  // 2000-01-01: no sentinel, mostly
 
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
@@ -49,8 +50,8 @@ Role Judge::role_of(std::size_t row) const {
       break;
   }
   if (rows_.time[row] == kNullUs) return Role::kStatic;
-  const bool has_end = rows_.end_time[row] != kNullUs;
-  const std::uint16_t table = rows_.table[row];
+  const bool has_end = rows_.end_of(row) != kNullUs;
+  const std::uint16_t table = rows_.table_of(row);
   if (table == t_.visit_table && code != kNone) {
     if (t_.is_visit_code[at(code)] != 0 && has_end) return Role::kVisit;
     if (t_.is_discharge_code[at(code)] != 0) return Role::kDischarge;
@@ -58,14 +59,27 @@ Role Judge::role_of(std::size_t row) const {
   return table == t_.detail_table && has_end ? Role::kDetail : Role::kCode;
 }
 
+Judge::Judge(const MedsRows& rows, const MedsTables& tables, const JudgeRules& rules)
+    : rows_(rows),
+      t_(tables),
+      rules_(rules),
+      usual_begin_(std::numeric_limits<std::int64_t>::min()),
+      usual_end_(std::numeric_limits<std::int64_t>::max()) {
+  for (const auto& [begin, end] : rules.sentinel_us) {
+    if (end <= kUsualUs) usual_begin_ = std::max(usual_begin_, end);
+    if (begin > kUsualUs) usual_end_ = std::min(usual_end_, begin);
+    if (begin <= kUsualUs && kUsualUs < end) usual_end_ = usual_begin_;
+  }
+}
+
 bool Judge::is_sentinel(std::int64_t us) const {
+  if (us >= usual_begin_ && us < usual_end_) return false;
   return std::any_of(rules_.sentinel_us.begin(), rules_.sentinel_us.end(),
                      [us](const auto& year) { return us >= year.first && us < year.second; });
 }
 
 /// Birth and death: the earliest of each that is usable; a death at midnight is the day's end.
 void Judge::find_life(std::size_t begin, const std::vector<JudgedRow>& judged) {
-  birth_ = death_ = kNullUs;
   const auto is_usable = [this](std::int64_t us) { return us != kNullUs && !is_sentinel(us); };
   const auto keep_least = [](std::int64_t& kept, std::int64_t us) {
     kept = kept == kNullUs ? us : std::min(kept, us);
@@ -78,7 +92,7 @@ void Judge::find_life(std::size_t begin, const std::vector<JudgedRow>& judged) {
     const std::int64_t us = rows_.time[begin + i];
     if (judged[i].role != Role::kDeath || !is_usable(us)) continue;
     if (birth_ != kNullUs && day_of(us) < day_of(birth_)) continue;
-    const bool is_date = rows_.available[begin + i] == kNullUs && is_midnight(us);
+    const bool is_date = rows_.available_of(begin + i) == kNullUs && is_midnight(us);
     keep_least(death_, is_date ? us + kDayEndUs : us);
   }
 }
@@ -88,23 +102,24 @@ std::uint64_t Judge::content_hash(std::size_t row, Role role) const {
   std::uint64_t h = word(role);
   h = mix(h, word(rows_.time[row]));
   h = mix(h, word(static_cast<std::uint32_t>(t_.event_code[at(rows_.code[row])])) |
-                 word(static_cast<std::uint32_t>(rows_.text[row])) << 32);
-  h = mix(h, rows_.has_number[row] != 0 ? bits_of(rows_.number[row]) + 1 : 0);
-  h = mix(h, word(static_cast<std::uint32_t>(rows_.unit[row])) | word(rows_.table[row]) << 32);
-  h = mix(h, word(rows_.end_time[row]));
-  h = mix(h, word(rows_.available[row]));
-  return mix(h, word(rows_.visit_ref[row]));
+                 word(static_cast<std::uint32_t>(rows_.text_of(row))) << 32);
+  h = mix(h, rows_.has_number_at(row) ? bits_of(rows_.number[row]) + 1 : 0);
+  h = mix(h, word(static_cast<std::uint32_t>(rows_.unit_of(row))) | word(rows_.table_of(row))
+                                                                        << 32);
+  h = mix(h, word(rows_.end_of(row)));
+  h = mix(h, word(rows_.available_of(row)));
+  return mix(h, word(rows_.visit_of(row)));
 }
 
 bool Judge::is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& judged,
                     std::size_t begin) const {
   const auto content = [&](std::size_t i) {
     const std::size_t row = begin + i;
-    const bool has_number = rows_.has_number[row] != 0;
+    const bool has_number = rows_.has_number_at(row);
     return std::tuple(judged[i].role, t_.event_code[at(rows_.code[row])], rows_.time[row],
-                      has_number, has_number ? bits_of(rows_.number[row]) : 0, rows_.text[row],
-                      rows_.unit[row], rows_.end_time[row], rows_.available[row],
-                      rows_.visit_ref[row], rows_.table[row]);
+                      has_number, has_number ? bits_of(rows_.number[row]) : 0, rows_.text_of(row),
+                      rows_.unit_of(row), rows_.end_of(row), rows_.available_of(row),
+                      rows_.visit_of(row), rows_.table_of(row));
   };
   return content(a) == content(b);
 }
@@ -161,15 +176,15 @@ Removal Judge::removal_of(std::size_t row, const JudgedRow& judged) const {
 }
 
 void Judge::read_value(std::size_t row, JudgedRow& judged) const {
-  const bool is_number = rows_.has_number[row] != 0;
-  const double number = rows_.number[row];
+  const bool is_number = rows_.has_number_at(row);
+  const double number = is_number ? rows_.number[row] : 0.0;
   if (is_number && std::isfinite(number) && std::abs(number) <= kFloat32Max) {
     judged.number = number;
     judged.has_number = true;
     return;
   }
   if (is_number) judged.changes |= bit_of(Change::kValueNotFinite);
-  const std::int32_t text = rows_.text[row];
+  const std::int32_t text = rows_.text_of(row);
   if (text == kNone) return;
   switch (static_cast<TextKind>(t_.text_kind[at(text)])) {
     case TextKind::kNumber:
@@ -198,7 +213,7 @@ void Judge::read_value(std::size_t row, JudgedRow& judged) const {
 }
 
 void Judge::read_end(std::size_t row, JudgedRow& judged) const {
-  const std::int64_t end = rows_.end_time[row], start = rows_.time[row];
+  const std::int64_t end = rows_.end_of(row), start = rows_.time[row];
   if (end == kNullUs) return;
   if (is_sentinel(end)) {
     judged.changes |= bit_of(Change::kSentinelEnd);
@@ -213,6 +228,7 @@ void Judge::read_end(std::size_t row, JudgedRow& judged) const {
 /// Of several births, deaths, sexes or races one stays: the earliest, or the first in byte order.
 void Judge::keep_one(std::size_t begin, Role role, Removal rule,
                      std::vector<JudgedRow>& judged) const {
+  if (n_of(role) < 2) return;
   const bool by_time = role == Role::kBirth || role == Role::kDeath;
   const auto key = [&](std::size_t i) {
     const std::size_t row = begin + i;
@@ -236,8 +252,10 @@ void Judge::keep_one(std::size_t begin, Role role, Removal rule,
 void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
                   std::vector<JudgedRow>& out) {
   out.assign(end - begin, {});
+  n_of_role_.fill(0);
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i].role = role_of(begin + i);
+    ++n_of_role_[static_cast<std::size_t>(out[i].role)];
     if (is_excluded) {
       out[i].gone = Removal::kExcludedSubject;
     } else if (rows_.code[begin + i] == kNone) {
@@ -246,7 +264,7 @@ void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
   }
   birth_ = death_ = kNullUs;
   if (is_excluded) return;
-  find_life(begin, out);
+  if (n_of(Role::kBirth) + n_of(Role::kDeath) > 0) find_life(begin, out);
   birth_day_ = birth_ == kNullUs ? kNullUs : day_of(birth_);
   find_duplicates(begin, out);
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -261,7 +279,7 @@ void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
     if (us < birth_day_) {
       judged.changes |= bit_of(Change::kPrenatal);
     }
-    if (judged.role == Role::kDeath && rows_.available[row] == kNullUs && is_midnight(us)) {
+    if (judged.role == Role::kDeath && rows_.available_of(row) == kNullUs && is_midnight(us)) {
       judged.changes |= bit_of(Change::kDeathDateOnly);
     }
   }

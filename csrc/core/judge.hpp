@@ -121,7 +121,8 @@ enum class TextKind : std::uint8_t {
 
 inline constexpr std::int32_t kNone = -1;
 
-/// Rows of a MEDS source, whole subjects together, in the order of their file; (n,) each.
+/// Rows of a MEDS source, whole subjects together, in the order of their file; (n,) each. All but
+/// `time` and `code` may be empty: nobody has one.
 struct MedsRows {
   std::span<const std::int64_t> time, end_time, available;  // us since 1970, kNullUs
   std::span<const std::int32_t> code, text, unit;           // numbers, kNone for null
@@ -129,6 +130,17 @@ struct MedsRows {
   std::span<const std::uint8_t> has_number;
   std::span<const std::int64_t> visit_ref;  // kNullUs for null
   std::span<const std::uint16_t> table;
+  std::uint16_t no_table = 0;  // number of the table of rows without one
+
+  std::int64_t end_of(std::size_t i) const { return end_time.empty() ? kNullUs : end_time[i]; }
+  std::int64_t available_of(std::size_t i) const {
+    return available.empty() ? kNullUs : available[i];
+  }
+  std::int32_t text_of(std::size_t i) const { return text.empty() ? kNone : text[i]; }
+  std::int32_t unit_of(std::size_t i) const { return unit.empty() ? kNone : unit[i]; }
+  bool has_number_at(std::size_t i) const { return !has_number.empty() && has_number[i] != 0; }
+  std::int64_t visit_of(std::size_t i) const { return visit_ref.empty() ? kNullUs : visit_ref[i]; }
+  std::uint16_t table_of(std::size_t i) const { return table.empty() ? no_table : table[i]; }
 };
 
 /// What the numbers of `MedsRows` stand for.
@@ -145,7 +157,7 @@ struct MedsTables {
 };
 
 struct JudgeRules {
-  std::vector<std::pair<std::int64_t, std::int64_t>> sentinel_us;  // [begin, end) of years
+  std::vector<std::pair<std::int64_t, std::int64_t>> sentinel_us;  // [begin, end) of years, rising
   std::int64_t prenatal_us = 0;      // records so long before birth are kept
   std::int64_t future_us = kNullUs;  // records from here on are removed; kNullUs: none
 };
@@ -164,8 +176,7 @@ struct JudgedRow {
 /// Applies to a subject's rows the rules that need no visit (chronoward/data/rules.py).
 class Judge {
  public:
-  Judge(const MedsRows& rows, const MedsTables& tables, const JudgeRules& rules)
-      : rows_(rows), t_(tables), rules_(rules) {}
+  Judge(const MedsRows& rows, const MedsTables& tables, const JudgeRules& rules);
 
   /// @param out one a row of [begin, end).
   void judge(std::size_t begin, std::size_t end, bool is_excluded, std::vector<JudgedRow>& out);
@@ -187,12 +198,15 @@ class Judge {
   void read_value(std::size_t row, JudgedRow& judged) const;
   void read_end(std::size_t row, JudgedRow& judged) const;
   void keep_one(std::size_t begin, Role role, Removal rule, std::vector<JudgedRow>& judged) const;
+  std::size_t n_of(Role role) const { return n_of_role_[static_cast<std::size_t>(role)]; }
 
   const MedsRows& rows_;
   const MedsTables& t_;
   const JudgeRules& rules_;
   std::int64_t birth_ = kNullUs, death_ = kNullUs;
-  std::int64_t birth_day_ = kNullUs;  // 00:00:00 of it; before everything where it is not known
+  std::int64_t birth_day_ = kNullUs;      // 00:00:00 of it; before everything where it is not known
+  std::int64_t usual_begin_, usual_end_;  // most times lie in here, between two sentinel years
+  std::array<std::size_t, kRoles> n_of_role_{};
   std::vector<std::pair<std::uint64_t, std::uint32_t>> hashed_;
 };
 

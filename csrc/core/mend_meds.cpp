@@ -40,25 +40,12 @@ std::uint32_t changes_of(std::uint8_t bits) {
 
 }  // namespace
 
-void MendedEvents::reserve(std::size_t n) {
-  subject.reserve(n);
-  time.reserve(n);
-  available.reserve(n);
-  end_time.reserve(n);
-  visit_id.reserve(n);
-  role.reserve(n);
-  table.reserve(n);
-  code.reserve(n);
-  text.reserve(n);
-  unit.reserve(n);
-  number.reserve(n);
-  row.reserve(n);
-}
-
-void MedsMender::mend(std::int64_t subject, std::size_t begin, std::size_t end, bool is_excluded,
-                      MendedEvents& out, RowFates& fates) {
+void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
+                      std::vector<MendedEvent>& out) {
   begin_ = begin;
+  out.clear();
   judge_.judge(begin, end, is_excluded, judged_);
+  if (is_excluded) return;
   staged_.clear();
   pairs_.clear();
   details_.clear();
@@ -68,25 +55,20 @@ void MedsMender::mend(std::int64_t subject, std::size_t begin, std::size_t end, 
   visit_code_.clear();
   visit_discharge_.clear();
   is_silent_.assign(judged_.size(), 0);
-  if (!is_excluded) {
-    if (v_.is_explicit) {
-      stage_explicit();
-      v_.is_disjoint ? take_explicit() : mend_staged();
-      link_explicit();
-    } else if (!v_.patterns.empty()) {
-      for (const CodePattern& pattern : v_.patterns) stage_pattern(pattern);
-      stage_pairs();
-      mend_staged();
-      close_patterns();
-    }
-    facts_.n_visits += static_cast<std::int64_t>(mended_.visits.size());
-    put_events(subject, out);
+  if (v_.is_explicit) {
+    stage_explicit();
+    v_.is_disjoint ? take_explicit() : mend_staged();
+    link_explicit();
+  } else if (!v_.patterns.empty()) {
+    for (const CodePattern& pattern : v_.patterns) stage_pattern(pattern);
+    stage_pairs();
+    mend_staged();
+    close_patterns();
   }
-  for (std::size_t i = 0; i < judged_.size(); ++i) {
-    const bool is_gone = judged_[i].gone != Removal::kNone;
-    fates.gone[begin + i] = static_cast<std::uint8_t>(judged_[i].gone);
-    fates.changes[begin + i] = is_gone ? 0 : judged_[i].changes;
-  }
+  facts_.n_visits += static_cast<std::int64_t>(mended_.visits.size());
+  put_codes(out);
+  put_facts(out);
+  put_visits(out);
 }
 
 /// Visits that are rows of their own, with where the subject went.
@@ -95,7 +77,7 @@ void MedsMender::stage_explicit() {
     const JudgedRow& row = judged_[i];
     if (row.role != Role::kVisit || row.gone != Removal::kNone) continue;
     const auto place = static_cast<std::int32_t>(staged_.size());
-    const std::int64_t ref = rows_.visit_ref[begin_ + i];
+    const std::int64_t ref = rows_.visit_of(begin_ + i);
     if (ref != kNullUs) by_ref_.emplace_back(ref, place);
     staged_.push_back({.row = static_cast<std::int32_t>(i),
                        .code = t_.event_code[at(rows_.code[begin_ + i])],
@@ -106,7 +88,7 @@ void MedsMender::stage_explicit() {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
     if (row.role != Role::kDischarge || row.gone != Removal::kNone) continue;
-    const std::int64_t ref = rows_.visit_ref[begin_ + i];
+    const std::int64_t ref = rows_.visit_of(begin_ + i);
     const std::int32_t code = t_.event_code[at(rows_.code[begin_ + i])];
     const auto first = std::lower_bound(by_ref_.begin(), by_ref_.end(), std::pair(ref, kNone));
     for (auto found = first; found != by_ref_.end() && found->first == ref; ++found) {
@@ -252,7 +234,7 @@ void MedsMender::mend_staged() {
   linked_.clear();
   for (std::size_t i = 0; i < judged_.size() && !by_ref_.empty(); ++i) {
     if (judged_[i].role != Role::kCode || judged_[i].gone != Removal::kNone) continue;
-    const std::int32_t visit = staged_of(rows_.visit_ref[begin_ + i]);
+    const std::int32_t visit = staged_of(rows_.visit_of(begin_ + i));
     if (visit != kNoVisit) linked_.push_back({visit, rows_.time[begin_ + i], false});
   }
   mender_.mend(sources_, linked_, judge_.death(), mended_);
@@ -281,7 +263,7 @@ std::int32_t MedsMender::staged_of(std::int64_t ref) const {
 
 /// The mended visit that a row's visit id names.
 std::int32_t MedsMender::visit_of_row(std::size_t i) const {
-  const std::int32_t staged = staged_of(rows_.visit_ref[begin_ + i]);
+  const std::int32_t staged = staged_of(rows_.visit_of(begin_ + i));
   return staged == kNoVisit ? kNoVisit : mended_.visit_of[at(staged)];
 }
 
@@ -341,8 +323,8 @@ void MedsMender::close_patterns() {
   }
 }
 
-/// Links the records of codes to visits, and appends all events of the subject.
-void MedsMender::put_events(std::int64_t subject, MendedEvents& out) {
+/// Links the records of codes to visits and makes events of them.
+void MedsMender::put_codes(std::vector<MendedEvent>& out) {
   to_link_.clear();
   records_.clear();
   for (std::size_t i = 0; i < judged_.size(); ++i) {
@@ -358,13 +340,13 @@ void MedsMender::put_events(std::int64_t subject, MendedEvents& out) {
   } else {
     links_.assign(records_.size(), {});
   }
-  const std::vector<std::int32_t> number = number_visits(mended_.visits, artificial_);
+  visit_number_ = number_visits(mended_.visits, artificial_);
   const std::int64_t death = judge_.death();
   for (std::size_t k = 0; k < records_.size(); ++k) {
-    const std::int32_t i = to_link_[k];
-    JudgedRow& row = judged_[at(i)];
+    const std::size_t i = at(to_link_[k]), source = begin_ + i;
+    JudgedRow& row = judged_[i];
     const Link link = links_[k];
-    const std::int64_t said = rows_.available[begin_ + at(i)];
+    const std::int64_t said = rows_.available_of(source);
     std::int64_t available = said == kNullUs ? records_[k].time : said;
     if (link.how < LinkHow::kArtificial) {
       const MendedVisit& visit = mended_.visits[at(link.visit)];
@@ -378,78 +360,63 @@ void MedsMender::put_events(std::int64_t subject, MendedEvents& out) {
     if (v_.is_explicit && link.how == LinkHow::kRelinked) {
       row.changes |= bit_of(Change::kRelinkedByDate);
     }
-    put_row(subject, i, records_[k].time, available, out);
-    if (link.visit != kNoVisit) out.visit_id.back() = number[at(link.visit)];
+    MendedEvent& event = out.emplace_back();
+    event.time = records_[k].time;
+    event.available = available;
+    if (link.visit != kNoVisit) event.visit_id = visit_number_[at(link.visit)];
+    if (row.has_number) event.number = row.number;
+    event.code = t_.event_code[at(rows_.code[source])];
+    event.text = row.text;
+    event.unit = rows_.unit_of(source);
+    event.row = to_link_[k];
+    event.table = rows_.table_of(source);
   }
+}
+
+/// Events about the subject: no value, and a time only for birth and death.
+void MedsMender::put_facts(std::vector<MendedEvent>& out) const {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
     if (row.gone != Removal::kNone) continue;
-    if (row.role <= Role::kStatic || row.role == Role::kDeath) {
-      const std::int64_t us = row.role == Role::kBirth   ? judge_.birth()
-                              : row.role == Role::kDeath ? death
-                                                         : kNullUs;
-      put_fact(subject, static_cast<std::int32_t>(i), us, out);
-    }
+    if (row.role > Role::kStatic && row.role != Role::kDeath) continue;
+    MendedEvent& event = out.emplace_back();
+    if (row.role == Role::kBirth) event.time = judge_.birth();
+    if (row.role == Role::kDeath) event.time = judge_.death();
+    event.available = event.time;
+    event.code = t_.event_code[at(rows_.code[begin_ + i])];
+    event.row = static_cast<std::int32_t>(i);
+    event.table = rows_.table_of(begin_ + i);
+    event.role = row.role;
   }
-  const auto put_made = [&](Role role, std::uint16_t table, std::int32_t code, std::int64_t time,
-                            std::int64_t finish, std::int32_t visit) {
-    out.subject.push_back(subject);
-    out.time.push_back(time);
-    out.available.push_back(time);
-    out.end_time.push_back(finish);
-    out.visit_id.push_back(number[at(visit)]);
-    out.role.push_back(static_cast<std::uint8_t>(role));
-    out.table.push_back(table);
-    out.code.push_back(code);
-    out.text.push_back(kNone);
-    out.unit.push_back(kNone);
-    out.number.push_back(std::numeric_limits<double>::quiet_NaN());
-    out.row.push_back(kNone);
+}
+
+/// Visits, where they left the subject, and their details.
+void MedsMender::put_visits(std::vector<MendedEvent>& out) const {
+  const auto put = [&](Role role, std::uint16_t table, std::int32_t code, std::int64_t time,
+                       std::int64_t finish, std::int32_t visit) {
+    MendedEvent& event = out.emplace_back();
+    event.time = event.available = time;
+    event.end_time = finish;
+    event.visit_id = visit_number_[at(visit)];
+    event.code = code;
+    event.table = table;
+    event.role = role;
   };
   for (std::size_t v = 0; v < mended_.visits.size(); ++v) {
     const MendedVisit& visit = mended_.visits[v];
     const auto place = static_cast<std::int32_t>(v);
-    put_made(Role::kVisit, t_.visit_table, visit_code_[v], visit.start, visit.finish, place);
+    put(Role::kVisit, t_.visit_table, visit_code_[v], visit.start, visit.finish, place);
     if (visit_discharge_[v] != kNone) {
-      put_made(Role::kDischarge, t_.visit_table, visit_discharge_[v], visit.finish, kNullUs, place);
+      put(Role::kDischarge, t_.visit_table, visit_discharge_[v], visit.finish, kNullUs, place);
     }
   }
   for (std::size_t a = 0; a < artificial_.size(); ++a) {
-    put_made(Role::kVisit, t_.visit_table, v_.artificial_code, artificial_[a].start,
-             artificial_[a].finish, static_cast<std::int32_t>(mended_.visits.size() + a));
+    put(Role::kVisit, t_.visit_table, v_.artificial_code, artificial_[a].start,
+        artificial_[a].finish, static_cast<std::int32_t>(mended_.visits.size() + a));
   }
   for (const Detail& detail : details_) {
-    put_made(Role::kDetail, t_.detail_table, detail.code, detail.start, detail.finish,
-             detail.visit);
+    put(Role::kDetail, t_.detail_table, detail.code, detail.start, detail.finish, detail.visit);
   }
-}
-
-/// An event of a row, outside visits and without an end.
-void MedsMender::put_row(std::int64_t subject, std::int32_t i, std::int64_t time,
-                         std::int64_t available, MendedEvents& out) const {
-  const std::size_t row = begin_ + at(i);
-  const JudgedRow& judged = judged_[at(i)];
-  out.subject.push_back(subject);
-  out.time.push_back(time);
-  out.available.push_back(available);
-  out.end_time.push_back(kNullUs);
-  out.visit_id.push_back(kNullUs);
-  out.role.push_back(static_cast<std::uint8_t>(judged.role));
-  out.table.push_back(rows_.table[row]);
-  out.code.push_back(t_.event_code[at(rows_.code[row])]);
-  out.text.push_back(judged.text);
-  out.unit.push_back(rows_.unit[row]);
-  out.number.push_back(judged.has_number ? judged.number
-                                         : std::numeric_limits<double>::quiet_NaN());
-  out.row.push_back(static_cast<std::int64_t>(row));
-}
-
-/// An event of a row about the subject: no value, and a time only for birth and death.
-void MedsMender::put_fact(std::int64_t subject, std::int32_t i, std::int64_t time,
-                          MendedEvents& out) const {
-  put_row(subject, i, time, time, out);
-  out.text.back() = out.unit.back() = kNone;
-  out.number.back() = std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace chronoward

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -34,23 +35,16 @@ struct MedsVisits {
   VisitRules rules;
 };
 
-/// Events of many subjects, in no order inside a subject; (n_events,) each.
-struct MendedEvents {
-  std::vector<std::int64_t> subject;  // place among the subjects
-  std::vector<std::int64_t> time, available, end_time, visit_id;
-  std::vector<std::uint8_t> role;
-  std::vector<std::uint16_t> table;
-  std::vector<std::int32_t> code, text, unit;  // event code; text and unit of the row
-  std::vector<double> number;                  // NaN for none
-  std::vector<std::int64_t> row;               // source row, kNone for visits made here
-
-  void reserve(std::size_t n);
-};
-
-/// What became of each row: the ledger.
-struct RowFates {
-  std::vector<std::uint8_t> gone;      // Removal
-  std::vector<std::uint32_t> changes;  // bits of Change, 0 where gone
+/// An event of a subject.
+struct MendedEvent {
+  std::int64_t time = kNullUs, available = kNullUs, end_time = kNullUs;
+  std::int64_t visit_id = kNullUs;
+  double number = std::numeric_limits<double>::quiet_NaN();
+  std::int32_t code = kNone;                // event code
+  std::int32_t text = kNone, unit = kNone;  // of the row
+  std::int32_t row = kNone;  // the row's place in its subject, kNone for one made here
+  std::uint16_t table = 0;
+  Role role = Role::kCode;
 };
 
 /// Numbers about a source's visits, summed over subjects.
@@ -72,9 +66,11 @@ class MedsMender {
              const MedsVisits& visits)
       : rows_(rows), t_(tables), v_(visits), judge_(rows, tables, rules), mender_(visits.rules) {}
 
-  /// Appends the events of rows [begin, end), one subject's; fates are written at those rows.
-  void mend(std::int64_t subject, std::size_t begin, std::size_t end, bool is_excluded,
-            MendedEvents& out, RowFates& fates);
+  /// The events of rows [begin, end), one subject's, in no order.
+  void mend(std::size_t begin, std::size_t end, bool is_excluded, std::vector<MendedEvent>& out);
+
+  /// What became of the rows mended last.
+  const std::vector<JudgedRow>& rows() const { return judged_; }
 
   const VisitFacts& facts() const { return facts_; }
 
@@ -105,10 +101,9 @@ class MedsMender {
   void mend_staged();
   void link_explicit();
   void close_patterns();
-  void put_events(std::int64_t subject, MendedEvents& out);
-  void put_row(std::int64_t subject, std::int32_t i, std::int64_t time, std::int64_t available,
-               MendedEvents& out) const;
-  void put_fact(std::int64_t subject, std::int32_t i, std::int64_t time, MendedEvents& out) const;
+  void put_codes(std::vector<MendedEvent>& out);
+  void put_facts(std::vector<MendedEvent>& out) const;
+  void put_visits(std::vector<MendedEvent>& out) const;
   std::int32_t staged_of(std::int64_t ref) const;
   std::int32_t visit_of_row(std::size_t i) const;
 
@@ -138,20 +133,7 @@ class MedsMender {
   std::vector<RecordToLink> records_;
   std::vector<Link> links_;
   std::vector<ArtificialVisit> artificial_;
+  std::vector<std::int32_t> visit_number_;
 };
-
-/// Whole subjects of a source: subject i owns rows offsets[i] .. offsets[i + 1].
-struct MedsSubjects {
-  std::span<const std::int64_t> offsets;
-  std::span<const std::uint8_t> is_excluded;
-};
-
-/// Mends all subjects; neither events nor fates depend on `n_threads`.
-///
-/// @param fates one a row, filled.
-/// @throws std::invalid_argument columns that do not fit each other, or a number out of range.
-MendedEvents mend_meds(const MedsSubjects& subjects, const MedsRows& rows, const MedsTables& tables,
-                       const JudgeRules& rules, const MedsVisits& visits, int n_threads,
-                       RowFates& fates, VisitFacts& facts);
 
 }  // namespace chronoward

@@ -16,6 +16,8 @@ __all__: list[str] = [
     "ContextBuffers",
     "ContextRules",
     "DURATION_GROUPS",
+    "FitScan",
+    "KeyIndex",
     "KeyValueCache",
     "MedsMending",
     "REMOVALS",
@@ -23,14 +25,11 @@ __all__: list[str] = [
     "Sampler",
     "ShardArrays",
     "TokenizerCore",
-    "canonical_order",
     "context_lists",
     "count_contexts",
-    "count_keys",
     "count_precedence",
     "cross_entropy",
     "cut_windows",
-    "distinct_keys",
     "fill_rows",
     "fit_value_bins",
     "mend_visits",
@@ -39,7 +38,6 @@ __all__: list[str] = [
     "packed_attention_backward",
     "philox4x32",
     "rms_norm",
-    "scan_times",
     "silu_gate",
     "split_heads",
     "splitmix64",
@@ -137,6 +135,27 @@ class KeyValueCache:
         Clocks of the rows' own tokens, before the layers.
         """
 
+class KeyIndex:
+    """
+    Numbers the distinct keys (role, table, code, unit) of many batches.
+    """
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def keys(self, first: typing.SupportsInt | typing.SupportsIndex) -> list:
+        """
+        (role, table, code, unit) of the keys from one on.
+        """
+    def number(
+        self,
+        role: numpy.typing.NDArray[numpy.uint8],
+        table: numpy.typing.NDArray[numpy.int32],
+        code: numpy.typing.NDArray[numpy.int32],
+        unit: numpy.typing.NDArray[numpy.int32],
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The number of each row's key.
+        """
+
 class BottomSample:
     """
     Per group the rows of least priority, a hash of the row alone.
@@ -167,6 +186,53 @@ class BottomSample:
     def rows(self) -> dict:
         """
         The sample: columns by name, sorted by group and priority.
+        """
+
+class FitScan:
+    """
+    Counts and samples of the subjects that are counted.
+    """
+    def __init__(self, sample_size: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def add(
+        self,
+        *,
+        offsets: numpy.typing.NDArray[numpy.int64],
+        subject_id: numpy.typing.NDArray[numpy.int64],
+        is_counted: numpy.typing.NDArray[numpy.uint8],
+        since_us: numpy.typing.NDArray[numpy.int64],
+        role: numpy.typing.NDArray[numpy.uint8],
+        key: numpy.typing.NDArray[numpy.int32],
+        text: numpy.typing.NDArray[numpy.int32],
+        value: numpy.typing.NDArray[numpy.float32],
+        time_us: numpy.typing.NDArray[numpy.int64],
+        available_us: numpy.typing.NDArray[numpy.int64],
+        end_us: numpy.typing.NDArray[numpy.int64],
+        visit_id: numpy.typing.NDArray[numpy.int64],
+        n_keys: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Takes a batch of whole subjects into account.
+        """
+    def key_counts(self) -> tuple:
+        """
+        (events, subjects) of every key.
+        """
+    def text_counts(self) -> tuple:
+        """
+        (key, text, subjects), ascending.
+        """
+    def years(self) -> dict:
+        """
+        Subjects with an event, by calendar year.
+        """
+    @property
+    def durations(self) -> BottomSample: ...
+    @property
+    def starts(self) -> BottomSample: ...
+    @property
+    def values(self) -> BottomSample:
+        """
+        Numbers, a group a key.
         """
 
 class ContextRules:
@@ -229,6 +295,7 @@ class MedsMending:
         text_category: numpy.typing.NDArray[numpy.int32],
         visit_table: typing.SupportsInt | typing.SupportsIndex,
         detail_table: typing.SupportsInt | typing.SupportsIndex,
+        no_table: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def add_pattern(
         self,
@@ -239,25 +306,31 @@ class MedsMending:
         closes_itself: bool,
         is_detail: bool,
     ) -> None: ...
-    def mend(
+    def code_events(
         self,
         *,
         offsets: numpy.typing.NDArray[numpy.int64],
         is_excluded: numpy.typing.NDArray[numpy.uint8],
-        time: numpy.typing.NDArray[numpy.int64],
-        end_time: numpy.typing.NDArray[numpy.int64],
-        available: numpy.typing.NDArray[numpy.int64],
-        code: numpy.typing.NDArray[numpy.int32],
-        text: numpy.typing.NDArray[numpy.int32],
-        unit: numpy.typing.NDArray[numpy.int32],
-        number: numpy.typing.NDArray[numpy.float64],
-        has_number: numpy.typing.NDArray[numpy.uint8],
-        visit_ref: numpy.typing.NDArray[numpy.int64],
-        table: numpy.typing.NDArray[numpy.uint16],
+        rows: dict[str, numpy.ndarray],
         n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> dict[str, numpy.ndarray]:
         """
-        Events of whole subjects, and what became of each row: columns by name.
+        Events of codes before their values are resolved: columns by name.
+        """
+    def facts(self) -> dict[str, numpy.ndarray]:
+        """
+        Facts about all events of the pieces: columns by name.
+        """
+    def piece(
+        self,
+        *,
+        offsets: numpy.typing.NDArray[numpy.int64],
+        is_excluded: numpy.typing.NDArray[numpy.uint8],
+        subject_id: numpy.typing.NDArray[numpy.int64],
+        rows: dict[str, numpy.ndarray],
+    ) -> dict[str, numpy.ndarray]:
+        """
+        Events of whole subjects in canonical order, and what became of each row: columns by name; those that no event of the source can have are empty.
         """
     def set_facts(
         self, *, is_explicit: bool, is_disjoint: bool, has_visits: bool, is_midnight_date: bool
@@ -268,6 +341,42 @@ class MedsMending:
         sentinel_us: numpy.typing.NDArray[numpy.int64],
         prenatal_us: typing.SupportsInt | typing.SupportsIndex,
         future_us: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def set_values(
+        self,
+        *,
+        unit_name: numpy.typing.NDArray[numpy.int32],
+        is_fixed_text: numpy.typing.NDArray[numpy.uint8],
+        conversions: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsFloat | typing.SupportsIndex,
+                typing.SupportsFloat | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        assumed: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        kept_texts: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        table_rank: numpy.typing.NDArray[numpy.int32],
+        unit_rank: numpy.typing.NDArray[numpy.int32],
+        text_rank: numpy.typing.NDArray[numpy.int32],
+        female: typing.SupportsInt | typing.SupportsIndex,
+        male: typing.SupportsInt | typing.SupportsIndex,
+        artificial: typing.SupportsInt | typing.SupportsIndex,
+        n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def set_visit_codes(
         self,
@@ -280,6 +389,17 @@ class MedsMending:
         inpatient_us: typing.SupportsInt | typing.SupportsIndex,
         ed_link_us: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
+    def survey(
+        self,
+        *,
+        offsets: numpy.typing.NDArray[numpy.int64],
+        is_excluded: numpy.typing.NDArray[numpy.uint8],
+        rows: dict[str, numpy.ndarray],
+        n_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
+        """
 
 class TokenizerCore:
     def __init__(
@@ -291,24 +411,6 @@ class TokenizerCore:
     def encode(
         self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
     ) -> dict: ...
-
-def canonical_order(
-    *,
-    subject: numpy.typing.NDArray[numpy.int64],
-    available: numpy.typing.NDArray[numpy.int64],
-    role: numpy.typing.NDArray[numpy.uint8],
-    table: numpy.typing.NDArray[numpy.int32],
-    code: numpy.typing.NDArray[numpy.int32],
-    unit: numpy.typing.NDArray[numpy.int32],
-    number: numpy.typing.NDArray[numpy.float32],
-    text: numpy.typing.NDArray[numpy.int32],
-    time: numpy.typing.NDArray[numpy.int64],
-    visit_id: numpy.typing.NDArray[numpy.int64],
-    end_time: numpy.typing.NDArray[numpy.int64],
-) -> numpy.typing.NDArray[numpy.int64]:
-    """
-    Rows in the canonical order of events, subject by subject.
-    """
 
 def context_lists(
     rules: ContextRules,
@@ -333,15 +435,6 @@ def count_contexts(
 ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]]:
     """
     Times that each token came next and places where it might have, by state and kind.
-    """
-
-def count_keys(
-    key: numpy.typing.NDArray[numpy.int32],
-    subject_id: numpy.typing.NDArray[numpy.int64],
-    n_keys: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple:
-    """
-    (events, subjects) of every key.
     """
 
 def count_precedence(
@@ -392,19 +485,6 @@ def cut_windows(
 ]:
     """
     Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.
-    """
-
-def distinct_keys(
-    role: numpy.typing.NDArray[numpy.uint8],
-    table: numpy.typing.NDArray[numpy.int32],
-    code: numpy.typing.NDArray[numpy.int32],
-    unit: numpy.typing.NDArray[numpy.int32],
-    n_tables: typing.SupportsInt | typing.SupportsIndex,
-    n_codes: typing.SupportsInt | typing.SupportsIndex,
-    n_units: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple:
-    """
-    Keys (role, table, code, unit) that occur, ascending, and each row's place among them.
     """
 
 def fill_rows(
@@ -530,20 +610,6 @@ def rms_norm(
 ) -> None:
     """
     RMS norm of each row into `out`.
-    """
-
-def scan_times(
-    *,
-    subject_id: numpy.typing.NDArray[numpy.int64],
-    role: numpy.typing.NDArray[numpy.uint8],
-    time_us: numpy.typing.NDArray[numpy.int64],
-    available_us: numpy.typing.NDArray[numpy.int64],
-    end_us: numpy.typing.NDArray[numpy.int64],
-    visit_id: numpy.typing.NDArray[numpy.int64],
-    since_us: numpy.typing.NDArray[numpy.int64],
-) -> dict:
-    """
-    Durations, starts and years of whole subjects: flat columns.
     """
 
 def silu_gate(

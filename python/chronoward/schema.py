@@ -71,12 +71,16 @@ def event_schema() -> pa.Schema:
     )
 
 
+ABSENT_COLUMNS = ("text_value", "unit", "visit_id", "end_time")
 TEXT_COLUMNS = ("table", "code", "text_value", "unit")
 
 
 @cache
 def stored_event_schema() -> pa.Schema:
-    """Arrow schema of the event table in a work folder: texts as dictionaries."""
+    """Arrow schema of the event table in a work folder: texts as dictionaries.
+
+    Files lack those of `ABSENT_COLUMNS` that no event of the source has.
+    """
     import pyarrow as pa
 
     schema = event_schema()

@@ -88,9 +88,7 @@ def test_the_core_encodes_like_its_twin_and_the_grammar_accepts_it(
     tokenizer = tokenizer_of(name)
     events = table(rows)
     observation = make_observation(events)
-    given_input = prepare_input(
-        events, observation, tokenizer.vocabulary, tokenizer.resolver(world[2])
-    )
+    given_input = prepare_input(events, observation, tokenizer.resolver(world[2]))
     wanted = twin.encode(tokenizer.encode_tables, given_input)
     batch = tokenizer.encode(events, observation, codes=world[2])
     assert batch.same_timelines(wanted)

@@ -121,7 +121,7 @@ def _run(
         say("ledger written")
         ledger.write(work, work_dir / "ledger")
         say("sorting events")
-        pieces = events.sort_events(work, loaded.tables)
+        pieces = events.regrouped(events.sort_events(work, loaded.tables))
         n_subjects, n_events = events.write_parts(work_dir / "events", pieces, say)
     else:
         splits = read_splits(src, data_files(src))

@@ -17,7 +17,7 @@ from chronoward.files import atomic_path
 from chronoward.schema import Role, stored_event_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from chronoward.data.workspace import Workspace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PART_EVENTS = 1 << 22
 """Events a part (whole subjects; more when one subject has more)."""
 GROUP_EVENTS = 1 << 18
+"""Events a record batch (whole subjects)."""
 _RANKED = {"code": "code", "unit": "unit", "text_value": "text"}
 
 EVENT_COLUMNS = """
@@ -140,28 +141,49 @@ def _cut(table: pa.Table, max_events: int) -> int | None:
     return int(borders[max(index, 0)])
 
 
+def regrouped(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Sorted pieces of any size as whole subjects, cut by events and subjects alone."""
+    for table in whole_subjects(pieces, GROUP_EVENTS):
+        yield table.combine_chunks()
+
+
 def write_parts(
-    folder: Path, pieces: Iterator[pa.Table], progress: Callable[[str], None] | None
+    folder: Path, pieces: Iterable[pa.Table], progress: Callable[[str], None] | None
 ) -> tuple[int, int]:
     """Writes `events/<n>.arrow`; returns the numbers of subjects and of events.
 
     Arrow IPC as it lies in memory: written and mapped back at the speed of the disk, which for
-    files that are read twice and then thrown away is worth their size (about 60 bytes an event).
+    files that are read twice and then thrown away is worth their size (25 to 60 bytes an event).
+
+    Args:
+        folder: for the parts; made.
+        pieces: whole subjects, all with the same columns; each becomes a record batch.
+        progress: receives a line a part.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    n_subjects = n_events = 0
-    for number, part in enumerate(whole_subjects(pieces, PART_EVENTS)):
+    waiting = (piece for piece in pieces if len(piece))
+    piece = next(waiting, None)
+    number = n_subjects = n_events = 0
+    while piece is not None:
+        n = 0
         with (
             atomic_path(folder / f"{number}.arrow") as path,
-            pa.ipc.new_file(path, stored_event_schema()) as sink,
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, piece.schema) as sink,
         ):
-            sink.write_table(part.combine_chunks(), max_chunksize=GROUP_EVENTS)
-        subject = part["subject_id"].to_numpy()
-        n_subjects += int(np.count_nonzero(np.diff(subject))) + 1
-        n_events += part.num_rows
+            while piece is not None and (n == 0 or n + len(piece) <= PART_EVENTS):
+                sink.write_table(piece)
+                n += len(piece)
+                n_subjects += _n_subjects(piece)
+                piece = next(waiting, None)
+        number, n_events = number + 1, n_events + n
         if progress is not None:
             progress(f"{n_events:,} events of {n_subjects:,} subjects written")
     return n_subjects, n_events
+
+
+def _n_subjects(piece: pa.Table) -> int:
+    return int(np.count_nonzero(np.diff(piece["subject_id"].to_numpy()))) + 1
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -12,7 +12,8 @@ import pyarrow as pa
 from chronoward._core import CHANGES, REMOVALS
 from chronoward.data import events, ledger
 from chronoward.data.meds import data_files, read_code_metadata, read_observation
-from chronoward.data.meds_mend import MedsMender, SourceFacts
+from chronoward.data.meds_facts import register_facts
+from chronoward.data.meds_mend import MedsMender
 from chronoward.data.meds_rows import NULL_US
 from chronoward.data.meds_spool import MedsSpool
 from chronoward.data.meds_tables import sentinel_years_us, visit_class
@@ -108,11 +109,16 @@ def _load(
         scratch=scratch,
         threads=threads,
     )
-    facts = SourceFacts(mender)
     say("events")
-    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(facts.add), say)
-    codes = mender.codes.texts
-    facts.register(work, config, [c for c in codes if visit_class(c, inpatient) == INPATIENT])
+    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), say)
+    codes, tables = mender.texts["code"].values, mender.texts["table"].values
+    register_facts(
+        work,
+        mender.facts(),
+        codes,
+        min_subjects=config.sex_specific_min_subjects,
+        inpatient=(c for c in codes.to_pylist() if visit_class(c, inpatient) == INPATIENT),
+    )
     _make_subjects(work, root, spool, excluded)
     say("ledger")
     rows = ledger.RowLedger(folder / "ledger", REMOVALS, (*CHANGES, Rule.METADATA_NULLED.value))
@@ -121,10 +127,11 @@ def _load(
     if lost.any():
         nulled = lost.astype(np.uint32) << np.uint32(len(CHANGES))
         rows.add(METADATA_TABLE, f"{METADATA_TABLE}.parquet", np.zeros(len(lost), np.uint8), nulled)
-    tables = rows.finish()
+    counts = rows.finish()
     warnings = [] if sum(spool.n_rows) else ["the source has no events"]
-    loaded = Loaded(facts.tables, mender.has_visits, calendar, config.extract_date, warnings, [])
-    return MedsLoaded(loaded, metadata, tables, n_subjects, n_events)
+    names = tuple(tables.to_pylist())
+    loaded = Loaded(names, mender.has_visits, calendar, config.extract_date, warnings, [])
+    return MedsLoaded(loaded, metadata, counts, n_subjects, n_events)
 
 
 def _calendar(spool: MedsSpool, config: IngestConfig) -> str:

@@ -8,6 +8,7 @@ ascending order of the subject's id.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ _ABSENT: dict[str, tuple[str, Any]] = {
     "visit_ref": ("visit_id", NULL_US),
     "table": ("table", None),
 }
-_PIECE_ROWS = 1 << 20
+_PIECE_ROWS = 1 << 18
 _ROW_FIELDS = tuple(f.name for f in fields(MedsRows) if f.name not in ("subject_id", "has_subject"))
 _DTYPES = {
     **dict.fromkeys(("time", "end_time", "available", "visit_ref"), np.int64),
@@ -52,16 +53,23 @@ class SubjectRows:
     Attributes:
         subject_id: int64 (n_subjects,).
         offsets: int64 (n_subjects + 1,), into the rows.
-        columns: what `MedsMending.mend` reads of rows, (n_rows,) each.
-        shard: int32 (n_rows,), the file each row is from.
-        row: int64 (n_rows,), its place there.
+        columns: what `MedsMending` reads of rows, (n_rows,) each; those that no shard of them has
+            are missing.
+        shard: int32 (n_subjects,), the file each subject is in.
+        first: int64 (n_subjects,), its first row there.
     """
 
     subject_id: Ints
     offsets: Ints
     columns: dict[str, NDArray[Any]]
     shard: NDArray[np.int32]
-    row: Ints
+    first: Ints
+
+    def places(self) -> tuple[NDArray[np.int32], Ints]:
+        """The file of each row and its place there."""
+        lengths = np.diff(self.offsets)
+        row = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1] - self.first, lengths)
+        return np.repeat(self.shard, lengths), row
 
 
 class MedsSpool:
@@ -150,10 +158,10 @@ class MedsSpool:
     def _column(self, shard: int, name: str) -> NDArray[Any] | None:
         if name not in self._has[shard]:
             return None
-        path = self._folder / f"{shard}.{name}"
         if not self.n_rows[shard]:
             return np.zeros(0, _DTYPES[name])
-        return np.memmap(path, _DTYPES[name], mode="r")
+        path = self._folder / f"{shard}.{name}"
+        return np.asarray(np.memmap(path, _DTYPES[name], mode="r"))
 
     def times(self) -> Iterator[Ints]:
         """Yields the times of all rows, a piece of a shard at a time."""
@@ -171,36 +179,43 @@ class MedsSpool:
         while begin < len(lengths):
             fits = int(np.searchsorted(total, total[begin] + max_rows, side="right")) - 1
             end = max(fits, begin + 1)
-            yield self._take(np.arange(begin, end))
+            yield self._take(begin, end)
             begin = end
 
-    def _take(self, subjects: Ints) -> SubjectRows:
-        first, shard = self._first[subjects], self._shard[subjects]
-        lengths = self._last[subjects] - first
+    def _take(self, begin: int, end: int) -> SubjectRows:
+        first, shard = self._first[begin:end], self._shard[begin:end]
+        lengths = self._last[begin:end] - first
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        n = int(offsets[-1])
-        row = np.arange(n) - np.repeat(offsets[:-1] - first, lengths)
-        of_row = np.repeat(shard, lengths)
         shards = np.unique(shard).tolist()
+        rows = SubjectRows(self.subject_id[begin:end], offsets, {}, shard, first)
         is_slice = len(shards) == 1 and bool((first[1:] == first[:-1] + lengths[:-1]).all())
-        columns = {}
+        homes = [] if is_slice else _by_shard(shards, *rows.places())
         for name in _ROW_FIELDS:
+            if not any(name in self._has[number] for number in shards):
+                continue
             if is_slice:
                 column = self._column(shards[0], name)
-                if column is not None:
-                    columns[name] = np.ascontiguousarray(column[first[0] : first[0] + n])
-                    continue
-            columns[name] = self._gather(name, shards, of_row, row)
-        return SubjectRows(self.subject_id[subjects], offsets, columns, of_row, row)
+                assert column is not None  # it has it
+                rows.columns[name] = column[first[0] : first[0] + offsets[-1]]
+            else:
+                rows.columns[name] = self._gather(name, int(offsets[-1]), homes)
+        return rows
 
-    def _gather(
-        self, name: str, shards: list[int], shard: NDArray[np.int32], row: Ints
-    ) -> NDArray[Any]:
+    def _gather(self, name: str, n: int, homes: list[tuple[int, Ints, Ints]]) -> NDArray[Any]:
         absent = self.numberings.tables.of("") if name == "table" else _ABSENT.get(name, ("", 0))[1]
-        out = np.full(len(row), absent, _DTYPES[name])
-        for number in shards:
-            column = self._column(number, name)
+        out = np.full(n, absent, _DTYPES[name])
+        for shard, place, row in homes:
+            column = self._column(shard, name)
             if column is not None:
-                mine = slice(None) if len(shards) == 1 else shard == number
-                out[mine] = column[row[mine]]
+                out[place] = column[row]
         return out
+
+
+def _by_shard(
+    shards: list[int], of_row: NDArray[np.int32], row: Ints
+) -> list[tuple[int, Ints, Ints]]:
+    """Of each shard: the places of its rows among all rows, and the rows."""
+    order = np.argsort(of_row, kind="stable")
+    bounds = np.searchsorted(of_row[order], [*shards, shards[-1] + 1])
+    places = [order[low:high] for low, high in pairwise(bounds)]
+    return [(shard, place, row[place]) for shard, place in zip(shards, places, strict=True)]

@@ -144,6 +144,7 @@ def make_mending(
         text_category=np.array(category, np.int32),
         visit_table=numberings.tables.of("visit_occurrence"),
         detail_table=numberings.tables.of("visit_detail"),
+        no_table=numberings.tables.of(""),
     )
     mending.set_rules(
         sentinel_us=sentinel_years_us(config),

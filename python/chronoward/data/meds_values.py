@@ -1,19 +1,18 @@
 """Units and text categories of a MEDS source: what needs all subjects, counted shard by shard.
 
-First `count` sees every shard's code events, then `resolve` says what each event keeps. A unit is
-converted where the table of units knows how; a number without unit takes its code's dominant unit
-where the quantiles agree (see `chronoward.data.rules`); a rare text is removed.
+First `count` sees every shard's code events, then `decided` says what the core does with each. A
+unit is converted where the table of units knows how; a number without unit takes its code's
+dominant unit where the quantiles agree (see `chronoward.data.rules`); a rare text is removed.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chronoward._core import CHANGES
 from chronoward.data.meds_rows import NONE, Numbering
 from chronoward.data.meds_tables import FIXED_TEXTS
 from chronoward.data.units import Conversion, conversion, unit_name
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-_BIT = {name: np.uint32(1 << i) for i, name in enumerate(CHANGES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +48,6 @@ class CodeEvents:
     number: Floats
 
 
-@dataclass(frozen=True, eq=False)
-class ResolvedValues:
-    """What events keep: `unit` and `text` by number, `number` float32, `changes` as bits."""
-
-    unit: Codes
-    text: Codes
-    number: NDArray[np.float32]
-    changes: NDArray[np.uint32]
-
-
 def _quantiles(values: Floats) -> list[float]:
     """Discrete quantiles: the smallest value with at least that share at or below it."""
     ordered = np.sort(values)
@@ -68,7 +56,7 @@ def _quantiles(values: Floats) -> list[float]:
 
 
 class ValueRules:
-    """Counts a source's values, then resolves them.
+    """Counts a source's values, then decides what they become.
 
     Args:
         codes: event codes by number.
@@ -82,7 +70,7 @@ class ValueRules:
     ) -> None:
         self._codes, self._texts, self._config = codes, texts, config
         self.units = Numbering()
-        """Names of units, by number of what `resolve` returns."""
+        """Names of units, by the number that events have in the end."""
         self._name = np.full(len(units.texts) + 1, NONE, np.int32)  # the last one serves -1
         for i, text in enumerate(units.texts):
             name = unit_name(None, None, text)
@@ -98,10 +86,10 @@ class ValueRules:
         self._assumed: dict[tuple[int, int], int | None] = {}
         self._kept_texts: set[tuple[int, int, int]] = set()
 
-    def _converted(self, events: CodeEvents) -> tuple[Codes, Floats, NDArray[np.bool_]]:
-        """Unit names and numbers after conversion, and which were converted."""
+    def _converted(self, events: CodeEvents) -> tuple[Codes, Floats]:
+        """Unit names and numbers after conversion."""
         unit = self._name[events.unit]
-        number, is_converted = events.number.copy(), np.zeros(len(unit), np.bool_)
+        number = events.number.copy()
         rows = np.flatnonzero((unit != NONE) & ~np.isnan(number))
         pair = events.code[rows].astype(np.int64) << 32 | unit[rows]
         for packed in np.unique(pair).tolist():
@@ -115,8 +103,7 @@ class ValueRules:
             mine = rows[pair == packed]
             number[mine] = number[mine] * how.factor + how.offset
             unit[mine] = self.units.of(how.unit)
-            is_converted[mine] = True
-        return unit, number, is_converted
+        return unit, number
 
     def count(self, events: CodeEvents) -> None:
         """Takes a shard into account."""
@@ -132,7 +119,7 @@ class ValueRules:
             self._n_text_subjects[key] += int(n_subjects[i])
 
     def _count_units(self, events: CodeEvents) -> None:
-        unit, number, _ = self._converted(events)
+        unit, number = self._converted(events)
         rows = np.flatnonzero(~np.isnan(number))
         key = (events.table[rows].astype(np.int64) << 32) | events.code[rows]
         order = np.lexsort((unit[rows], key))
@@ -164,38 +151,18 @@ class ValueRules:
                 if self._n_text_subjects[table, code, text] >= self._config.text_min_subjects:
                     self._kept_texts.add((table, code, text))
 
-    def resolve(self, events: CodeEvents) -> ResolvedValues:
-        """What the events of a shard keep."""
-        n = len(events.code)
-        changes = np.zeros(n, np.uint32)
-        unit, number = np.full(n, NONE, np.int32), events.number
-        if self._has_units:
-            unit, number, is_converted = self._converted(events)
-            changes[is_converted] |= _BIT["unit_converted"]
-            self._assume(events, unit, number, changes)
-        text = events.text.copy()
-        rows = np.flatnonzero(~self._is_fixed[text])
-        keys = np.stack([events.table[rows], events.code[rows], text[rows]]).astype(np.int64)
-        found, group = np.unique(keys, axis=1, return_inverse=True)
-        kept = np.array([tuple(key) in self._kept_texts for key in found.T.tolist()], np.bool_)
-        rare = rows[~kept[group.ravel()]] if len(rows) else rows
-        text[rare] = NONE
-        changes[rare] |= _BIT["text_rare"]
-        return ResolvedValues(unit, text, (number + 0.0).astype(np.float32), changes)
-
-    def _assume(
-        self, events: CodeEvents, unit: Codes, number: Floats, changes: NDArray[np.uint32]
-    ) -> None:
-        rows = np.flatnonzero((unit == NONE) & ~np.isnan(number))
-        key = (events.table[rows].astype(np.int64) << 32) | events.code[rows]
-        for packed in np.unique(key).tolist():
-            owner = (packed >> 32, packed & 0xFFFFFFFF)
-            if owner not in self._assumed:
-                continue
-            mine = rows[key == packed]
-            name = self._assumed[owner]
-            if name is None:
-                changes[mine] |= _BIT["unit_missing"]
-            else:
-                unit[mine] = name
-                changes[mine] |= _BIT["unit_assumed"]
+    def decided(self) -> dict[str, Any]:
+        """What the core applies to each event (`_core.MedsMending.set_values`)."""
+        known = ((key, how) for key, how in self._conversions.items() if how is not None)
+        return {
+            "unit_name": self._name[:-1],
+            "is_fixed_text": self._is_fixed[:-1].astype(np.uint8),
+            "conversions": [
+                (code, name, how.factor, how.offset, self.units.of(how.unit))
+                for (code, name), how in known
+            ],
+            "assumed": [
+                (*key, NONE if name is None else name) for key, name in self._assumed.items()
+            ],
+            "kept_texts": list(self._kept_texts),
+        }

@@ -11,12 +11,17 @@ import pyarrow.parquet as pq
 from chronoward.data.events import whole_subjects
 from chronoward.errors import FormatError
 from chronoward.files import read_json
-from chronoward.schema import code_schema, observation_schema
+from chronoward.schema import (
+    ABSENT_COLUMNS,
+    code_schema,
+    observation_schema,
+    stored_event_schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "prepared.json"
 REPORT = "ingest_report.json"
 
@@ -94,15 +99,30 @@ class PreparedEvents:
         report: dict[str, Any] = read_json(self.path / REPORT)
         return report
 
-    def batches(self, max_events: int = 1_000_000) -> Iterator[pa.Table]:
-        """Yields whole subjects in canonical order, as many as fit into `max_events`.
+    def batches(self, max_events: int | None = None) -> Iterator[pa.Table]:
+        """Yields whole subjects in canonical order (stored_event_schema).
 
-        A subject with more events comes alone. The tables (stored_event_schema) are maps of the
-        files: what is not looked at costs nothing.
+        The tables are maps of the files: what is not looked at costs nothing.
+
+        Args:
+            max_events: as many subjects as fit into it, one with more events alone; None: as they
+                lie on the disk, a quarter of a million events or one subject.
         """
+        pieces = (_whole(piece) for piece in self._pieces())
+        yield from pieces if max_events is None else whole_subjects(pieces, max_events)
 
-        def pieces() -> Iterator[pa.Table]:
-            for file in self.event_files:
-                yield pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    def _pieces(self) -> Iterator[pa.Table]:
+        for file in self.event_files:
+            with pa.ipc.open_file(pa.memory_map(str(file))) as reader:
+                for number in range(reader.num_record_batches):
+                    yield pa.Table.from_batches([reader.get_batch(number)])
 
-        yield from whole_subjects(pieces(), max_events)
+
+def _whole(piece: pa.Table) -> pa.Table:
+    """With nulls for the columns that nobody has."""
+    schema = stored_event_schema()
+    columns = {name: piece[name] for name in piece.column_names}
+    for name in ABSENT_COLUMNS:
+        if name not in columns:
+            columns[name] = pa.chunked_array([pa.nulls(len(piece), schema.field(name).type)])
+    return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -12,32 +12,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from chronoward import files
 from chronoward.data import IngestConfig, prepare
 from chronoward.errors import ConfigError, FormatError
-from chronoward.philox import splitmix64
-from chronoward.tokenize.run import make_spec, train_tables
+from chronoward.tokenize.counting import count_train
+from chronoward.tokenize.run import make_spec
 from chronoward.tokenize.splitting import choose_rule, make_split
-from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit_counts
-from chronoward.tokenizer import fit as fit_tables
+from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from chronoward.tokenize.run import Progress
 
 _SPEC_KEY = b"chronoward-spec"
-
-
-def _of_shard(tables: Iterator[pa.Table], index: int, n_shards: int) -> Iterator[pa.Table]:
-    """Subjects of one shard, by a hash that is independent of the splits'."""
-    for table in tables:
-        ids = table["subject_id"].to_numpy()
-        shard = splitmix64(splitmix64(ids)) % np.uint64(n_shards)
-        yield table.filter(pa.array(shard == index))
 
 
 def _save_counts(counts: FitCounts, spec: TokenizerSpec, path: Path) -> None:
@@ -127,13 +117,13 @@ def fit(
         )
         split_of = make_split(prepared, choose_rule(prepared, split))
         n = prepared.n_events
-        tables = train_tables(prepared, split_of, lambda seen: report("fit", seen, n))
         chosen = make_spec(prepared, spec)
+        counts = count_train(
+            prepared, chosen, split_of, shard=shard, seen=lambda seen: report("fit", seen, n)
+        )
         if shard is None:
-            fit_tables(tables, prepared.codes, chosen, prepared.observation).save(path)
+            fit_counts(counts, chosen).save(path)
         else:
-            watched = prepared.observation if chosen.waits_from_observation else None
-            counts = count(_of_shard(tables, *shard), prepared.codes, watched)
             _save_counts(counts, chosen, path)
     return path
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from chronoward import files
 from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
@@ -23,12 +22,15 @@ from chronoward.errors import ConfigError
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.codes import write_codes
 from chronoward.store.layout import MANIFEST, TOKENIZER
+from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.job import fingerprint, job, scratch_folder
 from chronoward.tokenize.splitting import choose_rule, make_split
-from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit
+from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    import pyarrow as pa
 
     from chronoward.tokenize.splitting import SplitOf
 
@@ -50,21 +52,6 @@ def make_spec(prepared: PreparedEvents, spec: TokenizerSpec | None) -> Tokenizer
             preset="compact" if prepared.has_visits else "events", calendar=prepared.calendar
         )
     return replace(spec, calendar=prepared.calendar)
-
-
-def train_tables(
-    prepared: PreparedEvents, split_of: SplitOf, seen: Callable[[int], None] = lambda _: None
-) -> Iterator[pa.Table]:
-    """The event tables of the train split; `seen` is told the number of events read."""
-    n_seen = 0
-    for table in prepared.batches():
-        ids = table["subject_id"].to_numpy()
-        starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1)) if len(ids) else ids
-        is_train = split_of(ids[starts]) == 0
-        lengths = np.diff(np.append(starts, len(ids)))
-        n_seen += len(table)
-        seen(n_seen)
-        yield table.filter(pa.array(np.repeat(is_train, lengths)))
 
 
 class _Observation:
@@ -99,11 +86,14 @@ class _Stages:
             return Tokenizer.load(path)
         if given is None:
             n = self.prepared.n_events
-            tables = train_tables(
-                self.prepared, self.split_of, lambda seen: self.progress("fit", seen, n)
+            chosen = make_spec(self.prepared, spec)
+            counts = count_train(
+                self.prepared,
+                chosen,
+                self.split_of,
+                seen=lambda seen: self.progress("fit", seen, n),
             )
-            prepared = self.prepared
-            made = fit(tables, prepared.codes, make_spec(prepared, spec), prepared.observation)
+            made = fit_counts(counts, chosen)
         else:
             made = given
         # the report first: once the tokenizer is there, this stage is not run again

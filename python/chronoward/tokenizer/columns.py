@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from chronoward._core import distinct_keys
-from chronoward.dictionary import numbers_of
+from chronoward._core import KeyIndex
 from chronoward.errors import DataError
 from chronoward.schema import Role, event_schema
 
@@ -23,7 +22,8 @@ Key = tuple[int, str, str, "str | None"]  # role, table, code, unit
 
 @dataclass(frozen=True, eq=False)
 class EventColumns:
-    """Events of whole subjects, (N,) each; `key` indexes `keys`, `text` indexes `texts` (-1 none).
+    """Events of whole subjects, (N,) each; `key` indexes `keys`, `text` indexes `texts` (-1 none);
+    both are the reader's, which grow.
 
     Times are microseconds since 1970, `NULL_US` where there is none; visit_id likewise; `value` is
     NaN where there is no number.
@@ -47,66 +47,119 @@ class EventColumns:
 
 def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     column = table.column(name)
+    if len(column) and column.null_count == len(column):
+        return np.full(len(column), NULL_US)
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
     filled = column.combine_chunks() if column.null_count == 0 else column.fill_null(NULL_US)
     return np.ascontiguousarray(filled.to_numpy(), dtype=np.int64)
 
 
+class EventReader:
+    """Reads batches of one event table; numbers of keys and texts mean the same in all of them."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.texts: list[str] = []
+        self._index = KeyIndex()
+        self._numbers = {name: _TextNumbers() for name in ("table", "code", "unit", "text_value")}
+
+    def read(self, events: pa.Table) -> EventColumns:
+        """Flat arrays of an event table.
+
+        Args:
+            events: columns of `chronoward.schema.event_schema`; strings may be dictionary-encoded.
+
+        Raises:
+            DataError: a column is missing, or subjects do not ascend (not whole and contiguous).
+        """
+        missing = [name for name in event_schema().names if name not in events.column_names]
+        if missing:
+            message = f"event table lacks the columns {missing}"
+            raise DataError(message)
+        subject_id = _integers(events, "subject_id")
+        if (subject_id[1:] < subject_id[:-1]).any():
+            row = int(np.argmax(subject_id[1:] < subject_id[:-1])) + 1
+            message = f"events row {row}: subjects must be contiguous and ascending"
+            raise DataError(message)
+        role = np.ascontiguousarray(events.column("role").to_numpy(), dtype=np.uint8)
+        if len(role) and role.max() > max(Role):
+            message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
+            raise DataError(message)
+        numbers = {name: which.of(events[name]) for name, which in self._numbers.items()}
+        text = numbers.pop("text_value")
+        key = self._index.number(role, *numbers.values())
+        self._name_keys()
+        self.texts = self._numbers["text_value"].texts
+        time_us, available_us = (_integers(events, name) for name in ("time", "available_time"))
+        if events["available_time"].null_count:
+            available_us = np.where(available_us == NULL_US, time_us, available_us)
+        value = events.column("numeric_value").fill_null(np.float32(np.nan)).to_numpy()
+        return EventColumns(
+            subject_id=subject_id,
+            time_us=time_us,
+            available_us=available_us,
+            role=role,
+            key=key,
+            value=np.ascontiguousarray(value, dtype=np.float32),
+            text=text,
+            visit_id=_integers(events, "visit_id"),
+            end_us=_integers(events, "end_time"),
+            keys=self.keys,
+            texts=self.texts,
+        )
+
+    def _name_keys(self) -> None:
+        tables, codes, units = (self._numbers[name].texts for name in ("table", "code", "unit"))
+        for role, table, code, unit in self._index.keys(len(self.keys)):
+            name = None if unit < 0 else units[unit]
+            self.keys.append((role, tables[table], codes[code], name))
+
+
+class _TextNumbers:
+    """Numbers of a column's texts in order of first sight; a dictionary is looked through once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._number: dict[str, int] = {}
+        self._last: tuple[pa.Array, NDArray[np.int32]] | None = None
+
+    def of(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
+        """Numbers of a column, -1 for null."""
+        if column.null_count == len(column):
+            return np.full(len(column), -1, np.int32)
+        if pa.types.is_dictionary(column.type):
+            encoded = column.unify_dictionaries().combine_chunks()
+        else:
+            encoded = pa.compute.dictionary_encode(column).combine_chunks()
+        translation = self._translation(encoded.dictionary)
+        indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
+        return translation[indices.to_numpy()]
+
+    def _translation(self, dictionary: pa.Array) -> NDArray[np.int32]:
+        """The number of each text of a dictionary; its last element serves -1."""
+        if self._last is not None and _is_same(self._last[0], dictionary):
+            return self._last[1]
+        number = np.full(len(dictionary) + 1, -1, np.int32)
+        for i, text in enumerate(dictionary.to_pylist()):
+            if text not in self._number:
+                self._number[text] = len(self.texts)
+                self.texts.append(text)
+            number[i] = self._number[text]
+        self._last = (dictionary, number)
+        return number
+
+
+def _is_same(a: pa.Array, b: pa.Array) -> bool:
+    """Whether two dictionaries lie at the same place in memory, as those of a file's batches do."""
+
+    def place(array: pa.Array) -> list[Any]:
+        buffers = (None if b is None else (b.address, b.size) for b in array.buffers())
+        return [len(array), array.offset, *buffers]
+
+    return place(a) == place(b)
+
+
 def read_events(events: pa.Table) -> EventColumns:
-    """Flat arrays of an event table.
-
-    Args:
-        events: columns of `chronoward.schema.event_schema`; strings may be dictionary-encoded.
-
-    Raises:
-        DataError: a column is missing, or subjects do not ascend (not whole and contiguous).
-    """
-    missing = [name for name in event_schema().names if name not in events.column_names]
-    if missing:
-        message = f"event table lacks the columns {missing}"
-        raise DataError(message)
-    subject_id = _integers(events, "subject_id")
-    falls = np.flatnonzero(np.diff(subject_id) < 0)
-    if len(falls):
-        message = f"events row {falls[0] + 1}: subjects must be contiguous and ascending"
-        raise DataError(message)
-    role = np.ascontiguousarray(events.column("role").to_numpy(), dtype=np.uint8)
-    if len(role) and role.max() > max(Role):
-        message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
-        raise DataError(message)
-    key, keys = _combine(events, role)
-    text, texts = numbers_of(events["text_value"])
-    value = events.column("numeric_value").fill_null(np.float32(np.nan)).to_numpy()
-    time_us = _integers(events, "time")
-    available_us = _integers(events, "available_time")
-    return EventColumns(
-        subject_id=subject_id,
-        time_us=time_us,
-        available_us=np.where(available_us == NULL_US, time_us, available_us),
-        role=role,
-        key=key,
-        value=np.ascontiguousarray(value, dtype=np.float32),
-        text=text,
-        visit_id=_integers(events, "visit_id"),
-        end_us=_integers(events, "end_time"),
-        keys=keys,
-        texts=texts,
-    )
-
-
-def _combine(events: pa.Table, role: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[Key]]:
-    """One key per (role, table, code, unit) that occurs, and what it stands for."""
-    tables, table_names = numbers_of(events["table"])
-    codes, code_names = numbers_of(events["code"])
-    units, unit_names = numbers_of(events["unit"])
-    n_tables, n_codes, n_units = len(table_names), len(code_names), len(unit_names) + 1
-    present, key = distinct_keys(role, tables, codes, units, n_tables, n_codes, n_units - 1)
-    keys: list[Key] = []
-    for number in present.tolist():
-        rest, unit = divmod(number, n_units)
-        rest, code = divmod(rest, n_codes)
-        kind, table = divmod(rest, n_tables)
-        name = unit_names[unit - 1] if unit else None
-        keys.append((kind, table_names[table], code_names[code], name))
-    return key, keys
+    """Flat arrays of one event table (`EventReader.read`)."""
+    return EventReader().read(events)

@@ -15,21 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward._core import DURATION_GROUPS, count_keys, scan_times
+from chronoward._core import DURATION_GROUPS, FitScan
 from chronoward.errors import DataError, FormatError
-from chronoward.schema import Role
-from chronoward.tokenizer.columns import EventColumns, read_events
-from chronoward.tokenizer.sampling import Sample, Sampler
+from chronoward.tokenizer.columns import EventReader
+from chronoward.tokenizer.sampling import SAMPLE_SIZE, Sample, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 COUNTS_VERSION: Final = 1
 NEVER_US: Final = np.iinfo(np.int64).max
-CODE_COLUMNS: Final = ("table", "code")
 
 Key = tuple[int, str, str, "str | None"]
 
@@ -94,25 +92,11 @@ class FitCounts:
     starts: Sampler = field(default_factory=Sampler)
     key_order: list[Key] = field(default_factory=list)
     codes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    _group_of: dict[Key, int] = field(default_factory=dict)
-    _texts: dict[Key, dict[str, int]] = field(default_factory=dict)
+    _group_of: dict[Key, int] = field(default_factory=dict, init=False)
+    _texts: dict[Key, dict[str, int]] = field(default_factory=dict, init=False)
 
-    def add(self, events: pa.Table, watched: Watched | None = None) -> None:
-        """Counts a table of whole subjects.
-
-        Args:
-            events: `chronoward.schema.event_schema`.
-            watched: since when subjects are observed, where timelines begin with that.
-
-        Raises:
-            DataError: not an event table, or subjects not contiguous.
-        """
-        columns = read_events(events)
-        if len(columns):
-            self._add_keys(columns)
-            self._add_texts(columns)
-            self._add_values(columns)
-            self._add_times(columns, watched or Watched.by_nobody())
+    def __post_init__(self) -> None:
+        self._group_of.update((key, i) for i, key in enumerate(self.key_order))
 
     def add_codes(self, codes: pa.Table) -> None:
         """Takes over the rows of a code table; a code that is already there keeps its row."""
@@ -150,58 +134,6 @@ class FitCounts:
             for (name, text), n in self.n_text_subjects.items():
                 self._texts.setdefault(name, {})[text] = n
         return self._texts.get(key, {})
-
-    def _add_keys(self, c: EventColumns) -> None:
-        events, subjects = count_keys(c.key, c.subject_id, len(c.keys))
-        for i, name in enumerate(c.keys):
-            self.n_events[name] = self.n_events.get(name, 0) + int(events[i])
-            self.n_subjects[name] = self.n_subjects.get(name, 0) + int(subjects[i])
-
-    def _add_texts(self, c: EventColumns) -> None:
-        rows = np.flatnonzero((c.text >= 0) & (c.role == Role.CODE))
-        pair = c.key[rows].astype(np.int64) * max(len(c.texts), 1) + c.text[rows]
-        present, number = np.unique(pair, return_inverse=True)
-        _, subjects = count_keys(number.astype(np.int32), c.subject_id[rows], len(present))
-        for packed, n in zip(present.tolist(), subjects.tolist(), strict=True):
-            key, text = divmod(packed, len(c.texts))
-            name = (c.keys[key], c.texts[text])
-            self.n_text_subjects[name] = self.n_text_subjects.get(name, 0) + n
-        self._texts.clear()
-
-    def _add_values(self, c: EventColumns) -> None:
-        rows = np.flatnonzero(np.isfinite(c.value) & (c.role == Role.CODE))
-        key = c.key[rows]
-        group = np.full(len(c.keys), -1)
-        for number in np.flatnonzero(np.bincount(key, minlength=len(c.keys))).tolist():
-            group[number] = self._group(c.keys[number])
-        self.values.add(
-            group[key], c.subject_id[rows], c.available_us[rows], c.value[rows].astype(np.float64)
-        )
-
-    def _add_times(self, c: EventColumns, watched: Watched) -> None:
-        """Durations, starts and years; timelines start with the first event, or with observation a
-        day or more before."""
-        is_first = np.ones(len(c), np.bool_)
-        is_first[1:] = c.subject_id[1:] != c.subject_id[:-1]
-        found = scan_times(
-            subject_id=c.subject_id,
-            role=c.role,
-            time_us=c.time_us,
-            available_us=c.available_us,
-            end_us=c.end_us,
-            visit_id=c.visit_id,
-            since_us=watched.since_us(c.subject_id[is_first]),
-        )
-        self.durations.add(
-            found["duration_group"],
-            found["duration_subject"],
-            found["duration_start_min"],
-            found["duration_min"],
-        )
-        kind = found["start_kind"]
-        self.starts.add(kind, found["start_subject"], kind, found["start_value"])
-        for year, n in zip(*np.unique(found["years"], return_counts=True), strict=True):
-            self.years[int(year)] = self.years.get(int(year), 0) + int(n)
 
     def sampled_durations(self, kind: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """(minutes, subjects) of one kind, over all magnitudes."""
@@ -265,13 +197,89 @@ class FitCounts:
             starts=samples[2],
             key_order=order,
             codes={(r["table"], r["code"]): r for r in head["codes"]},
-            _group_of={k: i for i, k in enumerate(order)},
         )
 
 
 def _as_key(parts: list[Any]) -> Key:
     role, table, code, unit = parts
     return (int(role), table, code, unit)
+
+
+class CountingScan:
+    """Counts event tables of whole subjects, of which some belong to the train split.
+
+    Args:
+        codes: the code table (`chronoward.schema.code_schema`).
+        observation: periods of observation, where timelines begin with them.
+    """
+
+    def __init__(self, codes: pa.Table, observation: pa.Table | None = None) -> None:
+        self._codes = codes
+        self._watched = (
+            Watched.by_nobody() if observation is None else Watched.from_table(observation)
+        )
+        self._reader = EventReader()
+        self._scan = FitScan(SAMPLE_SIZE)
+
+    def add(
+        self,
+        events: pa.Table,
+        is_counted: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+    ) -> None:
+        """Takes a table of whole subjects into account.
+
+        Args:
+            events: `chronoward.schema.event_schema`.
+            is_counted: tells of subjects, (n,) ids, whether they count; None: all do.
+
+        Raises:
+            DataError: not an event table, or subjects not contiguous.
+        """
+        c = self._reader.read(events)
+        first = np.flatnonzero(np.diff(c.subject_id, prepend=c.subject_id[:1] - 1))
+        subject_id = c.subject_id[first]
+        chosen = np.ones(len(first), np.bool_) if is_counted is None else is_counted(subject_id)
+        self._scan.add(
+            offsets=np.append(first, len(c)),
+            subject_id=subject_id,
+            is_counted=chosen.astype(np.uint8),
+            since_us=self._watched.since_us(subject_id),
+            role=c.role,
+            key=c.key,
+            text=c.text,
+            value=c.value,
+            time_us=c.time_us,
+            available_us=c.available_us,
+            end_us=c.end_us,
+            visit_id=c.visit_id,
+            n_keys=len(c.keys),
+        )
+
+    def counts(self) -> FitCounts:
+        """What was counted.
+
+        Raises:
+            DataError: no events at all.
+        """
+        keys, texts = self._reader.keys, self._reader.texts
+        n_events, n_subjects = (column.tolist() for column in self._scan.key_counts())
+        seen = [i for i, n in enumerate(n_events) if n]
+        if not seen:
+            message = "there are no events to fit a tokenizer on"
+            raise DataError(message)
+        of_text = zip(*(column.tolist() for column in self._scan.text_counts()), strict=True)
+        counts = FitCounts(
+            n_events={keys[i]: n_events[i] for i in seen},
+            n_subjects={keys[i]: n_subjects[i] for i in seen},
+            n_text_subjects={(keys[key], texts[text]): n for key, text, n in of_text},
+            years=self._scan.years(),
+            values=Sampler(self._scan.values),
+            durations=Sampler(self._scan.durations),
+            starts=Sampler(self._scan.starts),
+            key_order=list(keys),
+        )
+        counts.add_codes(self._codes)
+        return counts
 
 
 def count(
@@ -287,12 +295,7 @@ def count(
     Raises:
         DataError: not event tables, or no events in them at all.
     """
-    counts = FitCounts()
-    counts.add_codes(codes)
-    watched = None if observation is None else Watched.from_table(observation)
+    scan = CountingScan(codes, observation)
     for table in tables:
-        counts.add(table, watched)
-    if not counts.n_events:
-        message = "there are no events to fit a tokenizer on"
-        raise DataError(message)
-    return counts
+        scan.add(table)
+    return scan.counts()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward.errors import DataError
-from chronoward.tokenizer.columns import EventColumns, Key, read_events
+from chronoward.tokenizer.columns import EventColumns, EventReader
 from chronoward.tokenizer.fit import kind_of, nearest_kept
 from chronoward.tokenizer.vocabulary import UNKNOWN_CODE
 
@@ -54,13 +54,20 @@ class EncodeInput:
 
 
 class Resolver:
-    """Finds the code entry of a key; remembers what it found."""
+    """Finds the code entries of a source's keys; remembers what it found.
+
+    Attributes:
+        reader: of the source's event tables.
+    """
 
     def __init__(self, vocabulary: Vocabulary, code_rows: CodeRows) -> None:
         self._vocabulary = vocabulary
         self._code_rows = code_rows
         self._known = set(vocabulary.dominant_entry)
-        self._found: dict[Key, tuple[int, bool]] = {}
+        self.reader = EventReader()
+        self._entry = np.zeros(0, np.int32)
+        self._exact = np.zeros(0, np.uint8)
+        self._text = np.full(1, NO_TEXT, np.int32)
         self._anywhere = {  # sex and death are the same thing in any table
             (e.kind, e.code): i
             for i, e in reversed(list(enumerate(vocabulary.codes)))
@@ -75,11 +82,24 @@ class Resolver:
             i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind and e.code == code
         ]
 
-    def find(self, key: Key) -> tuple[int, bool]:
-        """(entry, is it exactly this code and unit)."""
-        if key not in self._found:
-            self._found[key] = self._find(*key)
-        return self._found[key]
+    def entries(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Of each of the reader's keys: its entry, and whether that is exactly its code."""
+        keys = self.reader.keys
+        if len(keys) > len(self._entry):
+            found = [self._find(*key) for key in keys[len(self._entry) :]]
+            self._entry = np.append(self._entry, [entry for entry, _ in found]).astype(np.int32)
+            self._exact = np.append(self._exact, [exact for _, exact in found]).astype(np.uint8)
+        return self._entry, self._exact
+
+    def text_numbers(self) -> NDArray[np.int32]:
+        """The number of each of the reader's texts; the last element serves text -1."""
+        texts = self.reader.texts
+        if len(texts) >= len(self._text):
+            vocabulary = self._vocabulary
+            unknown = NO_TEXT if vocabulary.spec.values == "none" else UNKNOWN_TEXT
+            numbers = [vocabulary.text_index.get(text, unknown) for text in texts]
+            self._text = np.array([*numbers, NO_TEXT], np.int32)
+        return self._text
 
     def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, bool]:
         kind = kind_of(role, self._vocabulary.spec)
@@ -103,32 +123,27 @@ class Resolver:
         return next(i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind)
 
 
-def prepare_input(
-    events: pa.Table, observation: pa.Table, vocabulary: Vocabulary, resolver: Resolver
-) -> EncodeInput:
+def prepare_input(events: pa.Table, observation: pa.Table, resolver: Resolver) -> EncodeInput:
     """Flat arrays for encode.
 
     Args:
         events: event table of whole subjects, ascending.
         observation: observation periods; those of other subjects are ignored.
-        vocabulary: the tokenizer's.
-        resolver: for this vocabulary and the source's code table.
+        resolver: for the tokenizer's vocabulary and the source's code table.
 
     Raises:
         DataError: a table does not have its schema, or subjects do not ascend.
     """
-    columns = read_events(events)
-    found = [resolver.find(key) for key in columns.keys]
-    unknown = NO_TEXT if vocabulary.spec.values == "none" else UNKNOWN_TEXT
-    numbers = [vocabulary.text_index.get(text, unknown) for text in columns.texts]
+    columns = resolver.reader.read(events)
+    key_entry, key_exact = resolver.entries()
     first = np.flatnonzero(np.diff(columns.subject_id, prepend=columns.subject_id[:1] - 1))
     subject_id = columns.subject_id[first]
     obs_offsets, obs_start, obs_end = _observation(observation, subject_id)
     return EncodeInput(
         columns=columns,
-        key_entry=np.array([entry for entry, _ in found], np.int32),
-        key_exact=np.array([exact for _, exact in found], np.uint8),
-        text_number=np.array([*numbers, NO_TEXT], np.int32),
+        key_entry=key_entry,
+        key_exact=key_exact,
+        text_number=resolver.text_numbers(),
         subject_id=subject_id,
         row_offsets=np.append(first, len(columns)).astype(np.int64),
         obs_offsets=obs_offsets,

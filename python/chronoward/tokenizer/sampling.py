@@ -36,10 +36,14 @@ class Sample:
 
 
 class Sampler:
-    """A sample that grows; memory is bounded by SAMPLE_SIZE rows a group."""
+    """A sample that grows; memory is bounded by SAMPLE_SIZE rows a group.
 
-    def __init__(self) -> None:
-        self._core = BottomSample(SAMPLE_SIZE)
+    Args:
+        core: rows that were offered to the core already.
+    """
+
+    def __init__(self, core: BottomSample | None = None) -> None:
+        self._core = core or BottomSample(SAMPLE_SIZE)
         self._sample: Sample | None = None
 
     def add(

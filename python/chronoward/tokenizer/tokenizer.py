@@ -166,7 +166,7 @@ class Tokenizer:
         Raises:
             DataError: a table does not have its schema, or subjects do not ascend.
         """
-        given = prepare_input(events, observation, self.vocabulary, self.resolver(codes))
+        given = prepare_input(events, observation, self.resolver(codes))
         encoded = self._core.encode(given, threads)
         return TokenBatch(subject_id=given.subject_id, obs_offsets=given.obs_offsets, **encoded)
 

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/event_facts.hpp"
+#include "core/mend_meds.hpp"
+#include "core/value_rules.hpp"
+
+namespace chronoward {
+
+/// Whole subjects of a source: subject i owns rows offsets[i] .. offsets[i + 1].
+struct MedsSubjects {
+  std::span<const std::int64_t> offsets;
+  std::span<const std::uint8_t> is_excluded;
+};
+
+/// Everything that mending a subject hangs on.
+struct MendingRules {
+  const MedsTables& tables;
+  const JudgeRules& judge;
+  const MedsVisits& visits;
+};
+
+/// Columns that do not fit each other, or a number out of range, stop a source here.
+///
+/// @throws std::invalid_argument one does.
+void check_meds(const MedsSubjects& subjects, const MedsRows& rows, const MendingRules& rules);
+
+/// Facts about the visits of all subjects, without their events.
+VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
+                         const MendingRules& rules, int n_threads);
+
+/// Events of role kCode before their values are resolved; (n,) each.
+struct CodeEvents {
+  std::vector<std::int64_t> subject;  // place among the subjects
+  std::vector<std::uint16_t> table;
+  std::vector<std::int32_t> code, unit, text;
+  std::vector<double> number;  // NaN for none
+};
+
+CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
+                       const MendingRules& rules, int n_threads);
+
+/// By number of a table, unit name or text: its place in byte order. Codes have theirs in
+/// `MedsTables::code_rank`.
+struct TextRanks {
+  std::vector<std::int32_t> table, unit, text;
+};
+
+/// Events of many subjects in canonical order (chronoward/schema.py), texts as places in byte
+/// order; (n_events,) each. Columns that no event of the source can have are empty.
+struct EventPiece {
+  std::vector<std::int64_t> subject_id, time, available;
+  std::vector<std::uint8_t> role;
+  std::vector<std::int32_t> table, code, unit, text;
+  std::vector<float> number;
+  std::vector<std::int64_t> visit_id, end_time;
+};
+
+/// What became of each row: the ledger.
+struct RowFates {
+  std::vector<std::uint8_t> gone;      // Removal
+  std::vector<std::uint32_t> changes;  // bits of Change, 0 where gone
+};
+
+/// Makes the event table of a source from its rows, piece by piece.
+class EventPieces {
+ public:
+  /// @param n_threads pieces do not depend on it.
+  EventPieces(ValueRules values, TextRanks ranks, const KnownCodes& known, std::size_t n_codes,
+              int n_threads);
+
+  /// The events of some subjects.
+  ///
+  /// @param subject_id (n_subjects,) ascending, over all calls.
+  EventPiece make(const MedsSubjects& subjects, std::span<const std::int64_t> subject_id,
+                  const MedsRows& rows, const MendingRules& rules, RowFates& fates);
+
+  /// Facts about all events made so far.
+  EventFactColumns facts() const { return EventFacts::join(facts_); }
+
+ private:
+  void put(std::vector<MendedEvent>& events, std::int64_t subject_id, const MendingRules& rules,
+           EventFacts& facts, EventPiece& out) const;
+
+  ValueRules values_;
+  TextRanks ranks_;
+  std::vector<EventFacts> facts_;  // by thread
+};
+
+}  // namespace chronoward
