@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -114,9 +115,15 @@ class Vocabulary:
     start_minute_q: tuple[int, ...] = ()
     parent_hash: str | None = None
 
+    @cached_property
+    def _token_columns(self) -> dict[str, tuple[Any, ...]]:
+        rows = map(attrgetter(*_TOKEN_FIELDS), self.tokens)
+        columns = zip(*rows, strict=True) if self.tokens else ((),) * len(_TOKEN_FIELDS)
+        return dict(zip(_TOKEN_FIELDS, columns, strict=True))
+
     def column(self, name: str, dtype: type) -> NDArray[Any]:
         """One attribute of all tokens, (V,)."""
-        return np.array([getattr(token, name) for token in self.tokens], dtype)
+        return np.array(self._token_columns[name], dtype)
 
     def ids_of(self, token_class: TokenClass) -> NDArray[np.int32]:
         """Token ids of one class, ascending."""
@@ -247,7 +254,7 @@ class Vocabulary:
             age_unknown_id=age_unknown,
             **self._entry_tables(),
             token_class=token_class,
-            token_rank=self._ranks(),
+            token_rank=self._ranks,
             base_code=self.base_code,
             token_sex=self.token_sex,
             gap_lo=low[gaps],
@@ -310,6 +317,7 @@ class Vocabulary:
             "text_token": np.array([text_key[k] for k in keys], np.int32),
         }
 
+    @cached_property
     def _ranks(self) -> NDArray[np.int32]:
         def order(i: int) -> tuple[str, str, str, int, int]:
             token = self.tokens[i]
@@ -377,16 +385,15 @@ class Vocabulary:
         """Whether encode puts the codes of a moment in the order of their ids, each once."""
         if self.spec.event_order != "canonical" or self.spec.values == "split":
             return False
-        rank = self._ranks()[self.ids_of(TokenClass.CODE)]
+        rank = self._ranks[self.ids_of(TokenClass.CODE)]
         return bool((np.diff(rank) > 0).all())
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary as plain JSON values; tokens by column."""
-        names = [f.name for f in fields(Token) if f.name != "q"]
         return {
             "spec": self.spec.to_json(),
             "codes": [_sparse(entry) for entry in self.codes],
-            "tokens": {name: [getattr(t, name) for t in self.tokens] for name in names},
+            "tokens": {n: list(c) for n, c in self._token_columns.items() if n != "q"},
             "duration_quantiles": {str(i): list(t.q) for i, t in enumerate(self.tokens) if t.q},
             "grammar": {"states": list(self.state_names), "next_state": self.next_state.tolist()},
             "start": {
@@ -459,6 +466,7 @@ def _is_unknown(entry: CodeEntry) -> bool:
     return UNKNOWN_CODE.get(entry.kind) == entry.code
 
 
+_TOKEN_FIELDS: Final = tuple(f.name for f in fields(Token))
 _ENTRY_DEFAULTS: Final = {f.name: f.default for f in fields(CodeEntry)}
 
 
