@@ -11,7 +11,8 @@ namespace chronoward {
 
 namespace {
 
-constexpr float kMinutesPerDay = 1440.0F;
+/// In double: a gap of decades has more minutes than a float counts.
+float days(std::int32_t minutes) { return static_cast<float>(minutes / 1440.0); }
 
 /// One row of the output from its first used position on.
 struct RowOut {
@@ -84,9 +85,9 @@ void put_part(const RowOut& row, const TokenValues& values, const TimelinePlace&
   }
   const bool is_first = begin == place.begin;
   const std::int32_t clock = is_first ? times[0] : shard.time_min[begin - 1];
-  row.delta_days[0] = static_cast<float>(times[0] - clock) / kMinutesPerDay;
+  row.delta_days[0] = days(times[0] - clock);
   for (std::size_t i = 1; i < length; ++i) {
-    row.delta_days[i] = static_cast<float>(times[i] - times[i - 1]) / kMinutesPerDay;
+    row.delta_days[i] = days(times[i] - times[i - 1]);
   }
   std::fill_n(row.is_static, length, std::uint8_t{0});
   put_values(row, values, tokens, is_first ? 0 : shard.token_id[begin - 1]);
