@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tests.tokenizer.clinic import SPECS, make_world
+from tests.packing.clinic import make_token_store
 
 from chronoward import _core
 from chronoward.errors import ConfigError, DataError
 from chronoward.meds_torch import MedsTorchConfig, MedsTorchLoader
-from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.arrays import split_arrays
-from chronoward.tokenizer import TokenClass, Tokenizer, fit
+from chronoward.tokenizer import TokenClass
 from chronoward.tokenizer.values import draw
 
 if TYPE_CHECKING:
     from chronoward.meds_torch import MedsTorchBatch
     from chronoward.store import StoreSplit, Timeline
+    from chronoward.tokenizer import Tokenizer
 
 L = 40
 FIELDS = ("code", "numeric_value", "numeric_value_mask", "time_delta_days")
@@ -32,15 +32,8 @@ FIELDS = ("code", "numeric_value", "numeric_value_mask", "time_delta_days")
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[StoreSplit, Tokenizer]:
-    events, observation, codes = make_world(40, seed=2)
-    tokenizer = fit([events], codes, SPECS[request.param])
-    folder = tmp_path_factory.mktemp("meds_torch")
-    tokenizer.save(folder / "tokenizer.json")
-    batch = tokenizer.encode(events, observation, codes=codes)
-    writer = StoreWriter(folder, tokenizer_hash=tokenizer.hash, max_tokens=3000)
-    writer.add(batch, np.zeros(len(batch), np.uint8))
-    writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
-    return TokenStore.open(folder).split("train"), tokenizer
+    store, tokenizer = make_token_store(tmp_path_factory.mktemp("made") / "tokens", request.param)
+    return store.split("train"), tokenizer
 
 
 def slow_number(tokenizer: Tokenizer, timeline: Timeline, p: int) -> float | None:
