@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 MODULES: dict[str, str] = {
     "D1": "benchmarks.data",
     "D2": "benchmarks.data",
+    "D3": "benchmarks.meds_torch_data",
     "D6": "benchmarks.packing",
+    "D7": "benchmarks.meds_torch_data",
     "G1": "benchmarks.generation",
     "R4": "benchmarks.risk",
     "R5": "benchmarks.accuracy",
@@ -35,6 +37,8 @@ PARTS: dict[str, str] = dict.fromkeys(
 )
 # take `work_dir`; left out of --quick unless named: even their small form takes minutes
 LONG = frozenset({"R5", *PARTS})
+# run another project in its own environment (see peers.py); without ids they run where it is ready
+PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data"}
 
 
 def measure(benchmark_id: str) -> Measure:

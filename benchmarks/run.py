@@ -1,8 +1,10 @@
 """python benchmarks/run.py [ID …] [--quick] [--work-dir DIR]: JSON lines on standard output.
 
 One line a number. Without ids it runs all that need no GPU; with --quick it leaves out those that
-train for minutes (R5), which then run when named. A measure whose correctness check fails prints no
-number: its error goes to standard error, the others still run, and the exit code is 1.
+train for minutes (R5), which then run when named. Those against another project (D3, D7) build its
+environment when named, and are left out otherwise where there is none. A measure whose correctness
+check fails prints no number: its error goes to standard error, the others still run, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -18,8 +20,20 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.peers import is_ready  # noqa: E402
 from benchmarks.record import line  # noqa: E402
-from benchmarks.registry import LONG, MODULES, PARTS, measure  # noqa: E402
+from benchmarks.registry import LONG, MODULES, PARTS, PEERS, measure  # noqa: E402
+
+
+def _all(quick: bool) -> list[str]:
+    """What runs when nothing is named; says what is left out for want of a peer."""
+    names = [n for n in MODULES if not (quick and n in LONG)]
+    absent = [n for n in names if n in PEERS and not is_ready(PEERS[n])]
+    if absent:
+        sys.stderr.write(
+            f"{', '.join(absent)} left out: no environment of the peer; name them to build it\n"
+        )
+    return [n for n in names if n not in absent]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
     failed = False
-    for name in options.ids or [n for n in MODULES if not (options.quick and n in LONG)]:
+    for name in options.ids or _all(options.quick):
         more = {"work_dir": options.work_dir} if name in LONG else {}
         try:
             for measurement in measure(name)(options.quick, **more):

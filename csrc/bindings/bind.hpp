@@ -10,6 +10,7 @@ void bind_engine(pybind11::module_& m);
 void bind_fit(pybind11::module_& m);
 void bind_output(pybind11::module_& m);
 void bind_pack(pybind11::module_& m);
+void bind_padded(pybind11::module_& m);
 void bind_philox(pybind11::module_& m);
 void bind_meds(pybind11::module_& m);
 void bind_records(pybind11::module_& m);

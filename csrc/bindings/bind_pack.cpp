@@ -2,6 +2,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "bindings/split_arrays.hpp"
 #include "core/pack.hpp"
 #include "core/rows.hpp"
 
@@ -17,22 +18,7 @@ using Longs = py::array_t<std::int64_t>;
 using Octets = py::array_t<std::uint8_t>;
 using WindowColumns = py::typing::Tuple<Longs, Longs, Ints, Ints, Longs, Longs>;
 using RowColumns = py::typing::Tuple<Longs, Longs>;
-using FilledRows = py::typing::Tuple<Ints, Ints, Octets, Octets, Ints>;
-
-template <typename T>
-std::span<T> mutable_view(Array<T>& array) {
-  return {array.mutable_data(), static_cast<std::size_t>(array.size())};
-}
-
-void check_offsets(std::span<const std::int64_t> offsets, std::size_t n_values, const char* name) {
-  bool good = !offsets.empty() && offsets.front() == 0 &&
-              static_cast<std::size_t>(offsets.back()) == n_values;
-  for (std::size_t i = 1; good && i < offsets.size(); ++i) good = offsets[i - 1] <= offsets[i];
-  if (!good) {
-    throw std::invalid_argument(std::string(name) + " must rise from 0 to " +
-                                std::to_string(n_values));
-  }
-}
+using FilledRows = py::typing::Tuple<Ints, Ints, Octets, Octets, Ints, Longs, Longs, Ints>;
 
 WindowColumns bind_cut(const SubjectOffsets& offsets, const TokenIds& token_id,
                        const Bytes& token_class, std::int32_t row_tokens, std::int32_t n_prompt) {
@@ -62,81 +48,72 @@ RowColumns bind_rows(const Lengths& lengths, const Positions& order, std::int32_
   return py::make_tuple(to_numpy(std::move(rows.offsets)), to_numpy(std::move(rows.window)));
 }
 
-/// A shard's arrays, kept alive for as long as rows are made of them.
-class ShardArrays {
+/// All windows of a split, kept alive for as long as rows are made of them.
+class WindowArrays {
  public:
-  ShardArrays(TokenIds token_id, TimesMin time_min, Bytes n_prior, TimesMin obs_start_min,
-              TimesMin obs_end_min)
-      : token_id_(std::move(token_id)),
-        time_min_(std::move(time_min)),
-        n_prior_(std::move(n_prior)),
-        obs_start_min_(std::move(obs_start_min)),
-        obs_end_min_(std::move(obs_end_min)) {
-    const ShardSpans s = spans();
-    if (s.time_min.size() != s.token_id.size() || s.n_prior.size() != s.token_id.size() ||
-        s.obs_start_min.size() != s.obs_end_min.size()) {
-      throw std::invalid_argument("a shard's token arrays must have one length");
+  WindowArrays(Positions timeline, Positions begin, Lengths length, Lengths n_lead,
+               Positions open_visit, Positions open_detail)
+      : timeline_(std::move(timeline)),
+        begin_(std::move(begin)),
+        length_(std::move(length)),
+        n_lead_(std::move(n_lead)),
+        open_visit_(std::move(open_visit)),
+        open_detail_(std::move(open_detail)) {
+    const WindowSpans s = spans();
+    const std::size_t n = s.timeline.size();
+    if (s.begin.size() != n || s.length.size() != n || s.n_lead.size() != n ||
+        s.open_visit.size() != n || s.open_detail.size() != n) {
+      throw std::invalid_argument("the windows' arrays must have one length");
     }
   }
 
-  ShardSpans spans() const {
-    return {view(token_id_, "token_id"), view(time_min_, "time_min"), view(n_prior_, "n_prior"),
-            view(obs_start_min_, "obs_start_min"), view(obs_end_min_, "obs_end_min")};
+  WindowSpans spans() const {
+    return {view(timeline_, "timeline"),     view(begin_, "begin"),
+            view(length_, "length"),         view(n_lead_, "n_lead"),
+            view(open_visit_, "open_visit"), view(open_detail_, "open_detail")};
   }
 
  private:
-  TokenIds token_id_;
-  TimesMin time_min_;
-  Bytes n_prior_;
-  TimesMin obs_start_min_;
-  TimesMin obs_end_min_;
+  Positions timeline_;
+  Positions begin_;
+  Lengths length_;
+  Lengths n_lead_;
+  Positions open_visit_;
+  Positions open_detail_;
 };
 
-/// `positions` rows: shard, begin, open_visit, open_detail, period_begin, period_end.
-FilledRows bind_fill(const py::typing::List<ShardArrays>& shards, const Positions& positions,
-                     const Lengths& length, const Lengths& n_lead,
-                     const Array<std::int32_t>& prompt, const Positions& row_offsets,
+FilledRows bind_fill(const SplitArrays& split, const WindowArrays& windows, const Positions& window,
+                     const Positions& row_offsets, const Array<std::int32_t>& prompt,
                      const Bytes& token_class, std::int32_t row_tokens, std::int32_t max_segments) {
-  std::vector<ShardSpans> spans;
-  for (const py::handle& shard : shards) spans.push_back(shard.cast<const ShardArrays&>().spans());
-  const auto n = static_cast<std::size_t>(length.size());
-  const auto n_rows = static_cast<py::ssize_t>(row_offsets.size()) - 1;
-  if (positions.ndim() != 2 || positions.shape(0) != 6 || prompt.ndim() != 2 ||
-      static_cast<std::size_t>(positions.shape(1)) != n ||
-      static_cast<std::size_t>(prompt.shape(0)) != n ||
-      static_cast<std::size_t>(n_lead.size()) != n) {
-    throw std::invalid_argument("the segments' arrays must describe the same segments");
-  }
-  const auto column = [&](std::size_t i) {
-    return std::span<const std::int64_t>(positions.data() + i * n, n);
-  };
-  const SegmentSpans segments{column(0),
-                              column(1),
-                              view(length, "length"),
-                              view(n_lead, "n_lead"),
-                              column(2),
-                              column(3),
-                              column(4),
-                              column(5),
-                              {prompt.data(), static_cast<std::size_t>(prompt.size())}};
-  const auto rows = view(row_offsets, "row_offsets");
-  check_offsets(rows, n, "row_offsets");
-  const auto classes = view(token_class, "token_class");
   if (row_tokens < 1 || max_segments < 1) {
     throw std::invalid_argument("row_tokens and max_segments must be positive");
   }
-  Array<std::int32_t> token_id({n_rows, py::ssize_t{row_tokens}});
-  Array<std::int32_t> time_min({n_rows, py::ssize_t{row_tokens}});
-  Bytes n_prior({n_rows, py::ssize_t{row_tokens}});
-  Bytes loss_mask({n_rows, py::ssize_t{row_tokens}});
-  Array<std::int32_t> cu_seqlens({n_rows, py::ssize_t{max_segments} + 1});
-  const RowsOut out{mutable_view(token_id), mutable_view(time_min), mutable_view(n_prior),
-                    mutable_view(loss_mask), mutable_view(cu_seqlens)};
+  if (prompt.ndim() != 2) throw std::invalid_argument("prompt must have two dimensions");
+  const SplitSpans split_spans = split.spans();
+  const WindowSpans window_spans = windows.spans();
+  const SegmentSpans segments{view(window, "window"), view(row_offsets, "row_offsets"),
+                              flat(prompt), static_cast<std::size_t>(prompt.shape(1))};
+  check_offsets(segments.row_offsets, segments.window.size(), "row_offsets");
+  const auto classes = view(token_class, "token_class");
+  const auto n_rows = static_cast<py::ssize_t>(row_offsets.size()) - 1;
+  const py::ssize_t tokens = row_tokens;
+  const py::ssize_t places = max_segments;
+  Array<std::int32_t> token_id({n_rows, tokens});
+  Array<std::int32_t> time_min({n_rows, tokens});
+  Bytes n_prior({n_rows, tokens});
+  Bytes loss_mask({n_rows, tokens});
+  Array<std::int32_t> cu_seqlens({n_rows, places + 1});
+  Positions timeline({n_rows, places});
+  Positions begin({n_rows, places});
+  Lengths n_lead({n_rows, places});
+  const RowsOut out{target(token_id),   target(time_min), target(n_prior), target(loss_mask),
+                    target(cu_seqlens), target(timeline), target(begin),   target(n_lead)};
   {
     py::gil_scoped_release release;  // the caller's arguments and the outputs hold the buffers
-    fill_rows(spans, segments, rows, classes, row_tokens, max_segments, out);
+    fill_rows(split_spans, window_spans, segments, classes, row_tokens, max_segments, out);
   }
-  return py::make_tuple(token_id, time_min, n_prior, loss_mask, cu_seqlens);
+  return py::make_tuple(token_id, time_min, n_prior, loss_mask, cu_seqlens, timeline, begin,
+                        n_lead);
 }
 
 }  // namespace
@@ -148,16 +125,25 @@ void bind_pack(py::module_& m) {
   m.def("pack_rows", &bind_rows, py::arg("lengths").noconvert(), py::arg("order").noconvert(),
         py::arg("row_tokens"), py::arg("max_segments"), py::arg("block"),
         "Best fit in order, inside blocks: row offsets and the windows of each row.");
-  py::class_<ShardArrays>(m, "ShardArrays", "A shard's arrays, as rows are made of them.")
-      .def(py::init<TokenIds, TimesMin, Bytes, TimesMin, TimesMin>(),
-           py::arg("token_id").noconvert(), py::arg("time_min").noconvert(),
-           py::arg("n_prior").noconvert(), py::arg("obs_start_min").noconvert(),
-           py::arg("obs_end_min").noconvert());
-  m.def("fill_rows", &bind_fill, py::arg("shards"), py::arg("positions").noconvert(),
-        py::arg("length").noconvert(), py::arg("n_lead").noconvert(), py::arg("prompt").noconvert(),
-        py::arg("row_offsets").noconvert(), py::arg("token_class").noconvert(),
-        py::arg("row_tokens"), py::arg("max_segments"),
-        "Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens) of segments.");
+  py::class_<ShardArrays>(m, "ShardArrays", "A shard's arrays, as batches are made of them.")
+      .def(
+          py::init<SubjectOffsets, TokenIds, TimesMin, Bytes, SubjectOffsets, TimesMin, TimesMin>(),
+          py::arg("offsets").noconvert(), py::arg("token_id").noconvert(),
+          py::arg("time_min").noconvert(), py::arg("n_prior").noconvert(),
+          py::arg("obs_offsets").noconvert(), py::arg("obs_start_min").noconvert(),
+          py::arg("obs_end_min").noconvert());
+  py::class_<SplitArrays>(m, "SplitArrays", "The shards of a split, in order.")
+      .def(py::init<const py::typing::List<ShardArrays>&>(), py::arg("shards"));
+  py::class_<WindowArrays>(m, "WindowArrays", "All windows of a split.")
+      .def(py::init<Positions, Positions, Lengths, Lengths, Positions, Positions>(),
+           py::arg("timeline").noconvert(), py::arg("begin").noconvert(),
+           py::arg("length").noconvert(), py::arg("n_lead").noconvert(),
+           py::arg("open_visit").noconvert(), py::arg("open_detail").noconvert());
+  m.def("fill_rows", &bind_fill, py::arg("split"), py::arg("windows"),
+        py::arg("window").noconvert(), py::arg("row_offsets").noconvert(),
+        py::arg("prompt").noconvert(), py::arg("token_class").noconvert(), py::arg("row_tokens"),
+        py::arg("max_segments"),
+        "Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens, timeline, begin, n_lead).");
 }
 
 }  // namespace chronoward::bindings

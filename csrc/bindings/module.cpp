@@ -41,6 +41,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_fit(m);
   bind_output(m);
   bind_pack(m);
+  bind_padded(m);
   bind_records(m);
   bind_meds(m);
   bind_philox(m);

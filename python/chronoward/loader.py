@@ -7,8 +7,9 @@ out of the mapped store by C++ (the only copy); no worker processes are needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -16,16 +17,27 @@ import torch
 from chronoward import _core
 from chronoward.errors import ConfigError
 from chronoward.packing import PackPlan, cut, plan_windows, prompts_at
+from chronoward.store.arrays import split_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from chronoward.packing import WindowRules
+    from chronoward.packing import WindowRules, Windows
     from chronoward.store import StoreSplit
 
-_NO_SEGMENT = -1
+# in the order in which `_core.fill_rows` returns them
+_COLUMNS = (
+    "token_id",
+    "time_min",
+    "n_prior",
+    "loss_mask",
+    "cu_seqlens",
+    "segment_subject",
+    "segment_begin",
+    "segment_lead",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,44 @@ class PackedRow:
     segment_begin: torch.Tensor
     segment_lead: torch.Tensor
     n_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows(Sequence[PackedRow]):
+    """R rows in one tensor a column; a row is a view of them, made when it is asked for.
+
+    Attributes:
+        token_id, time_min: int32 (R, T), and so on: the columns of `PackedRow`, stacked.
+        row_n_tokens: int64 (R,), tokens in use in each row.
+    """
+
+    token_id: torch.Tensor
+    time_min: torch.Tensor
+    n_prior: torch.Tensor
+    cu_seqlens: torch.Tensor
+    loss_mask: torch.Tensor
+    segment_subject: torch.Tensor
+    segment_begin: torch.Tensor
+    segment_lead: torch.Tensor
+    row_n_tokens: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row_n_tokens)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in use, all rows together."""
+        return int(self.row_n_tokens.sum())
+
+    @overload
+    def __getitem__(self, index: int) -> PackedRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> PackedRows: ...
+    def __getitem__(self, index: int | slice) -> PackedRow | PackedRows:
+        columns = {name: getattr(self, name)[index] for name in _COLUMNS}
+        if isinstance(index, slice):
+            return PackedRows(**columns, row_n_tokens=self.row_n_tokens[index])
+        return PackedRow(**columns, n_tokens=int(self.row_n_tokens[index]))
 
 
 class Loader:
@@ -96,18 +146,32 @@ class Loader:
             )
             raise ConfigError(message)
         self.split = split
-        self.windows = cut(split, rules, row_tokens)
         self._rules = rules
         self._rows_per_step = rows_per_step
         self._seed = seed
         self._max_segments = max_segments
         self._rank = rank
         self._n_ranks = n_ranks
+        self._split_arrays = split_arrays(split)
+        self.windows = cut(split, rules, row_tokens)
+
+    @property
+    def windows(self) -> Windows:
+        """What the rows are made of; assigning fewer of them leaves the others out."""
+        return self._windows
+
+    @windows.setter
+    def windows(self, windows: Windows) -> None:
+        self._windows = windows
         self._plan: tuple[int, PackPlan] | None = None
-        self._shards = [
-            _core.ShardArrays(s.token_id, s.time_min, s.n_prior, s.obs_start_min, s.obs_end_min)
-            for s in split.shards
-        ]
+        self._window_arrays = _core.WindowArrays(
+            timeline=windows.timeline,
+            begin=windows.begin,
+            length=windows.length,
+            n_lead=windows.n_lead,
+            open_visit=windows.open_visit,
+            open_detail=windows.open_detail,
+        )
 
     def plan(self, epoch: int) -> PackPlan:
         """The rows of an epoch (the last one asked for is kept)."""
@@ -122,7 +186,7 @@ class Loader:
         """Steps of an epoch."""
         return -(-len(self.plan(epoch).rows) // self._rows_per_step)
 
-    def step(self, epoch: int, step: int) -> list[PackedRow]:
+    def step(self, epoch: int, step: int) -> PackedRows:
         """This rank's rows of one step.
 
         Raises:
@@ -137,7 +201,7 @@ class Loader:
         numbers = np.arange(first, last, dtype=np.int64)[self._rank :: self._n_ranks]
         return self._rows(plan, numbers)
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[PackedRow]]:
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[PackedRows]:
         """The steps of an epoch from `first_step` on: exactly those that an uninterrupted run
         would have seen.
         """
@@ -145,88 +209,33 @@ class Loader:
             yield self.step(epoch, step)
 
     def _prompts(self, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Re-derived prompts of the windows that need one, zeros for the others."""
-        windows, n_stored = self.windows, len(self._rules.prompt_classes)
-        prompts = np.zeros((len(chosen), n_stored + 1), np.int32)
-        late = np.flatnonzero(windows.n_lead[chosen])
-        if len(late):
-            timelines = [self.split.timeline(int(i)) for i in windows.timeline[chosen[late]]]
-            begins = windows.begin[chosen[late]]
-            prompts[late] = prompts_at(
-                self._rules,
-                np.stack([t.token_id[:n_stored] for t in timelines]),
-                np.array([t.origin_us for t in timelines], np.int64),
-                np.array([t.time_min[b] for t, b in zip(timelines, begins, strict=True)], np.int32),
-            )
-        return prompts
-
-    def _positions(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the windows lie, (6, n): shard, begin, open visit, open detail, period bounds."""
-        windows, split = self.windows, self.split
-        timeline = windows.timeline[chosen]
-        shard = np.searchsorted(split.first_row, timeline, side="right") - 1
-        row = timeline - split.first_row[shard]
-        start, first, last = (np.zeros(len(chosen), np.int64) for _ in range(3))
-        for number in np.unique(shard):
-            here = shard == number
-            source = split.shards[number]
-            start[here] = source.offsets[row[here]]
-            first[here] = source.obs_offsets[row[here]]
-            last[here] = source.obs_offsets[row[here] + 1]
-
-        def absolute(position: NDArray[np.int64]) -> NDArray[np.int64]:
-            return np.where(position >= 0, position + start, -1)
-
-        rows = (
-            shard,
-            windows.begin[chosen] + start,
-            absolute(windows.open_visit[chosen]),
-            absolute(windows.open_detail[chosen]),
-            first,
-            last,
+        """Re-derived prompts of the windows that begin mid-life, in order; (n_late, n_prompt)."""
+        windows = self.windows
+        late = chosen[windows.n_lead[chosen] > 0]
+        timeline = windows.timeline[late]
+        stored, clock = _core.read_heads(
+            self._split_arrays, timeline, windows.begin[late], len(self._rules.prompt_classes)
         )
-        return np.stack(rows)
+        return prompts_at(self._rules, stored, self.split.origin_us[timeline], clock)
 
-    def _rows(self, plan: PackPlan, numbers: NDArray[np.int64]) -> list[PackedRow]:
-        windows, n = self.windows, len(numbers)
-        counts = np.diff(plan.rows.offsets)[numbers]
-        row_offsets = np.zeros(n + 1, np.int64)
-        np.cumsum(counts, out=row_offsets[1:])
-        chosen = np.concatenate(
-            [np.zeros(0, np.int64), *(plan.rows.row(r) for r in numbers.tolist())]
-        )
-        token_id, time_min, n_prior, loss_mask, cu_seqlens = _core.fill_rows(
-            self._shards,
-            self._positions(chosen),
-            windows.length[chosen],
-            windows.n_lead[chosen],
-            self._prompts(chosen),
+    def _rows(self, plan: PackPlan, numbers: NDArray[np.int64]) -> PackedRows:
+        first, last = plan.rows.offsets[numbers], plan.rows.offsets[numbers + 1]
+        row_offsets = np.zeros(len(numbers) + 1, np.int64)
+        np.cumsum(last - first, out=row_offsets[1:])
+        moved = np.repeat(first - row_offsets[:-1], last - first)
+        chosen = plan.rows.index[moved + np.arange(len(moved))]
+        columns = _core.fill_rows(
+            self._split_arrays,
+            self._window_arrays,
+            chosen,
             row_offsets,
+            self._prompts(chosen),
             self._rules.token_class,
-            windows.row_tokens,
+            self.windows.row_tokens,
             plan.max_segments,
         )
-        places = np.arange(len(chosen)) - np.repeat(row_offsets[:-1], counts)
-        owner = np.repeat(np.arange(n), counts)
-
-        def by_row(values: NDArray[Any], empty: int) -> torch.Tensor:
-            table = np.full((n, plan.max_segments), empty, values.dtype)
-            table[owner, places] = values
-            return torch.from_numpy(table)
-
-        tensors = {
-            "token_id": torch.from_numpy(token_id),
-            "time_min": torch.from_numpy(time_min),
-            "n_prior": torch.from_numpy(n_prior),
-            "cu_seqlens": torch.from_numpy(cu_seqlens),
-            "loss_mask": torch.from_numpy(loss_mask.view(np.bool_)),
-            "segment_subject": by_row(windows.timeline[chosen], _NO_SEGMENT),
-            "segment_begin": by_row(windows.begin[chosen], 0),
-            "segment_lead": by_row(windows.n_lead[chosen], 0),
-        }
-        used = np.add.reduceat(windows.length[chosen] + windows.n_lead[chosen], row_offsets[:-1])
-        rows = zip(*(tensor.unbind(0) for tensor in tensors.values()), strict=True)
-        return [
-            PackedRow(**dict(zip(tensors, row, strict=True)), n_tokens=n_used)
-            for row, n_used in zip(rows, used.tolist(), strict=True)
-        ]
+        tensors = {n: torch.from_numpy(c) for n, c in zip(_COLUMNS, columns, strict=True)}
+        tensors["loss_mask"] = tensors["loss_mask"].view(torch.bool)
+        bounds = columns[_COLUMNS.index("cu_seqlens")]
+        row_n_tokens = bounds[np.arange(len(numbers)), last - first].astype(np.int64)
+        return PackedRows(**tensors, row_n_tokens=row_n_tokens)

@@ -21,7 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("tokenizer",),
     ("store",),
     ("population", "packing"),
-    ("tokenize", "loader"),
+    ("tokenize", "loader", "meds_torch"),
     ("model",),
     ("train",),
     ("engine",),

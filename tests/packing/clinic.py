@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from tests.store.timelines import Batch, open_writer
+from tests.tokenizer.clinic import SPECS, make_world
 
 from chronoward import philox
-from chronoward.store import TokenStore
+from chronoward.store import StoreWriter, TokenStore
+from chronoward.tokenizer import Tokenizer, fit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +133,16 @@ def make_store(folder: Path, n: int, *, max_tokens: int = 3000, n_codes: int = 8
     writer.add(make_batch(n, n_codes=n_codes), np.zeros(n, np.uint8))
     writer.finish(calendar="real", observation="observation_period", split_rule="hash", counts={})
     return TokenStore.open(folder)
+
+
+def make_token_store(folder: Path, spec: str) -> tuple[TokenStore, Tokenizer]:
+    """A store of 40 subjects, all in train, and the tokenizer that was fitted to them."""
+    events, observation, codes = make_world(40, seed=2)
+    tokenizer = fit([events], codes, SPECS[spec])
+    folder.mkdir(parents=True)
+    tokenizer.save(folder / "tokenizer.json")
+    batch = tokenizer.encode(events, observation, codes=codes)
+    writer = StoreWriter(folder, tokenizer_hash=tokenizer.hash, max_tokens=3000)
+    writer.add(batch, np.zeros(len(batch), np.uint8))
+    writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
+    return TokenStore.open(folder), tokenizer

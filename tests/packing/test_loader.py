@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,6 +123,41 @@ def same(left: PackedRow, right: PackedRow) -> bool:
     return all(torch.equal(getattr(left, name), getattr(right, name)) for name in PARTS)
 
 
+def test_a_step_is_a_sequence_of_views_of_its_stacked_rows(split: StoreSplit) -> None:
+    step = Loader(split, Rules(), row_tokens=ROW, rows_per_step=5, seed=2).step(0, 0)
+    assert len(step) == 5
+    assert step.token_id.shape == (5, ROW)
+    assert step.n_tokens == sum(row.n_tokens for row in step)
+    assert step[1].token_id.data_ptr() == step.token_id[1].data_ptr()
+    assert all(same(a, b) for a, b in zip(step[1:3], list(step)[1:3], strict=True))
+    assert same(step[-1], step[4])
+    with pytest.raises(IndexError):
+        step[5]
+
+
+def test_windows_that_are_taken_away_are_in_no_row(split: StoreSplit) -> None:
+    loader = Loader(split, Rules(), row_tokens=ROW, rows_per_step=5, seed=2)
+    n_rows = len(all_rows(loader))
+    whole = loader.windows
+    kept = np.flatnonzero(whole.timeline % 2 == 0)
+    loader.windows = replace(
+        whole, **{f.name: getattr(whole, f.name)[kept] for f in fields(whole)[:-1]}
+    )
+    rows = all_rows(loader)
+    assert len(rows) < n_rows
+    seen = {int(s) for row in rows for s in row.segment_subject if s >= 0}
+    assert seen == set(whole.timeline[kept].tolist())
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="offsets must rise from 0 to 4"):
+        shard(offsets=np.array([0, 3]))
+    with pytest.raises(ValueError, match="same timelines and tokens"):
+        shard(time_min=np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match="one length"):
+        windows(begin=np.zeros(2, np.int64))
+
+
 PARTS = ("token_id", "time_min", "n_prior", "cu_seqlens", "loss_mask", "segment_subject")
 
 
@@ -168,16 +204,40 @@ def test_impossible_ranks_and_steps_are_refused(split: StoreSplit, change: dict[
         Loader(split, Rules(), row_tokens=ROW, **change)
 
 
-def fill(**changes: object) -> object:
-    ints, longs = np.zeros(4, np.int32), np.zeros((6, 1), np.int64)
-    longs[2:4] = -1
-    arguments: dict[str, object] = {
-        "shards": [_core.ShardArrays(ints, ints, np.zeros(4, np.uint8), ints[:0], ints[:0])],
-        "positions": longs,
+def windows(**changes: object) -> _core.WindowArrays:
+    zero, none = np.zeros(1, np.int64), np.full(1, -1)
+    columns: dict[str, object] = {
+        "timeline": zero,
+        "begin": zero,
         "length": np.array([4], np.int32),
         "n_lead": np.zeros(1, np.int32),
-        "prompt": np.zeros((1, 2), np.int32),
+        "open_visit": none,
+        "open_detail": none,
+    }
+    return _core.WindowArrays(**(columns | changes))  # type: ignore[arg-type]
+
+
+def shard(**changes: object) -> _core.ShardArrays:
+    ints = np.zeros(4, np.int32)
+    columns: dict[str, object] = {
+        "offsets": np.array([0, 4]),
+        "token_id": ints,
+        "time_min": ints,
+        "n_prior": np.zeros(4, np.uint8),
+        "obs_offsets": np.zeros(2, np.int64),
+        "obs_start_min": ints[:0],
+        "obs_end_min": ints[:0],
+    }
+    return _core.ShardArrays(**(columns | changes))  # type: ignore[arg-type]
+
+
+def fill(**changes: object) -> object:
+    arguments: dict[str, object] = {
+        "split": _core.SplitArrays([shard()]),
+        "windows": windows(),
+        "window": np.zeros(1, np.int64),
         "row_offsets": np.array([0, 1]),
+        "prompt": np.zeros((0, 2), np.int32),
         "token_class": np.zeros(1, np.uint8),
         "row_tokens": 6,
         "max_segments": 2,
@@ -185,17 +245,38 @@ def fill(**changes: object) -> object:
     return _core.fill_rows(**(arguments | changes))  # type: ignore[arg-type]
 
 
+ONE = np.ones(1, np.int64)
+LEAD = {"n_lead": np.array([2], np.int32), "length": np.array([2], np.int32)}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"length": np.array([5], np.int32)}, IndexError, "outside its shard"),
-        ({"positions": np.full((6, 1), -1)}, IndexError, "unknown shard"),
+        ({"windows": windows(length=np.array([5], np.int32))}, IndexError, "outside its timeline"),
+        ({"windows": windows(timeline=ONE)}, IndexError, "timeline that the split does not have"),
+        ({"windows": windows(timeline=-ONE)}, IndexError, "timeline that the split does not have"),
+        ({"window": ONE}, IndexError, "unknown window"),
         ({"row_tokens": 3}, ValueError, "overflows its row"),
-        ({"n_lead": np.array([1], np.int32)}, ValueError, "n_lead does not match"),
+        ({"windows": windows(**LEAD)}, ValueError, "a prompt for each window"),
+        (
+            {"windows": windows(**LEAD), "prompt": np.zeros((1, 1), np.int32)},
+            ValueError,
+            "n_lead does not match",
+        ),
+        (
+            {"windows": windows(**LEAD, open_visit=ONE), "prompt": np.zeros((1, 2), np.int32)},
+            ValueError,
+            "n_lead does not match",
+        ),
+        (
+            {"windows": windows(**LEAD, open_visit=4 * ONE), "prompt": np.zeros((1, 2), np.int32)},
+            IndexError,
+            "open visit outside",
+        ),
         ({"row_offsets": np.array([0, 2])}, ValueError, "row_offsets must rise from 0 to 1"),
         ({"max_segments": 1}, ValueError, "leave one free"),
         ({"token_class": np.zeros(0, np.uint8)}, DataError, "outside the vocabulary"),
-        ({"prompt": np.zeros((2, 2), np.int32)}, ValueError, "same segments"),
+        ({"prompt": np.zeros(2, np.int32)}, ValueError, "two dimensions"),
         ({"row_tokens": 0}, ValueError, "must be positive"),
     ],
 )
