@@ -103,7 +103,7 @@ class MedsMender {
   SourceVisit placed(const Staged& visit, std::uint32_t& changes) const;
   void take_explicit();
   void mend_staged();
-  void link_explicit();
+  void settle_columns();
   void close_patterns();
   void put_events(std::int64_t subject, MendedEvents& out);
   void put_row(std::int64_t subject, std::int32_t i, std::int64_t time, std::int64_t available,
