@@ -30,6 +30,8 @@ enum class Removal : std::uint8_t {
   kVisitMerged,
   kEdLinked,
   kOutpatientInStay,
+  kDetailWithoutVisit,
+  kDischargeNotUsed,
   kCount,
 };
 
@@ -50,6 +52,8 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(Removal::kCoun
     "visit_merged",
     "ed_linked",
     "outpatient_in_stay",
+    "detail_without_visit",
+    "discharge_not_used",
 };
 
 /// What changes a record that stays: bits; names of chronoward/data/rules.py.
@@ -64,7 +68,6 @@ enum class Change : std::uint8_t {
   kValueCategory,
   kTextFree,
   kDeathDateOnly,
-  kMissingVisitEnd,
   kVisitEndAfterDeath,
   kVisitExtended,
   kVisitInpatientByLength,
@@ -90,7 +93,6 @@ inline constexpr std::array<const char*, static_cast<std::size_t>(Change::kCount
     "value_category",
     "text_free",
     "death_date_only",
-    "missing_visit_end",
     "visit_end_after_death",
     "visit_extended",
     "visit_inpatient_by_length",

@@ -58,13 +58,13 @@ void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
   if (v_.is_explicit) {
     stage_explicit();
     v_.is_disjoint ? take_explicit() : mend_staged();
-    link_explicit();
   } else if (!v_.patterns.empty()) {
     for (const CodePattern& pattern : v_.patterns) stage_pattern(pattern);
     stage_pairs();
     mend_staged();
     close_patterns();
   }
+  settle_columns();
   facts_.n_visits += static_cast<std::int64_t>(mended_.visits.size());
   put_codes(out);
   put_facts(out);
@@ -188,11 +188,9 @@ SourceVisit MedsMender::placed(const Staged& visit, std::uint32_t& changes) cons
   const bool is_early =
       has_end && (is_start_date || is_end_date ? day_of(visit.finish) < day_of(visit.start)
                                                : visit.finish < visit.start);
-  if (!has_end) {
-    changes |= bit_of(Change::kMissingVisitEnd);
-  } else if (is_early) {
+  if (is_early) {
     changes |= bit_of(Change::kEndBeforeStart);
-  } else {
+  } else if (has_end) {
     out.is_end_date = is_end_date;
     out.finish = is_end_date ? day_of(visit.finish) + kDayEndUs : visit.finish;
   }
@@ -267,18 +265,27 @@ std::int32_t MedsMender::visit_of_row(std::size_t i) const {
   return staged == kNoVisit ? kNoVisit : mended_.visit_of[at(staged)];
 }
 
-/// Details of explicit visits, cut to them.
-void MedsMender::link_explicit() {
+/// Details of explicit visits, cut to them; details and discharges that no visit takes are removed.
+void MedsMender::settle_columns() {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
-    const JudgedRow& row = judged_[i];
-    if (row.role != Role::kDetail || row.gone != Removal::kNone) continue;
+    JudgedRow& row = judged_[i];
+    const bool is_detail = row.role == Role::kDetail;
+    if ((!is_detail && row.role != Role::kDischarge) || row.gone != Removal::kNone) continue;
     const std::int32_t place = visit_of_row(i);
+    const std::int32_t code = t_.event_code[at(rows_.code[begin_ + i])];
+    if (!is_detail) {
+      const bool is_used = place != kNoVisit && visit_discharge_[at(place)] == code;
+      if (!is_used) row.gone = Removal::kDischargeNotUsed;
+      continue;
+    }
+    row.gone = Removal::kDetailWithoutVisit;
     if (place == kNoVisit || row.end_time == kNullUs) continue;
     const MendedVisit& visit = mended_.visits[at(place)];
     const std::int64_t start = rows_.time[begin_ + i];
     if (start > visit.finish || row.end_time < visit.start) continue;
-    details_.push_back({std::max(start, visit.start), std::min(row.end_time, visit.finish),
-                        t_.event_code[at(rows_.code[begin_ + i])], place});
+    row.gone = Removal::kNone;
+    details_.push_back(
+        {std::max(start, visit.start), std::min(row.end_time, visit.finish), code, place});
   }
 }
 

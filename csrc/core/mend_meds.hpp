@@ -99,7 +99,7 @@ class MedsMender {
   SourceVisit placed(const Staged& visit, std::uint32_t& changes) const;
   void take_explicit();
   void mend_staged();
-  void link_explicit();
+  void settle_columns();
   void close_patterns();
   void put_codes(std::vector<MendedEvent>& out);
   void put_facts(std::vector<MendedEvent>& out) const;

@@ -662,7 +662,6 @@ CHANGES: tuple = (
     "value_category",
     "text_free",
     "death_date_only",
-    "missing_visit_end",
     "visit_end_after_death",
     "visit_extended",
     "visit_inpatient_by_length",
@@ -693,6 +692,8 @@ REMOVALS: tuple = (
     "visit_merged",
     "ed_linked",
     "outpatient_in_stay",
+    "detail_without_visit",
+    "discharge_not_used",
 )
 RULES_VERSION: int = 1
 __version__: str = "0.1.0"

@@ -9,7 +9,7 @@ from chronoward.data import PreparedEvents, prepare, recognize
 from chronoward.errors import DataError
 from chronoward.schema import Role, code_schema, observation_schema, stored_event_schema
 
-from .omop_rows import condition, measurement, visit
+from .omop_rows import condition, measurement, person, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,3 +89,17 @@ def test_values_come_out_parsed(ingest: Ingest) -> None:
         "value_not_finite": 1,
         "value_unparsable": 1,
     }
+
+
+def test_an_answer_given_as_a_concept_is_a_category(ingest: Ingest) -> None:
+    answers = [
+        measurement(i, "2020-01-05 10:00:00", person_id=i, value_as_concept_id=45877994)
+        for i in range(1, 12)
+    ]
+    rare = measurement(12, "2020-01-05 10:00:00", value_as_concept_id=4181412)
+    people = [person(i) for i in range(1, 12)]
+    prepared = ingest({"person": people, "measurement": [*answers, rare]})
+    (table,) = prepared.batches()
+    texts = [row["text_value"] for row in table.to_pylist() if row["role"] == Role.CODE]
+    assert sorted(texts, key=str) == [None, *["OMOP/45877994"] * 11]
+    assert prepared.report["rules"]["text_rare"] == 1

@@ -115,8 +115,8 @@ CONFIG = IngestConfig(text_min_subjects=3, text_top_k=4)
 DIGESTS = {
     ("faulty", 0): "1f242f6266e53c2d",
     ("faulty", 1): "841e0332ae42caa2",
-    ("visits", 0): "308bf06f57ae9625",
-    ("visits", 1): "26f66275c7655fe1",
+    ("visits", 0): "5cababb40a00e8a1",
+    ("visits", 1): "5bb18698f9e7feb7",
 }
 WRITERS = {"faulty": write_faulty, "visits": write_visits}
 

@@ -1,4 +1,4 @@
-"""`chronoward merge`: a tokenizer from the counts of several shards."""
+"""`chronoward merge`: a tokenizer from the counts of shards, a token store from its parts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import typer
 
 
 def run(
-    counts: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Files of `chronoward fit --shard-index`.")
+    made: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…", help="What `fit` or `tokenize` wrote with --shard-index, all of it."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="tokenizer.json to write.")],
+    out: Annotated[Path, typer.Option(help="tokenizer.json, or folder of the token store.")],
 ) -> None:
-    """Merges counts into a tokenizer; the order of the files does not matter."""
-    from chronoward.tokenize import merge
+    """Merges files of counts into a tokenizer, or parts into a token store; order is no matter."""
+    from chronoward.tokenize import merge, merge_parts
 
-    tokenizer = merge(counts, out)
+    if all(path.is_dir() for path in made):
+        splits = merge_parts(made, out).manifest["splits"].values()
+        n_subjects = sum(entry["n_subjects"] for entry in splits)
+        typer.echo(f"{n_subjects:,} subjects, {sum(e['n_tokens'] for e in splits):,} tokens: {out}")
+        return
+    tokenizer = merge(made, out)
     typer.echo(f"{tokenizer.vocab_size:,} tokens: {out}")

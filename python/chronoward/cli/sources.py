@@ -41,6 +41,10 @@ IngestFile = Annotated[Path | None, typer.Option(help="YAML or JSON with dials o
 Threads = Annotated[int, typer.Option(min=1, help="Results do not depend on it.")]
 MemoryLimit = Annotated[str, typer.Option(help="Of the sort; beyond it spills to disk.")]
 TempDir = Annotated[Path | None, typer.Option(help="For intermediate files.")]
+EventsDir = Annotated[
+    Path | None,
+    typer.Option(help="Keep the source's sorted events here, for tasks that share them."),
+]
 Shared = dict[str, Any]
 
 
@@ -56,6 +60,7 @@ def source_options(
     threads: Threads = 1,
     memory_limit: MemoryLimit = "2GB",
     temp_dir: TempDir = None,
+    events_dir: EventsDir = None,
 ) -> Shared:
     """The options of every verb that tokenizes, as arguments of `chronoward.tokenize`.
 
@@ -72,6 +77,7 @@ def source_options(
         "threads": threads,
         "memory_limit": memory_limit,
         "temp_dir": temp_dir,
+        "events_dir": events_dir,
     }
 
 

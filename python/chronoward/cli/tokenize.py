@@ -21,12 +21,25 @@ def run(
     strict: Annotated[
         bool, typer.Option(help="Fail when a faulty record had to be quarantined or nulled.")
     ] = False,
+    shard_index: Annotated[
+        int | None, typer.Option(help="Make the part that holds this share of the subjects.")
+    ] = None,
+    num_shards: Annotated[int | None, typer.Option(help="Number of shares.")] = None,
 ) -> None:
     """Makes a token store; run it again after an interruption and it goes on."""
     from chronoward.tokenize import tokenize
 
     with stages() as progress:
-        store = tokenize(src, out, tokenizer=tokenizer, strict=strict, progress=progress, **shared)
+        store = tokenize(
+            src,
+            out,
+            tokenizer=tokenizer,
+            strict=strict,
+            shard_index=shard_index,
+            num_shards=num_shards,
+            progress=progress,
+            **shared,
+        )
     splits = store.manifest["splits"]
     typer.echo(
         f"{sum(s['n_subjects'] for s in splits.values()):,} subjects, "

@@ -292,7 +292,8 @@ def _code_records(work: Workspace, config: IngestConfig) -> None:
         parts AS (SELECT drug, count(*) AS n FROM ingredient GROUP BY drug)
         SELECT n.rid, n.tbl, n.subject_id, n.vid, n.time, n.end_time, n.available, n.number,
           u.name AS unit, COALESCE(n.drug_text, n.text, a.code) AS text,
-          n.drug_text IS NOT NULL OR n.text IN ('POS', 'NEG', 'not_done') AS fixed_text,
+          n.drug_text IS NOT NULL OR COALESCE(n.text IN ('POS', 'NEG', 'not_done'), false)
+            AS fixed_text,
           COALESCE(c.code, 'Source/' || n.source_value, 'OMOP/0') AS code, c.concept_id,
           n.source_value,
           n.more | CASE WHEN p.n > 1 THEN {changed(Rule.MULTI_INGREDIENT)}

@@ -168,11 +168,14 @@ def stage_deaths(work: Workspace, table: SourceTable | None, person: str) -> Non
         table.require("death_date")
     check_times(work, table, ("death_date", "death_datetime"))
     c = Columns(table)
+    key = f"COALESCE({key_expression(table, 'person_id')}, {key_expression(table, None)})"
+    work.run("SET preserve_insertion_order = true")
     work.run(
-        f"""INSERT INTO death_stage SELECT {table_number("death")},
-        {key_expression(table, "person_id")}, {person}, {c.time("death_datetime")},
-        {c.day("death_date")}, {c.start_bad("death_date", "death_datetime")} FROM {table.scan}"""
+        f"""INSERT INTO death_stage SELECT {table_number("death")}, {key}, {person},
+        {c.time("death_datetime")}, {c.day("death_date")},
+        {c.start_bad("death_date", "death_datetime")} FROM {table.scan}"""
     )
+    work.run("SET preserve_insertion_order = false")
 
 
 def settle_deaths(work: Workspace, config: IngestConfig, excluded: bool) -> None:

@@ -146,6 +146,11 @@ class Rule(StrEnum):
         "dropped",
         "A visit detail that no visit of its person covers.",
     )
+    DISCHARGE_NOT_USED = (
+        "discharge_not_used",
+        "dropped",
+        "A MEDS discharge whose visit is not there, or left another way.",
+    )
 
     # ---- changing rules: the record stays ----------------------------------------------------
     BIRTH_IMPUTED = (

@@ -9,14 +9,16 @@ from chronoward.packages import make_callable, on_first_use
 if TYPE_CHECKING:
     from chronoward.tokenize.check import Findings, verify
     from chronoward.tokenize.fitting import fit, merge
+    from chronoward.tokenize.parts import merge_parts
     from chronoward.tokenize.run import tokenize
 
-__all__ = ["Findings", "fit", "merge", "tokenize", "verify"]
+__all__ = ["Findings", "fit", "merge", "merge_parts", "tokenize", "verify"]
 
 _HOMES = {
     "Findings": "chronoward.tokenize.check",
     "fit": "chronoward.tokenize.fitting",
     "merge": "chronoward.tokenize.fitting",
+    "merge_parts": "chronoward.tokenize.parts",
     "tokenize": "chronoward.tokenize.run",
     "verify": "chronoward.tokenize.check",
 }

@@ -18,6 +18,7 @@ from chronoward import files
 from chronoward.data import IngestConfig, prepare
 from chronoward.errors import ConfigError, FormatError
 from chronoward.tokenize.counting import count_train
+from chronoward.tokenize.parts import check_shard, in_turn
 from chronoward.tokenize.run import make_spec
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
@@ -51,18 +52,6 @@ def _read_spec(path: Path) -> TokenizerSpec:
         raise FormatError(message) from None
 
 
-def _check_shard(index: int | None, n_shards: int | None) -> tuple[int, int] | None:
-    if index is None and n_shards is None:
-        return None
-    if index is None or n_shards is None:
-        message = "shard_index and num_shards go together"
-        raise ConfigError(message)
-    if not 0 <= index < n_shards:
-        message = f"shard_index must be in 0..{n_shards - 1}, got {index}"
-        raise ConfigError(message)
-    return index, n_shards
-
-
 def fit(
     src: Path | str,
     out: Path | str,
@@ -77,6 +66,7 @@ def fit(
     threads: int = 1,
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
+    events_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Fits a tokenizer on the train split of a source and writes it to a file.
@@ -94,6 +84,7 @@ def fit(
         threads: worker threads of the preparation.
         memory_limit: of the sort.
         temp_dir: where intermediate files go; beside `out` when not given.
+        events_dir: folder of the source's sorted events, kept, as in `tokenize`.
         progress: is told (stage, done, total).
 
     Raises:
@@ -101,20 +92,21 @@ def fit(
         DataError: the source's structure is faulty.
         OSError: the disk is full.
     """
-    shard = _check_shard(shard_index, num_shards)
+    shard = check_shard(shard_index, num_shards)
     path = Path(out)
     report = progress or (lambda _stage, _done, _total: None)
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
-        prepared = prepare(
-            Path(src),
-            Path(folder) / "events",
-            config=ingest or IngestConfig(),
-            as_=as_,
-            threads=threads,
-            memory_limit=memory_limit,
-            exclude_subjects=exclude_subjects,
-            progress=lambda line: report(line, 0, 0),
-        )
+        with in_turn(events_dir):
+            prepared = prepare(
+                Path(src),
+                events_dir or Path(folder) / "events",
+                config=ingest or IngestConfig(),
+                as_=as_,
+                threads=threads,
+                memory_limit=memory_limit,
+                exclude_subjects=exclude_subjects,
+                progress=lambda line: report(line, 0, 0),
+            )
         split_of = make_split(prepared, choose_rule(prepared, split))
         n = prepared.n_events
         chosen = make_spec(prepared, spec)

@@ -24,6 +24,13 @@ from chronoward.store.codes import write_codes
 from chronoward.store.layout import MANIFEST, TOKENIZER
 from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.job import fingerprint, job, scratch_folder
+from chronoward.tokenize.parts import (
+    REPORT,
+    EventShare,
+    check_shard,
+    in_turn,
+    write_source_files,
+)
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit_counts
 
@@ -36,9 +43,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-REPORT = "ingest_report.json"
-LEDGER = "ledger"
-SUBJECT_IDS = "subject_ids.parquet"  # of sources whose ids are text
 _FIT_REPORT = "fit_report.json"
 
 
@@ -128,11 +132,7 @@ class _Stages:
             **files.read_json(self.work / _FIT_REPORT),
         }
         files.write_json(self.out / REPORT, report)
-        (self.out / LEDGER).mkdir(mode=0o700, exist_ok=True)
-        source = self.prepared.path
-        for path in sorted([*source.glob(f"{LEDGER}/*.parquet"), *source.glob(SUBJECT_IDS)]):
-            with files.atomic_path(self.out / path.relative_to(source)) as temporary:
-                shutil.copyfile(path, temporary)
+        write_source_files(self.out, self.prepared)
         writer.finish(
             calendar=self.prepared.calendar,
             observation=report["observation"],
@@ -171,6 +171,8 @@ def tokenize(
     exclude_subjects: Path | None = None,
     ingest: IngestConfig | None = None,
     strict: bool = False,
+    shard_index: int | None = None,
+    num_shards: int | None = None,
     threads: int = 1,
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
@@ -194,12 +196,15 @@ def tokenize(
         exclude_subjects: file of subject ids to leave out; recorded by its hash.
         ingest: dials of ingestion.
         strict: fail where a faulty record had to be quarantined or nulled.
+        shard_index: make the part of the store that holds this share of the subjects,
+            0 .. num_shards − 1, with a given tokenizer; `merge_parts` joins the parts.
+        num_shards: number of shares.
         threads: worker threads.
         memory_limit: of the sort, such as "2GB"; it spills to disk beyond.
         temp_dir: where intermediate files go; inside `out` when not given.
         events_dir: folder of the source's sorted events, kept: what `prepare` left there is used
-            again, and what is made there others can use; among the intermediate files when not
-            given.
+            again, and what is made there others can use, tasks at the same time too; among the
+            intermediate files when not given.
         progress: is told (stage, done, total); total 0 where it is not known.
 
     Returns:
@@ -216,6 +221,10 @@ def tokenize(
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
     given = _given_tokenizer(tokenizer, spec)
+    shard = check_shard(shard_index, num_shards)
+    if shard is not None and given is None:
+        message = "a share of the subjects needs a tokenizer that was fitted on all of them"
+        raise ConfigError(message)
     config = ingest or IngestConfig()
     description = {
         "verb": "tokenize",
@@ -226,25 +235,29 @@ def tokenize(
         "tokenizer": None if given is None else given.hash,
         "split": split,
         "exclude": None if exclude_subjects is None else files.sha256_file(exclude_subjects),
+        "shard": None if shard is None else list(shard),
     }
     report = progress or (lambda _stage, _done, _total: None)
     with job(folder, description) as work:
         scratch = scratch_folder(folder, temp_dir)
         if not (folder / MANIFEST).is_file():
-            prepared = prepare(
-                Path(src),
-                events_dir or scratch / "events",
-                config=config,
-                as_=as_,
-                threads=threads,
-                memory_limit=memory_limit,
-                exclude_subjects=exclude_subjects,
-                progress=lambda line: report(line, 0, 0),
-            )
+            with in_turn(events_dir):
+                prepared = prepare(
+                    Path(src),
+                    events_dir or scratch / "events",
+                    config=config,
+                    as_=as_,
+                    threads=threads,
+                    memory_limit=memory_limit,
+                    exclude_subjects=exclude_subjects,
+                    progress=lambda line: report(line, 0, 0),
+                )
             if strict:
                 check_strict(prepared.report)
             rule = choose_rule(prepared, split)
             split_of = make_split(prepared, rule)
+            if shard is not None:
+                prepared = EventShare(prepared, *shard)
             stages = _Stages(folder, work, prepared, rule, split_of, threads, report)
             if given is not None:
                 _check_tokenizer(given, prepared)
