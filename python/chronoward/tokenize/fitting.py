@@ -27,6 +27,7 @@ from chronoward.tokenizer import fit as fit_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from chronoward.data.origin import SourceLike
     from chronoward.tokenize.run import Progress
 
 _SPEC_KEY = b"chronoward-spec"
@@ -74,7 +75,7 @@ def _check_shard(index: int | None, n_shards: int | None) -> tuple[int, int] | N
 
 
 def fit(
-    src: Path | str,
+    src: SourceLike,
     out: Path | str,
     *,
     spec: TokenizerSpec | None = None,
@@ -92,7 +93,7 @@ def fit(
     """Fits a tokenizer on the train split of a source and writes it to a file.
 
     Args:
-        src: a MEDS or OMOP source.
+        src: a MEDS or OMOP source, as of `tokenize`.
         out: tokenizer.json, or with shards a file of counts for `merge`.
         spec: what to build; the calendar is the source's.
         split: "source", "hash" or "temporal".
@@ -116,7 +117,7 @@ def fit(
     report = progress or (lambda _stage, _done, _total: None)
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
         prepared = prepare(
-            Path(src),
+            src,
             Path(folder) / "events",
             config=ingest or IngestConfig(),
             as_=as_,
