@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from chronoward import cli, tokenize
 from chronoward.data import prepare
 from chronoward.data.cdm import tables as cdm_tables
+from chronoward.data.look_source import look
 from chronoward.data.postgres import PostgresSource, Session
 from chronoward.data.simulate import simulate
 from chronoward.data.source import find_tables
@@ -107,6 +108,21 @@ def test_a_database_gives_the_store_of_its_csv_folder(
     report = json.loads(from_database["ingest_report.json"])
     report["tables_not_read"].remove("site_notes")
     assert report == json.loads(from_csv["ingest_report.json"])
+
+
+def test_a_look_at_a_database_counts_what_a_look_at_its_files_counts(
+    database: Server, clinic: Path
+) -> None:
+    files, remote = look(clinic), look(f"{database.uri}&schema=cdm,Vocab")
+    counted = {trap.what: trap.n for trap in files.traps if not trap.is_estimate}
+    assert {trap.what: trap.n for trap in remote.traps if trap.what in counted} == counted
+    assert (remote.n_records, remote.n_tokens) == (files.n_records, files.n_tokens)
+    assert remote.follow_up_years == pytest.approx(files.follow_up_years)
+    tables = {table.name: table for table in remote.tables}
+    for table in files.tables:
+        mine = tables[table.name]
+        assert (mine.n_rows, mine.mapped, mine.last) == (table.n_rows, table.mapped, table.last)
+    assert any("site_notes" in note for note in remote.notes)
 
 
 def test_every_verb_with_a_source_takes_the_address(database: Server, tmp_path: Path) -> None:

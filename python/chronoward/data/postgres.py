@@ -377,11 +377,13 @@ def plan_columns(label: str, name: str, table: RemoteTable) -> Plan:
                 "times must be local: give the schema of a view that casts it to timestamp"
             )
             raise DataError(message)
-        columns.append(f"{_cast(quote_name(column), kind, column)} AS {quote_name(column.lower())}")
+        columns.append(
+            f"{cast_column(quote_name(column), kind, column)} AS {quote_name(column.lower())}"
+        )
     return Plan(tuple(columns), has_rows)
 
 
-def _cast(sql: str, kind: str, column: str) -> str:
+def cast_column(sql: str, kind: str, column: str) -> str:
     """SQL of a column as a type that ADBC hands over as what it is."""
     if kind in ("int2", "int4", "int8", "float4", "float8", "text"):
         return sql
