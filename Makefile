@@ -34,7 +34,7 @@ $(READY): $(VENV)/.tools $(SOURCES)
 	touch $@
 
 demo: $(READY)
-	$(BIN)/chronoward demo $(SRC) --out $(OUT) --seed $(SEED)
+	$(BIN)/chronoward demo $(if $(SRC),'$(SRC)') --out $(OUT) --seed $(SEED)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not peer and not gpu"

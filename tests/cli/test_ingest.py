@@ -62,5 +62,13 @@ def test_a_folder_with_content_is_refused(source: Path) -> None:
 def test_inspect_says_what_a_source_holds(source: Path) -> None:
     result = RUN.invoke(cli.app, ["inspect", str(source)])
     assert result.exit_code == 0, result.output
-    for words in ("condition_occurrence  2        1", "sentinel_time", "real", "about"):
+    for words in ("condition_occurrence  2     5", "a year that means unknown", "real", "about"):
+        assert words in result.output
+    assert "sentinel_time" not in result.output
+
+
+def test_inspect_applies_every_rule_when_asked(source: Path) -> None:
+    result = RUN.invoke(cli.app, ["inspect", str(source), "--rules"])
+    assert result.exit_code == 0, result.output
+    for words in ("condition_occurrence  2        1", "sentinel_time"):
         assert words in result.output

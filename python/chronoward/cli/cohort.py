@@ -10,7 +10,12 @@ import typer
 
 def run(
     source: Annotated[
-        Path, typer.Argument(help="OMOP or MEDS folder, or a folder of prepared events.")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="OMOP or MEDS folder, DuckDB file, postgresql://… URI, or a folder of prepared "
+            "events.",
+        ),
     ],
     outcome: Annotated[
         list[str], typer.Option(help="Outcome by name or YAML file; repeat for several.")

@@ -10,7 +10,12 @@ import typer
 
 def run(
     source: Annotated[
-        Path | None, typer.Argument(help="OMOP or MEDS folder; none: a simulated clinic.")
+        str | None,
+        typer.Argument(
+            metavar="[SRC]",
+            help="OMOP or MEDS folder, DuckDB file, or postgresql://… URI; none: a simulated "
+            "clinic.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Demo folder.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same clinic and same draws.")] = 0,

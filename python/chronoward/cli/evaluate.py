@@ -39,11 +39,9 @@ def predictions(
 
 @app.command("synthetic")
 def synthetic(
-    synthetic_dir: Path = typer.Option(
-        ..., "--synthetic", help="Synthetic subjects: OMOP or MEDS."
-    ),
-    train: Path = typer.Option(..., "--train", help="What the generator was trained on."),
-    held_out: Path = typer.Option(
+    synthetic_dir: str = typer.Option(..., "--synthetic", help="Synthetic subjects: OMOP or MEDS."),
+    train: str = typer.Option(..., "--train", help="What the generator was trained on."),
+    held_out: str = typer.Option(
         ..., "--held-out", help="Real subjects it never saw; --train again to use its splits."
     ),
     out: Path = typer.Option(..., "--out", help="Evaluation folder; sections are added to it."),

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from chronoward.cli.sources import Source
+
 
 def run(
-    src: Annotated[Path, typer.Argument(help="OMOP folder, MEDS folder or DuckDB file.")],
+    src: Source,
     out: Annotated[Path, typer.Option(help="MEDS folder to make.")],
     as_: Annotated[
         str | None, typer.Option("--as", help="omop or meds, instead of recognizing.")

@@ -1,89 +1,99 @@
-"""What `chronoward inspect` says about a source, from its prepared events and their report."""
+"""What `chronoward inspect` says about a source: a look at it, and, when asked, every rule."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow.compute as pc
-
 from chronoward.cli.sections import Section
 from chronoward.data.rules import Rule
-from chronoward.schema import Role
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chronoward.data.prepared import PreparedEvents
-
-_YEAR_US = 365.25 * 86_400e6
-_BYTES_A_TOKEN = 13
-"""token_id, time_min, event_min (int32 each) and n_prior (uint8) of the token store."""
-_TOKENS_A_SECOND = 1_000_000
-"""A careful rate of `chronoward tokenize` after reading, events per second and core."""
+    from chronoward.data.look import SourceLook, TableLook, Trap
 
 
-def describe_source(path: Path, prepared: PreparedEvents) -> list[Section]:
-    """Sections on tables, rules, mapping, follow-up and expected sizes."""
-    report = prepared.report
-    roles = _count_roles(prepared)
-    return [
-        _overview(path, prepared, report, roles),
-        _tables(report),
-        _rules(report),
-        _mapping(report),
-        _estimates(prepared, roles),
-    ]
+def describe_look(name: str, seen: SourceLook) -> list[Section]:
+    """Sections on what was seen, tables, traps and expected sizes.
+
+    Args:
+        name: how the source is named; without a password.
+        seen: what `look` returned.
+    """
+    return [_overview(name, seen), _tables(seen), _traps(seen), _estimates(seen)]
 
 
-def _count_roles(prepared: PreparedEvents) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for table in prepared.batches():
-        for entry in pc.value_counts(table["role"].combine_chunks()).to_pylist():
-            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
-    return counts
+def describe_rules(report: dict[str, Any]) -> list[Section]:
+    """Sections on what became of the records, by table, rule and code, from an ingest report."""
+    return [_records(report), _rules(report), _mapping(report)]
 
 
-def _overview(
-    path: Path, prepared: PreparedEvents, report: dict[str, Any], roles: dict[int, int]
-) -> Section:
-    periods = prepared.observation
-    start = periods["start_time"].cast("int64").to_numpy()
-    years = (periods["end_time"].cast("int64").to_numpy() - start) / _YEAR_US
-    if len(years):
-        low, middle, high = np.quantile(years, [0.25, 0.5, 0.75])
-        follow_up = f"{middle:.1f} years median (quartiles {low:.1f} to {high:.1f})"
+def _overview(name: str, seen: SourceLook) -> Section:
+    if seen.follow_up_years is None:
+        follow_up = seen.follow_up_from
     else:
-        follow_up = "none"
-    visits = report["visits"]
+        low, middle, high = seen.follow_up_years
+        follow_up = (
+            f"{middle:.1f} years median (quartiles {low:.1f} to {high:.1f}), {seen.follow_up_from}"
+        )
     rows = [
-        ("source", f"{report['source'].upper()} {path}"),
-        ("subjects", f"{prepared.n_subjects:,}"),
-        ("events", f"{prepared.n_events:,}"),
-        ("deaths", f"{roles.get(Role.DEATH, 0):,}"),
-        ("calendar", prepared.calendar),
-        ("extract date", report["extract_date"] or "unknown"),
-        ("observation", f"{len(years):,} periods by {report['observation']}; {follow_up}"),
-        (
-            "visits",
-            f"{visits['visits']:,}, of which artificial {visits['artificial_visits']:,} "
-            f"({visits['artificial_share']:.1%} of the records)"
-            if prepared.has_visits
-            else "none: use preset events",
-        ),
-        *(("warning", warning) for warning in report["warnings"]),
+        ("source", f"{seen.form.upper()} {name}"),
+        ("held as", seen.described),
+        ("subjects", f"{seen.n_subjects:,}"),
+        ("records", f"{seen.n_records:,}"),
+        ("visits", f"{seen.n_visits:,}"),
+        ("deaths", f"{seen.n_deaths:,}"),
+        ("follow-up", follow_up),
+        ("calendar", seen.calendar),
+        *(("note", note) for note in seen.notes),
     ]
     return Section("Overview", ("", ""), rows)
 
 
-def _tables(report: dict[str, Any]) -> Section:
+def _tables(seen: SourceLook) -> Section:
+    def row(table: TableLook) -> tuple[str, ...]:
+        return (
+            table.name,
+            "not counted" if table.n_rows is None else f"{table.n_rows:,}",
+            f"{table.n_columns}",
+            "" if table.mapped is None else f"{table.mapped:.1%}",
+            "" if table.first is None else f"{table.first:%Y-%m-%d}",
+            "" if table.last is None else f"{table.last:%Y-%m-%d}",
+        )
+
+    note = (
+        "mapped: share of the rows with a concept id other than 0"
+        if seen.form == "omop"
+        else "mapped: share of the rows whose code metadata/codes.parquet describes"
+    )
+    columns = ("table", "rows", "columns", "mapped", "first", "last")
+    return Section("Tables", columns, [row(table) for table in seen.tables], note)
+
+
+def _traps(seen: SourceLook) -> Section:
+    def row(trap: Trap) -> tuple[str, ...]:
+        about = "about " if trap.is_estimate else ""
+        return trap.what, f"{about}{trap.n:,}", f"{trap.n / trap.of:.1%}"
+
+    note = "what becomes of them is a rule each, counted in ingest_report.json (see --rules)"
+    rows = [row(trap) for trap in seen.traps]
+    return Section("Traps", ("seen", "records", "share"), rows, note)
+
+
+def _estimates(seen: SourceLook) -> Section:
+    rows = [
+        ("tokens", f"about {seen.n_tokens:,}"),
+        ("token store", f"about {seen.store_bytes / 1e6:,.1f} MB"),
+        ("chronoward tokenize", f"about {seen.tokenize_seconds:,.0f} s of one core"),
+    ]
+    return Section("Estimates (preset compact)", ("", ""), rows)
+
+
+def _records(report: dict[str, Any]) -> Section:
     rows = [
         (name, f"{n['records']:,}", f"{n['kept']:,}", f"{n['records'] - n['kept']:,}")
         for name, n in report["tables"].items()
     ]
-    not_read = ", ".join(report["tables_not_read"])
-    note = f"not read: {not_read}" if not_read else ""
-    return Section("Tables", ("table", "records", "kept", "removed"), rows, note)
+    note = "; ".join(report["warnings"])
+    return Section("Records", ("table", "records", "kept", "removed"), rows, note)
 
 
 def _rules(report: dict[str, Any]) -> Section:
@@ -107,22 +117,3 @@ def _mapping(report: dict[str, Any]) -> Section:
         for kind, n in mapping["events"].items()
     ]
     return Section("Codes", ("known by", "events", "share", "codes"), rows)
-
-
-def _estimates(prepared: PreparedEvents, roles: dict[int, int]) -> Section:
-    structural = 4 * roles.get(Role.VISIT, 0) + 2 * roles.get(Role.DETAIL, 0)
-    n_tokens = (
-        roles.get(Role.CODE, 0)
-        + structural
-        + roles.get(Role.DISCHARGE, 0)
-        + 6 * prepared.n_subjects
-    )
-    rows = [
-        ("tokens", f"about {n_tokens:,}"),
-        ("token store", f"about {n_tokens * _BYTES_A_TOKEN / 1e6:,.1f} MB"),
-        (
-            "encoding after reading",
-            f"about {max(1, round(n_tokens / _TOKENS_A_SECOND)):,} s on one core",
-        ),
-    ]
-    return Section("Estimates (preset compact)", ("", ""), rows)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from chronoward.data import IngestConfig
     from chronoward.tokenizer import TokenizerSpec
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="OMOP or MEDS folder, DuckDB file.")]
+# Text, not Path: a path would make one slash of a URI's two.
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SRC", help="OMOP or MEDS folder, DuckDB file, or postgresql://… URI."),
+]
 As = Annotated[str | None, typer.Option("--as", help="omop or meds, instead of recognizing it.")]
 Preset = Annotated[
     str | None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronoward.data import PreparedEvents, prepare
+from chronoward.data.origin import as_source
 from chronoward.errors import ConfigError
 from chronoward.splits import hash_split, source_split
 
@@ -18,22 +19,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from chronoward.data.origin import SourceLike
+
 PREPARED_MARK = "prepared.json"
 
 
 @contextmanager
 def opened(
-    source: Path, *, threads: int, memory_limit: str, temp_dir: Path | None = None
+    given: SourceLike, *, threads: int, memory_limit: str, temp_dir: Path | None = None
 ) -> Iterator[PreparedEvents]:
     """The events of an OMOP or MEDS source, or of a folder that `prepare` finished earlier.
 
     Args:
-        source: what the user named.
+        given: what the user named.
         threads: for reading; results do not depend on it.
         memory_limit: for reading, e.g. `2GB`.
         temp_dir: where a raw source is prepared; the folder is removed afterwards.
     """
-    if (source / PREPARED_MARK).is_file():
+    source = as_source(given)
+    if isinstance(source, Path) and (source / PREPARED_MARK).is_file():
         yield PreparedEvents.open(source)
         return
     with tempfile.TemporaryDirectory(prefix="chronoward-", dir=temp_dir) as folder:

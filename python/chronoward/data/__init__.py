@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
     from chronoward.data.config import IngestConfig, VisitPattern
     from chronoward.data.meds_writer import write_meds
+    from chronoward.data.memory import MedsTables
+    from chronoward.data.origin import recognize
     from chronoward.data.prepared import PreparedEvents
     from chronoward.data.rules import Rule
-    from chronoward.data.source import recognize
 
 _HOMES = {
     "IngestConfig": "chronoward.data.config",
+    "MedsTables": "chronoward.data.memory",
     "PreparedEvents": "chronoward.data.prepared",
     "Rule": "chronoward.data.rules",
     "VisitPattern": "chronoward.data.config",
     "prepare": "chronoward.data.assemble",
-    "recognize": "chronoward.data.source",
+    "recognize": "chronoward.data.origin",
     "write_meds": "chronoward.data.meds_writer",
 }
 
 __all__ = [
     "IngestConfig",
+    "MedsTables",
     "PreparedEvents",
     "Rule",
     "VisitPattern",

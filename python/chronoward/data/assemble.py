@@ -7,6 +7,7 @@ between two runs of the same data (paths, sizes of CSV files) is in the manifest
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from chronoward.data.meds_load import load_meds
 from chronoward.data.observation import make_observation
 from chronoward.data.omop import load_omop
 from chronoward.data.omop_describe import describe_omop
+from chronoward.data.origin import as_folder, as_source, decide_form
 from chronoward.data.prepared import MANIFEST, REPORT, VERSION, PreparedEvents, split_schema
 from chronoward.data.report import make_report
-from chronoward.data.source import find_tables, open_omop, recognize
+from chronoward.data.source import find_tables, open_omop
 from chronoward.data.workspace import Workspace
 from chronoward.errors import ConfigError, DataError, StateError
 from chronoward.files import canonical_json, read_json, remove_temporary_files, write_json
@@ -31,12 +33,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from chronoward.data.omop import Loaded
+    from chronoward.data.origin import Source, SourceLike
 
 _HEAD = 1 << 16
+_COPY = "source_copy"
+"""Folder of a source that is no folder itself; gone once the events are finished."""
 
 
 def prepare(
-    src: Path,
+    src: SourceLike,
     work_dir: Path,
     *,
     config: IngestConfig | None = None,
@@ -49,7 +54,7 @@ def prepare(
     """Makes the sorted event table of a source in `work_dir`, or reuses a finished one.
 
     Args:
-        src: OMOP folder, MEDS folder or DuckDB file.
+        src: OMOP folder, MEDS folder, DuckDB file, `postgresql://` URI, or MEDS tables.
         work_dir: folder for the result and for spilling; made when missing.
         config: the dials; None: the defaults.
         as_: `omop` or `meds`; None: recognized.
@@ -62,33 +67,44 @@ def prepare(
         DataError: the source's structure is at fault.
         FormatError: a file is damaged.
         StateError: `work_dir` holds the result of another source or configuration.
-        ConfigError: an unknown form or a bad exclusion list.
+        ConfigError: an unknown form or kind of source, or a bad exclusion list.
+        ConnectionError: a database cannot be reached.
         LimitError: the memory limit is too small.
     """
-    src, work_dir = Path(src), Path(work_dir)
+    source, work_dir = as_source(src), Path(work_dir)
     config = config or IngestConfig()
-    form = as_ or recognize(src)
-    if form not in ("omop", "meds"):
-        message = f"form must be omop or meds, got {form!r}"
-        raise ConfigError(message)
+    form = decide_form(source, as_)
     excluded = read_excluded(exclude_subjects)
-    identity = _identity(src, form, config, excluded)
+    identity = _identity(source, form, config, excluded)
     if (work_dir / MANIFEST).is_file():
         if read_json(work_dir / MANIFEST).get("identity") != identity:
             message = f"{work_dir} holds another source or configuration; choose another folder"
             raise StateError(message)
+        _remove_copy(source, work_dir)  # of a run that was killed at its end
         return PreparedEvents.open(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_temporary_files(work_dir)
     for folder in ("events", "ledger"):
         for stale in (work_dir / folder).glob("*.*"):
             stale.unlink()
-    work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
+    say = progress or _silent
     try:
-        _run(work, src, form, config, excluded, identity, progress or _silent, threads)
-    finally:
-        work.close()
+        readable = as_folder(source, work_dir / _COPY, say)
+        work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
+        try:
+            _run(work, readable, form, config, excluded, identity, say, threads)
+        finally:
+            work.close()
+    except Exception:
+        _remove_copy(source, work_dir)  # what is mended is to be read anew
+        raise
+    _remove_copy(source, work_dir)
     return PreparedEvents.open(work_dir)
+
+
+def _remove_copy(source: Source, work_dir: Path) -> None:
+    if not isinstance(source, Path):
+        shutil.rmtree(work_dir / _COPY, ignore_errors=True)
 
 
 def _silent(_line: str) -> None:
@@ -141,6 +157,7 @@ def _run(
     files = {
         str(path.relative_to(work_dir)): path.stat().st_size
         for path in sorted([*work_dir.rglob("*.parquet"), *work_dir.glob("events/*.arrow")])
+        if path.relative_to(work_dir).parts[0] != _COPY
     } | {REPORT: (work_dir / REPORT).stat().st_size}
     manifest = {
         "version": VERSION,
@@ -219,15 +236,18 @@ def _register_excluded(work: Workspace, excluded: list[str]) -> None:
     )
 
 
-def _identity(src: Path, form: str, config: IngestConfig, excluded: list[str]) -> str:
+def _identity(src: Source, form: str, config: IngestConfig, excluded: list[str]) -> str:
     """Hash of what decides the result: names, sizes, first and last 64 KiB of the files, config."""
+    decided = [VERSION, form, config.to_json(), excluded]
+    if not isinstance(src, Path):
+        return hashlib.sha256(canonical_json([*decided, src.key])).hexdigest()
     if src.is_file():
         files = [src]
     elif form == "omop":
         files = [file for parts in find_tables(src).values() for file in parts]
     else:
         files = [*data_files(src), *sorted((src / "metadata").glob("*.parquet"))]
-    digest = hashlib.sha256(canonical_json([VERSION, form, config.to_json(), excluded]))
+    digest = hashlib.sha256(canonical_json(decided))
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(src) if src.is_dir() else file.name}\0{size}\0".encode())

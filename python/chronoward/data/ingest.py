@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronoward.data.assemble import prepare
 from chronoward.data.meds_writer import write_meds
+from chronoward.data.origin import as_source
 from chronoward.data.report import check_strict
 from chronoward.files import make_output_folder, write_json
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chronoward.data.config import IngestConfig
+    from chronoward.data.origin import SourceLike
 
 
 def ingest(
-    src: Path,
+    src: SourceLike,
     out: Path,
     *,
     config: IngestConfig,
@@ -34,7 +36,7 @@ def ingest(
     """Mends and sorts a source and writes it as MEDS.
 
     Args:
-        src: OMOP folder, MEDS folder or DuckDB file.
+        src: as of `prepare`.
         out: folder to make; it must be empty or absent.
         config: the dials.
         as_: `omop` or `meds`; None: recognized.
@@ -52,6 +54,7 @@ def ingest(
         StateError: `out` has content.
         DataError, FormatError, ConfigError, LimitError: as `prepare`; with `strict` DataError.
     """
+    source = as_source(src)
     make_output_folder(out)
     parent = temp_dir if temp_dir is not None else out.parent
     with tempfile.TemporaryDirectory(
@@ -59,7 +62,7 @@ def ingest(
     ) as scratch:
         work = Path(scratch)
         prepared = prepare(
-            src,
+            source,
             work,
             config=config,
             as_=as_,
@@ -77,7 +80,7 @@ def ingest(
             codes=prepared.codes,
             splits=prepared.splits,
             observation=prepared.observation,
-            name=src.name,
+            name=source.name,
         )
         shutil.copytree(work / "ledger", out / "ledger")
         write_json(out / "ingest_report.json", report)

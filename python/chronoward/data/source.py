@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,10 +64,9 @@ class OmopSource:
     path: Path
     tables: dict[str, SourceTable]
     setup: tuple[str, ...] = ()
-    other_files: tuple[str, ...] = field(default=())
 
 
-def recognize(path: Path) -> Form:
+def recognize_path(path: Path) -> Form:
     """Says whether a folder (or DuckDB file) is an OMOP or a MEDS source.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chronoward.cohort import CohortConfig, build_cohort
 from chronoward.cohort.source import split_function
 from chronoward.data import PreparedEvents, prepare, recognize
+from chronoward.data.origin import as_source
 from chronoward.data.simulate import simulate
 from chronoward.demo.question import Question, ask
 from chronoward.demo.steps import Steps
@@ -35,6 +36,8 @@ from chronoward.train import Callbacks, TrainConfig, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from chronoward.data.origin import Source, SourceLike
 
 WORK = "work"
 
@@ -65,18 +68,20 @@ class _Demo:
     """The steps of one demo; each is a method that returns a few facts."""
 
     def __init__(
-        self, source: Path | None, out: Path, config: DemoConfig, say: Callable[[str], None]
+        self, source: Source | None, out: Path, config: DemoConfig, say: Callable[[str], None]
     ) -> None:
         self.out = out
         self.config = config
         self.say = say
         self.given = source
-        self.source = source or out / "omop"
-        self.truth = self.source / "truth.parquet"
+        self.folder = source if isinstance(source, Path) else out / "omop"
+        """Where a simulation's truth lies; there is no such folder for a database or tables."""
+        self.source: Source = self.folder if source is None else source
+        self.truth = self.folder / "truth.parquet"
 
     def simulate(self) -> dict[str, Any]:
         simulate(
-            self.source,
+            self.folder,
             self.config.n_subjects,
             self.config.seed,
             truth=True,
@@ -121,7 +126,7 @@ class _Demo:
 
     def cohort(self) -> dict[str, Any]:
         prepared = PreparedEvents.open(self.events_dir)
-        question = ask(prepared, self.source, self.out / "tokens")
+        question = ask(prepared, self.folder, self.out / "tokens")
         config = CohortConfig(
             index=question.index,
             index_title=question.index_title,
@@ -192,7 +197,7 @@ class _Demo:
 
 
 def demo(
-    source: Path | str | None,
+    source: SourceLike | None,
     out: Path | str,
     config: DemoConfig | None = None,
     *,
@@ -201,7 +206,7 @@ def demo(
     """Runs the whole way and writes the demo folder.
 
     Args:
-        source: OMOP or MEDS folder; None: a simulated clinic.
+        source: OMOP or MEDS, as of `tokenize`; None: a simulated clinic.
         out: folder to make; one that an interrupted demo left is finished.
         config: sizes.
         say: takes a line now and then.
@@ -215,10 +220,11 @@ def demo(
     """
     config = config or DemoConfig()
     out = Path(out)
-    given = None if source is None else Path(source)
+    given = None if source is None else as_source(source)
     if given is not None:
         recognize(given)
-    plan = {"source": None if given is None else str(given.resolve()), **asdict(config)}
+    name = str(given.resolve()) if isinstance(given, Path) else given and given.key
+    plan = {"source": name, **asdict(config)}
     steps = Steps(out, plan, say)
     run = _Demo(given, out, config, say)
     if given is None:

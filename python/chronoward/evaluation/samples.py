@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,10 +15,11 @@ from chronoward.evaluation.corpus import Codebook, Corpus, CorpusReader, sample_
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from chronoward.data.origin import Source
 
     Ints = NDArray[np.int64]
 
@@ -84,9 +86,9 @@ class Samples:
         return shuffled(self.train, seed=1)
 
 
-def open_events(source: Path, work_dir: Path) -> Events:
-    """Opens a prepared folder, or prepares an OMOP or MEDS one in `work_dir`."""
-    if (source / "prepared.json").exists():
+def open_events(source: Source, work_dir: Path) -> Events:
+    """Opens a prepared folder, or prepares an OMOP or MEDS source in `work_dir`."""
+    if isinstance(source, Path) and (source / "prepared.json").exists():
         return PreparedEvents.open(source)
     return prepare(source, work_dir)
 

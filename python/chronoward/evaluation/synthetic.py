@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronoward import __version__
+from chronoward.data.origin import as_source
 from chronoward.evaluation import fidelity as fid
 from chronoward.evaluation.corpus import commonest_codes
 from chronoward.evaluation.samples import (
@@ -30,6 +31,7 @@ from chronoward.evaluation.utility import discriminator, transfer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from chronoward.data.origin import SourceLike
     from chronoward.evaluation.corpus import Corpus
     from chronoward.evaluation.intervals import Estimate
 
@@ -60,9 +62,9 @@ TITLES = {
 
 
 def evaluate_synthetic(
-    synthetic: Path,
-    train: Path,
-    held_out: Path,
+    synthetic: SourceLike,
+    train: SourceLike,
+    held_out: SourceLike,
     *,
     work_dir: Path,
     config: SyntheticConfig | None = None,
@@ -70,8 +72,8 @@ def evaluate_synthetic(
     """Compares synthetic subjects with train, beside the real-versus-real ceiling and a floor.
 
     Args:
-        synthetic: OMOP or MEDS folder (or a prepared one).
-        train: the same; when it is the same folder as `held_out`, its splits are used.
+        synthetic: an OMOP or MEDS source, as of `tokenize`, or a prepared folder.
+        train: the same; when it is the same source as `held_out`, its splits are used.
         held_out: the same, of subjects the generator never saw.
         work_dir: for prepared events; may be patient data.
         config: sizes and seeds.
@@ -83,12 +85,17 @@ def evaluate_synthetic(
         TooFewSubjectsError: fewer than 20 subjects in one of them (a DataError).
     """
     settings = config or SyntheticConfig()
-    opened = {
-        name: open_events(Path(source), work_dir / name)
-        for name, source in (("synthetic", synthetic), ("train", train), ("held_out", held_out))
+    sources = {
+        "synthetic": as_source(synthetic),
+        "train": as_source(train),
+        "held_out": as_source(held_out),
     }
-    one_folder = Path(train).resolve() == Path(held_out).resolve()
-    samples = read_samples(opened, settings, by_split=one_folder)
+    opened = {name: open_events(source, work_dir / name) for name, source in sources.items()}
+    one, other = (
+        source.resolve() if isinstance(source, Path) else source
+        for source in (sources["train"], sources["held_out"])
+    )
+    samples = read_samples(opened, settings, by_split=one == other)
     return compare(samples, settings)
 
 

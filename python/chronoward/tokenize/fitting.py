@@ -26,6 +26,7 @@ from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chronoward.data.origin import SourceLike
     from chronoward.tokenize.run import Progress
 
 _SPEC_KEY = b"chronoward-spec"
@@ -53,7 +54,7 @@ def _read_spec(path: Path) -> TokenizerSpec:
 
 
 def fit(
-    src: Path | str,
+    src: SourceLike,
     out: Path | str,
     *,
     spec: TokenizerSpec | None = None,
@@ -72,7 +73,7 @@ def fit(
     """Fits a tokenizer on the train split of a source and writes it to a file.
 
     Args:
-        src: a MEDS or OMOP source.
+        src: a MEDS or OMOP source, as of `tokenize`.
         out: tokenizer.json, or with shards a file of counts for `merge`.
         spec: what to build; the calendar is the source's.
         split: "source", "hash" or "temporal".
@@ -98,7 +99,7 @@ def fit(
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
         with in_turn(events_dir):
             prepared = prepare(
-                Path(src),
+                src,
                 events_dir or Path(folder) / "events",
                 config=ingest or IngestConfig(),
                 as_=as_,

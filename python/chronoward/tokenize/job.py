@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronoward import files
+from chronoward.data.origin import as_source
 from chronoward.errors import ConfigError, DataError, FormatError, LimitError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from chronoward.data.origin import SourceLike
 
 JOB = ".job"
 _DESCRIPTION = "job.json"
@@ -27,18 +30,19 @@ _LOCK = "lock"
 _HEAD = 1 << 16
 
 
-def fingerprint(source: Path | str) -> str:
+def fingerprint(given: SourceLike) -> str:
     """What a job remembers of its source: names, sizes, first and last 64 KiB of its files.
 
-    Times do not count, so a copy is the same source. Of a URI only a hash is kept, as it may hold
-    a password.
+    Times do not count, so a copy is the same source. A database is its address without password,
+    tables in memory are their content.
 
     Raises:
         FileNotFoundError: there is no such source.
     """
-    if "://" in str(source):
-        return hashlib.sha256(str(source).encode()).hexdigest()
-    root = Path(source).resolve()
+    source = as_source(given)
+    if not isinstance(source, Path):
+        return source.key
+    root = source.resolve()
     if not root.exists():
         raise FileNotFoundError(2, "no such source", str(source))
     paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())

@@ -17,6 +17,7 @@ import numpy as np
 
 from chronoward import files
 from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
+from chronoward.data.origin import as_source
 from chronoward.data.report import check_strict
 from chronoward.errors import ConfigError
 from chronoward.store import StoreWriter, TokenStore
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from chronoward.data.origin import SourceLike
     from chronoward.tokenize.splitting import SplitOf
 
     Progress = Callable[[str, int, int], None]
@@ -160,7 +162,7 @@ def _check_tokenizer(tokenizer: Tokenizer, prepared: PreparedEvents) -> None:
 
 
 def tokenize(
-    src: Path | str,
+    src: SourceLike,
     out: Path | str,
     *,
     spec: TokenizerSpec | None = None,
@@ -185,7 +187,8 @@ def tokenize(
     the bytes of an uninterrupted one. Threads, memory limit and folders do not change them either.
 
     Args:
-        src: a MEDS folder, an OMOP folder, or what else `recognize` knows.
+        src: a MEDS or OMOP folder, a DuckDB file, a `postgresql://` URI, a `pyarrow.Table` of MEDS
+            events, one a split, or `chronoward.data.MedsTables`.
         out: folder of the store; new, empty, or left unfinished by the same call. Made 0700.
         spec: tokenizer to fit; its calendar is replaced by the source's.
         preset: "compact", "cehr" or "events", where no `spec` is given; the default is compact for
@@ -217,7 +220,7 @@ def tokenize(
         StateError: `out` or `events_dir` holds something else, or another process writes `out`.
         OSError: the disk is full; nothing is then half-written under a final name.
     """
-    folder = Path(out)
+    source, folder = as_source(src), Path(out)
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
     given = _given_tokenizer(tokenizer, spec)
@@ -228,8 +231,8 @@ def tokenize(
     config = ingest or IngestConfig()
     description = {
         "verb": "tokenize",
-        "source": fingerprint(src),
-        "as": as_ or recognize(Path(src)),
+        "source": fingerprint(source),
+        "as": as_ or recognize(source),
         "ingest": config.to_json(),
         "spec": None if spec is None else spec.to_json(),
         "tokenizer": None if given is None else given.hash,
@@ -243,7 +246,7 @@ def tokenize(
         if not (folder / MANIFEST).is_file():
             with in_turn(events_dir):
                 prepared = prepare(
-                    Path(src),
+                    source,
                     events_dir or scratch / "events",
                     config=config,
                     as_=as_,
