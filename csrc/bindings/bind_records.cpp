@@ -22,7 +22,7 @@ Columns bind_mend_visits(const SubjectOffsets& visit_offsets, const TimesUs& sta
                          const Bytes& has_discharge, const TimesUs& death,
                          const SubjectOffsets& record_offsets, const Rows& record_visit,
                          const TimesUs& record_time, const Bytes& record_is_date,
-                         std::int64_t inpatient_us, std::int64_t ed_link_us) {
+                         std::int64_t inpatient_us, std::int64_t ed_link_us, bool merges) {
   const VisitColumns columns{.visit_offsets = view(visit_offsets, "visit_offsets"),
                              .start = view(start, "start"),
                              .finish = view(finish, "finish"),
@@ -40,7 +40,8 @@ Columns bind_mend_visits(const SubjectOffsets& visit_offsets, const TimesUs& sta
   MendedColumns mended;
   {
     py::gil_scoped_release release;  // the caller's arguments hold the buffers
-    mended = mend_visits(columns, {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us});
+    mended = mend_visits(
+        columns, {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us, .merges = merges});
   }
   Columns out;
   out["offsets"] = to_numpy(std::move(mended.offsets));
@@ -137,7 +138,7 @@ class MedsMending {
 
   void set_visit_codes(const Codes& discharge_code, const Bytes& is_bare, const Bytes& visit_class,
                        std::int32_t stay_code, std::int32_t artificial_code,
-                       std::int64_t inpatient_us, std::int64_t ed_link_us) {
+                       std::int64_t inpatient_us, std::int64_t ed_link_us, bool merges) {
     discharge_code_ = copied(discharge_code, "discharge_code");
     is_bare_ = copied(is_bare, "is_bare");
     visit_class_ = copied(visit_class, "visit_class");
@@ -146,7 +147,7 @@ class MedsMending {
     visits_.visit_class = visit_class_;
     visits_.stay_code = stay_code;
     visits_.artificial_code = artificial_code;
-    visits_.rules = {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us};
+    visits_.rules = {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us, .merges = merges};
   }
 
   void add_pattern(const Bytes& opens, const Bytes& closes, const Codes& visit_code,
@@ -236,7 +237,7 @@ void bind_records(py::module_& m) {
         py::arg("has_discharge").noconvert(), py::arg("death").noconvert(),
         py::arg("record_offsets").noconvert(), py::arg("record_visit").noconvert(),
         py::arg("record_time").noconvert(), py::arg("record_is_date").noconvert(),
-        py::arg("inpatient_us"), py::arg("ed_link_us"),
+        py::arg("inpatient_us"), py::arg("ed_link_us"), py::arg("merges") = true,
         "Visits of whole subjects made disjoint: columns by name.");
   m.def("canonical_order", &bind_canonical_order, py::kw_only(), py::arg("subject").noconvert(),
         py::arg("available").noconvert(), py::arg("role").noconvert(), py::arg("table").noconvert(),
@@ -259,7 +260,7 @@ void bind_records(py::module_& m) {
       .def("set_visit_codes", &MedsMending::set_visit_codes, py::kw_only(),
            py::arg("discharge_code").noconvert(), py::arg("is_bare").noconvert(),
            py::arg("visit_class").noconvert(), py::arg("stay_code"), py::arg("artificial_code"),
-           py::arg("inpatient_us"), py::arg("ed_link_us"))
+           py::arg("inpatient_us"), py::arg("ed_link_us"), py::arg("merges"))
       .def("add_pattern", &MedsMending::add_pattern, py::kw_only(), py::arg("opens").noconvert(),
            py::arg("closes").noconvert(), py::arg("visit_code").noconvert(),
            py::arg("closes_itself"), py::arg("is_detail"))

@@ -279,6 +279,7 @@ class MedsMending:
         artificial_code: typing.SupportsInt | typing.SupportsIndex,
         inpatient_us: typing.SupportsInt | typing.SupportsIndex,
         ed_link_us: typing.SupportsInt | typing.SupportsIndex,
+        merges: bool,
     ) -> None: ...
 
 class TokenizerCore:
@@ -457,6 +458,7 @@ def mend_visits(
     record_is_date: numpy.typing.NDArray[numpy.uint8],
     inpatient_us: typing.SupportsInt | typing.SupportsIndex,
     ed_link_us: typing.SupportsInt | typing.SupportsIndex,
+    merges: bool = True,
 ) -> dict[str, numpy.ndarray]:
     """
     Visits of whole subjects made disjoint: columns by name.

@@ -155,9 +155,9 @@ def test_visits_mended_by_the_core_are_those_of_the_sql(tmp_path: Path, seed: in
         records = work.table("SELECT * FROM record ORDER BY subject_id, rid")
         death = work.table("SELECT * FROM subject ORDER BY subject_id")
         visits.extend_visits(work, CONFIG)
-        visits.merge_visits(work)
+        visits.merge_visits(work, CONFIG)
         visits.absorb_visits(work, CONFIG)
-        visits.finish_visits(work)
+        visits.finish_visits(work, CONFIG)
         expected = work.table("SELECT * FROM visit ORDER BY vid").to_pylist()
         mapped = dict(work.rows("SELECT ref, vid FROM visit_map"))
         settled = {

@@ -12,13 +12,14 @@ from chronoward.packages import on_first_use
 
 if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
-    from chronoward.data.config import IngestConfig, VisitPattern
+    from chronoward.data.config import CEHRGPT_DIALS, IngestConfig, VisitPattern
     from chronoward.data.meds_writer import write_meds
     from chronoward.data.prepared import PreparedEvents
     from chronoward.data.rules import Rule
     from chronoward.data.source import recognize
 
 _HOMES = {
+    "CEHRGPT_DIALS": "chronoward.data.config",
     "IngestConfig": "chronoward.data.config",
     "PreparedEvents": "chronoward.data.prepared",
     "Rule": "chronoward.data.rules",
@@ -29,6 +30,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CEHRGPT_DIALS",
     "IngestConfig",
     "PreparedEvents",
     "Rule",

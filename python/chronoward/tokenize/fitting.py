@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data import IngestConfig, prepare
+from chronoward.data import prepare
 from chronoward.errors import ConfigError, FormatError
 from chronoward.philox import splitmix64
-from chronoward.tokenize.run import make_spec, train_tables
+from chronoward.tokenize.run import default_dials, make_spec, train_tables
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit_counts
 from chronoward.tokenizer import fit as fit_tables
@@ -27,6 +27,7 @@ from chronoward.tokenizer import fit as fit_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from chronoward.data import IngestConfig
     from chronoward.tokenize.run import Progress
 
 _SPEC_KEY = b"chronoward-spec"
@@ -98,7 +99,7 @@ def fit(
         split: "source", "hash" or "temporal".
         as_: "omop" or "meds".
         exclude_subjects: file of subject ids to leave out.
-        ingest: dials of ingestion.
+        ingest: dials of ingestion; CEHR-GPT's for preset cehr when not given.
         shard_index: count this share of the subjects only, 0 .. num_shards − 1.
         num_shards: number of shares.
         threads: worker threads of the preparation.
@@ -118,7 +119,7 @@ def fit(
         prepared = prepare(
             Path(src),
             Path(folder) / "events",
-            config=ingest or IngestConfig(),
+            config=ingest or default_dials(spec),
             as_=as_,
             threads=threads,
             memory_limit=memory_limit,

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
+from chronoward.data import CEHRGPT_DIALS, IngestConfig, PreparedEvents, prepare, recognize
 from chronoward.data.report import check_strict
 from chronoward.errors import ConfigError
 from chronoward.store import StoreWriter, TokenStore
@@ -65,6 +65,11 @@ def train_tables(
         n_seen += len(table)
         seen(n_seen)
         yield table.filter(pa.array(np.repeat(is_train, lengths)))
+
+
+def default_dials(spec: TokenizerSpec | None) -> IngestConfig:
+    """Dials of ingestion where none are given: CEHR-GPT's for preset cehr."""
+    return CEHRGPT_DIALS if spec is not None and spec.preset == "cehr" else IngestConfig()
 
 
 class _Observation:
@@ -202,7 +207,7 @@ def tokenize(
         split: "source", "hash" or "temporal"; the source's own where it has one, else hash.
         as_: "omop" or "meds" overrides what the source looks like.
         exclude_subjects: file of subject ids to leave out; recorded by its hash.
-        ingest: dials of ingestion.
+        ingest: dials of ingestion; CEHR-GPT's (`CEHRGPT_DIALS`) for preset cehr when not given.
         strict: fail where a faulty record had to be quarantined or nulled.
         threads: worker threads.
         memory_limit: of the sort, such as "2GB"; it spills to disk beyond.
@@ -226,7 +231,7 @@ def tokenize(
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
     given = _given_tokenizer(tokenizer, spec)
-    config = ingest or IngestConfig()
+    config = ingest or default_dials(spec if given is None else given.spec)
     description = {
         "verb": "tokenize",
         "source": fingerprint(src),
