@@ -43,23 +43,29 @@ TOP_AGE: Final = 90  # as the age tokens are top-coded
 FOLDERS: Final = {"train": "train", "tuning": "train", "held_out": "test"}
 SPLIT_NAMES: Final = {"train": "train", "tuning": "validation", "held_out": "test"}
 _SLICE_TOKENS: Final = 1 << 20
+_VISIT_TYPES: Final = (TokenClass.VISIT_TYPE, TokenClass.FLAT_VISIT_TYPE)
 _LEFT_OUT: Final = (TokenClass.PAD, TokenClass.END, TokenClass.CONTINUED, TokenClass.VALUE)
+
+
+def _list_of(kind: pa.DataType) -> pa.ListType:
+    return pa.list_(pa.field("element", kind))  # Parquet's own name for it
 
 
 def schema() -> pa.Schema:
     """Columns of a patient sequence; every list has one element a token."""
+    texts, numbers, small = (_list_of(t) for t in (pa.string(), pa.float32(), pa.int32()))
     return pa.schema(
         {
             "person_id": pa.int64(),
-            "concept_ids": pa.list_(pa.string()),
-            "ages": pa.list_(pa.int32()),
-            "epoch_times": pa.list_(pa.int64()),
-            "concept_value_masks": pa.list_(pa.int32()),
-            "number_as_values": pa.list_(pa.float32()),
-            "concept_as_values": pa.list_(pa.string()),
-            "is_numeric_types": pa.list_(pa.int32()),
-            "units": pa.list_(pa.string()),
-            "record_ranks": pa.list_(pa.int32()),
+            "concept_ids": texts,
+            "ages": small,
+            "epoch_times": _list_of(pa.int64()),
+            "concept_value_masks": small,
+            "number_as_values": numbers,
+            "concept_as_values": texts,
+            "is_numeric_types": small,
+            "units": texts,
+            "record_ranks": small,
             "num_of_visits": pa.int64(),
             "num_of_concepts": pa.int64(),
         }
@@ -194,8 +200,8 @@ def _make_table(
     first, last = int(shard.offsets[begin]), int(shard.offsets[end])
     token = shard.token_id[first:last]
     owner = np.repeat(np.arange(end - begin), np.diff(shard.offsets[begin : end + 1]))
-    is_start = columns.token_class[token] == TokenClass.VISIT_START
-    n_visits = np.bincount(owner[is_start], minlength=end - begin)
+    is_visit = np.isin(columns.token_class[token], _VISIT_TYPES)  # a death has none
+    n_visits = np.bincount(owner[is_visit], minlength=end - begin)
     is_ageless = np.zeros(end - begin, np.bool_)
     is_ageless[owner[token == columns.unknown_age]] = True
     is_told = (n_visits > 0) & ~is_ageless
@@ -206,7 +212,9 @@ def _make_table(
     origin_us = shard.origin_us[begin:end][owner[place]]
     lists = _lists(columns, shard, place + first, origin_us, lengths)
     made: dict[str, Any] = {
-        name: pa.ListArray.from_arrays(offsets, pa.array(values).cast(_element(name)))
+        name: pa.ListArray.from_arrays(
+            offsets, pa.array(values).cast(_element(name)), type=schema().field(name).type
+        )
         for name, values in lists.items()
     }
     made["person_id"] = shard.subject_id[begin:end][told]
@@ -259,7 +267,8 @@ def _ranks(
     starts = np.cumsum(lengths) - lengths
     is_next[starts] = True
     rank = np.cumsum(is_next)
-    return rank - np.repeat(rank[starts] - 1, lengths)
+    within: NDArray[np.int64] = rank - np.repeat(rank[starts] - 1, lengths)
+    return within
 
 
 def export_cehrgpt(
