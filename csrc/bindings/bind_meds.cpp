@@ -102,7 +102,7 @@ class MedsMending {
 
   void set_visit_codes(const Codes& discharge_code, const Bytes& is_bare, const Bytes& visit_class,
                        std::int32_t stay_code, std::int32_t artificial_code,
-                       std::int64_t inpatient_us, std::int64_t ed_link_us) {
+                       std::int64_t inpatient_us, std::int64_t ed_link_us, bool merges) {
     discharge_code_ = copied(discharge_code, "discharge_code");
     is_bare_ = copied(is_bare, "is_bare");
     visit_class_ = copied(visit_class, "visit_class");
@@ -111,7 +111,7 @@ class MedsMending {
     visits_.visit_class = visit_class_;
     visits_.stay_code = stay_code;
     visits_.artificial_code = artificial_code;
-    visits_.rules = {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us};
+    visits_.rules = {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us, .merges = merges};
   }
 
   void add_pattern(const Bytes& opens, const Bytes& closes, const Codes& visit_code,
@@ -273,7 +273,7 @@ void bind_meds(py::module_& m) {
       .def("set_visit_codes", &MedsMending::set_visit_codes, py::kw_only(),
            py::arg("discharge_code").noconvert(), py::arg("is_bare").noconvert(),
            py::arg("visit_class").noconvert(), py::arg("stay_code"), py::arg("artificial_code"),
-           py::arg("inpatient_us"), py::arg("ed_link_us"))
+           py::arg("inpatient_us"), py::arg("ed_link_us"), py::arg("merges"))
       .def("add_pattern", &MedsMending::add_pattern, py::kw_only(), py::arg("opens").noconvert(),
            py::arg("closes").noconvert(), py::arg("visit_code").noconvert(),
            py::arg("closes_itself"), py::arg("is_detail"))

@@ -18,7 +18,7 @@ Columns bind_mend_visits(const SubjectOffsets& visit_offsets, const TimesUs& sta
                          const Bytes& has_discharge, const TimesUs& death,
                          const SubjectOffsets& record_offsets, const Rows& record_visit,
                          const TimesUs& record_time, const Bytes& record_is_date,
-                         std::int64_t inpatient_us, std::int64_t ed_link_us) {
+                         std::int64_t inpatient_us, std::int64_t ed_link_us, bool merges) {
   const VisitColumns columns{.visit_offsets = view(visit_offsets, "visit_offsets"),
                              .start = view(start, "start"),
                              .finish = view(finish, "finish"),
@@ -36,7 +36,8 @@ Columns bind_mend_visits(const SubjectOffsets& visit_offsets, const TimesUs& sta
   MendedColumns mended;
   {
     py::gil_scoped_release release;  // the caller's arguments hold the buffers
-    mended = mend_visits(columns, {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us});
+    mended = mend_visits(
+        columns, {.inpatient_us = inpatient_us, .ed_link_us = ed_link_us, .merges = merges});
   }
   Columns out;
   out["offsets"] = to_numpy(std::move(mended.offsets));
@@ -68,7 +69,7 @@ void bind_records(py::module_& m) {
         py::arg("has_discharge").noconvert(), py::arg("death").noconvert(),
         py::arg("record_offsets").noconvert(), py::arg("record_visit").noconvert(),
         py::arg("record_time").noconvert(), py::arg("record_is_date").noconvert(),
-        py::arg("inpatient_us"), py::arg("ed_link_us"),
+        py::arg("inpatient_us"), py::arg("ed_link_us"), py::arg("merges") = true,
         "Visits of whole subjects made disjoint: columns by name.");
 }
 

@@ -20,6 +20,7 @@ enum class EncodeRule : std::size_t {
   kClampedToVisit,
   kDuplicateToken,
   kDuplicateVisit,
+  kEmptyVisit,
   kInfiniteValue,
   kNotInPreset,
   kRolledUp,
@@ -34,9 +35,9 @@ enum class EncodeRule : std::size_t {
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(EncodeRule::kCount)>
     kEncodeRules = {"after_death",     "clamped_to_cap",  "clamped_to_origin", "clamped_to_visit",
-                    "duplicate_token", "duplicate_visit", "infinite_value",    "not_in_preset",
-                    "rolled_up",       "sex_conflict",    "unknown_code",      "unknown_text",
-                    "visit_overlap",   "without_time",    "without_visit"};
+                    "duplicate_token", "duplicate_visit", "empty_visit",       "infinite_value",
+                    "not_in_preset",   "rolled_up",       "sex_conflict",      "unknown_code",
+                    "unknown_text",    "visit_overlap",   "without_time",      "without_visit"};
 
 using EncodeCounts = std::array<std::int64_t, static_cast<std::size_t>(EncodeRule::kCount)>;
 

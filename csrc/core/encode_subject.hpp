@@ -55,11 +55,14 @@ class SubjectEncoder {
   void scan(std::int64_t begin, std::int64_t end);
   void find_visits();
   std::int32_t last_event_of(std::int64_t visit_id);
+  /// Visits that a code will be put into, where visits without one are not told (preset cehr).
+  void find_told_visits();
   void fill_visits();
   std::int32_t visit_of(std::int64_t visit_id);
   void collect_moments();
   void push_item(const Item& item);
   void sort_items();
+  bool is_told(std::int64_t row) const;
   bool code_tokens(std::int64_t row, std::int32_t& token, std::int32_t& value_token);
   void put_discharge(std::size_t visit, std::int32_t clock);
   void put_visit(std::size_t visit, std::size_t& item, std::size_t& detail);
@@ -90,6 +93,7 @@ class SubjectEncoder {
   std::vector<std::int64_t> visit_rows_, item_rows_, death_rows_;
   std::vector<Visit> visits_;
   std::vector<std::pair<std::int64_t, std::int32_t>> visit_index_;  // (id, position), sorted by id
+  std::vector<std::int64_t> told_visits_;                           // ids, ascending
   std::vector<Item> items_;
   std::vector<Detail> details_;
   std::vector<std::pair<std::int32_t, std::int32_t>> discharges_;  // (visit, token)

@@ -23,8 +23,25 @@ std::int32_t SubjectEncoder::last_event_of(std::int64_t visit_id) {
   return last;
 }
 
+bool SubjectEncoder::is_told(std::int64_t row) const {
+  const std::int32_t entry = entry_of(row);
+  if (entry < 0 || static_cast<Role>(e_.role[at(row)]) != Role::kCode) return false;
+  const std::uint8_t only = t_.entry_sex[at(entry)];
+  return only == 0 || sex_ == 0 || only == sex_;
+}
+
+void SubjectEncoder::find_told_visits() {
+  told_visits_.clear();
+  for (const std::int64_t row : item_rows_) {
+    const std::int64_t id = e_.visit_id[at(row)];
+    if (id != kNullUs && is_told(row)) told_visits_.push_back(id);
+  }
+  std::sort(told_visits_.begin(), told_visits_.end());
+}
+
 void SubjectEncoder::find_visits() {
   visits_.clear();
+  if (t_.preset == Preset::kCehr) find_told_visits();
   for (const std::int64_t row : visit_rows_) {
     Visit visit{};
     visit.id = e_.visit_id[at(row)];
@@ -54,12 +71,19 @@ void SubjectEncoder::find_visits() {
       continue;
     }
     const bool is_after_death = death_min_ >= 0 && visit.start > death_min_;
+    const bool is_empty = t_.preset == Preset::kCehr &&
+                          !std::binary_search(told_visits_.begin(), told_visits_.end(), visit.id);
     if (visit.id != kNullUs) {
-      visit_index_.emplace_back(visit.id, is_after_death ? -1 : static_cast<std::int32_t>(kept));
+      const bool is_out = is_after_death || is_empty;
+      visit_index_.emplace_back(visit.id, is_out ? -1 : static_cast<std::int32_t>(kept));
       if (may_repeat) std::sort(visit_index_.begin(), visit_index_.end());
     }
     if (is_after_death) {
       count(EncodeRule::kAfterDeath);
+      continue;
+    }
+    if (is_empty) {
+      count(EncodeRule::kEmptyVisit);
       continue;
     }
     if (visit.start < before) count(EncodeRule::kVisitOverlap);

@@ -27,8 +27,10 @@ void VisitMender::mend(const std::vector<SourceVisit>& visits,
   out.changes.assign(visits.size(), 0);
   extend(visits, records, death, out);
   merge(visits, out);
-  link_emergencies();
-  absorb_visits();
+  if (rules_.merges) {
+    link_emergencies();
+    absorb_visits();
+  }
   finish(out);
 }
 
@@ -93,8 +95,8 @@ void VisitMender::merge(const std::vector<SourceVisit>& visits, MendedVisits& ou
   for (std::size_t i = 0; i < ended_.size(); ++i) {
     const Ended& visit = ended_[i];
     const bool is_first = i == 0 || ended_[i - 1].visit_class != visit.visit_class;
-    const bool opens =
-        is_first || visit.start > reach || (visit.start == reach && previous < visit.start);
+    const bool opens = !rules_.merges || is_first || visit.start > reach ||
+                       (visit.start == reach && previous < visit.start);
     if (opens) {
       groups_.push_back({.start = visit.start,
                          .finish = visit.finish,
@@ -176,6 +178,10 @@ void VisitMender::finish(MendedVisits& out) {
   }
   std::sort(sorted_.begin(), sorted_.end(), [this](std::int32_t a, std::int32_t b) {
     const Group &x = groups_[at(a)], &y = groups_[at(b)];
+    if (!rules_.merges) {
+      const auto is_stay = [](const Group& g) { return g.visit_class == VisitClass::kInpatient; };
+      return std::tuple(x.start, is_stay(x), x.order) < std::tuple(y.start, is_stay(y), y.order);
+    }
     return std::tuple(x.start, x.visit_class, -x.finish, x.order) <
            std::tuple(y.start, y.visit_class, -y.finish, y.order);
   });

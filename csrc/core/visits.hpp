@@ -71,6 +71,7 @@ struct MendedVisits {
 struct VisitRules {
   std::int64_t inpatient_us = 0;  // from this length on a visit is a stay, whatever its concept
   std::int64_t ed_link_us = 0;    // an emergency visit ends at most so long before its stay
+  bool merges = true;  // false: every visit stays one of its own, clamped; stays after others
 };
 
 /// Makes a subject's visits disjoint: ends mended by linked records, overlaps of a class merged,

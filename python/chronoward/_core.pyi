@@ -388,6 +388,7 @@ class MedsMending:
         artificial_code: typing.SupportsInt | typing.SupportsIndex,
         inpatient_us: typing.SupportsInt | typing.SupportsIndex,
         ed_link_us: typing.SupportsInt | typing.SupportsIndex,
+        merges: bool,
     ) -> None: ...
     def survey(
         self,
@@ -537,6 +538,7 @@ def mend_visits(
     record_is_date: numpy.typing.NDArray[numpy.uint8],
     inpatient_us: typing.SupportsInt | typing.SupportsIndex,
     ed_link_us: typing.SupportsInt | typing.SupportsIndex,
+    merges: bool = True,
 ) -> dict[str, numpy.ndarray]:
     """
     Visits of whole subjects made disjoint: columns by name.

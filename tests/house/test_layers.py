@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("model",),
     ("train",),
     ("engine",),
-    ("score", "embed", "synthesize", "trajectories"),
+    ("score", "embed", "export", "synthesize", "trajectories"),
     ("evaluation",),
     ("demo",),
     ("cli",),

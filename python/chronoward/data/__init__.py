@@ -12,7 +12,7 @@ from chronoward.packages import on_first_use
 
 if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
-    from chronoward.data.config import IngestConfig, VisitPattern
+    from chronoward.data.config import CEHRGPT_DIALS, IngestConfig, VisitPattern
     from chronoward.data.meds_writer import write_meds
     from chronoward.data.memory import MedsTables
     from chronoward.data.origin import recognize
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chronoward.data.rules import Rule
 
 _HOMES = {
+    "CEHRGPT_DIALS": "chronoward.data.config",
     "IngestConfig": "chronoward.data.config",
     "MedsTables": "chronoward.data.memory",
     "PreparedEvents": "chronoward.data.prepared",
@@ -31,6 +32,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CEHRGPT_DIALS",
     "IngestConfig",
     "MedsTables",
     "PreparedEvents",

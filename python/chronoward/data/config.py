@@ -71,6 +71,10 @@ class IngestConfig:
     """A visit at least this long is a stay, whatever its concept."""
     ed_link_hours: int = 24
     """An emergency visit that ends at most this long before a stay belongs to it."""
+    merge_visits: bool = True
+    """Overlapping visits of a class become one, and a stay takes the visits inside it; else every
+    visit stays one of its own (stays after others of the same start), and what overlaps starts when
+    the one before it ends."""
     billing_types: tuple[int, ...] = (32821, 32837, 32810, 32809, 32855, 38000200, 38000230)
     """Type concepts of diagnoses that are known when the stay is billed, not when it starts."""
     admission_statuses: tuple[int, ...] = (32890,)
@@ -146,6 +150,18 @@ class IngestConfig:
         make: Any = cls
         made: IngestConfig = make(**arguments)
         return made
+
+
+CEHRGPT_DIALS = IngestConfig(
+    concept_policy="standard",
+    inpatient_concepts=(9201, 262, 8971, 8920),
+    emergency_concepts=(),
+    inpatient_hours=24 * 365 * 150,
+    merge_visits=False,
+    billing_types=(),
+    drg_vocabularies=(),
+)
+"""What CEHR-GPT does: stays by concept only, visits as recorded, diagnoses at their own times."""
 
 
 def list_item(item: Any) -> Any:

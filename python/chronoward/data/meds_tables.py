@@ -159,6 +159,7 @@ def make_mending(
         artificial_code=artificial,
         inpatient_us=config.inpatient_hours * HOUR_US,
         ed_link_us=config.ed_link_hours * HOUR_US,
+        merges=config.merge_visits,
     )
     has_patterns = False
     for opens, closes, visit_code, pattern in patterns:

@@ -198,9 +198,12 @@ def extend_visits(work: Workspace, config: IngestConfig) -> None:
     work.drop("visit_lived", "visit_extent")
 
 
-def merge_visits(work: Workspace) -> None:
+def merge_visits(work: Workspace, config: IngestConfig) -> None:
     """Merges overlapping visits of a class; makes `visit_member` and `visit_group`."""
     order = "start, finish DESC, ref, key"
+    opens = "reach IS NULL OR start > reach OR (start = reach AND previous < start)"
+    if not config.merge_visits:
+        opens = "true"
     work.run(
         f"""CREATE TABLE visit_member AS WITH reached AS (
           SELECT *, max(finish) OVER before AS reach, lag(start) OVER whole AS previous
@@ -208,8 +211,7 @@ def merge_visits(work: Workspace) -> None:
           WINDOW whole AS (PARTITION BY subject_id, class ORDER BY {order}),
             before AS (PARTITION BY subject_id, class ORDER BY {order}
                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)),
-        opened AS (SELECT *, reach IS NULL OR start > reach
-            OR (start = reach AND previous < start) AS opens FROM reached),
+        opened AS (SELECT *, {opens} AS opens FROM reached),
         numbered AS (SELECT *, count(*) FILTER (opens) OVER whole AS part,
             row_number() OVER whole AS place FROM opened
           WINDOW whole AS (PARTITION BY subject_id, class ORDER BY {order}))
@@ -242,7 +244,8 @@ def absorb_visits(work: Workspace, config: IngestConfig) -> None:
           e.finish, e.concept, e.code FROM (SELECT *, {compared} AS compared FROM visit_group e
             WHERE class = {EMERGENCY}) e
         ASOF JOIN (SELECT * FROM visit_group WHERE class = {INPATIENT}) s
-          ON e.subject_id = s.subject_id AND e.compared <= s.finish WHERE {near}"""
+          ON e.subject_id = s.subject_id AND e.compared <= s.finish
+        WHERE {config.merge_visits} AND {near}"""
     )
     work.run(
         """CREATE TABLE visit_stay AS SELECT g.* EXCLUDE (start, timed),
@@ -259,7 +262,8 @@ def absorb_visits(work: Workspace, config: IngestConfig) -> None:
         f"""CREATE TABLE visit_inside AS SELECT o.vid, s.vid AS home FROM
           (SELECT *, {latest} AS compared FROM visit_stay o WHERE class = {OTHER}) o
         ASOF JOIN (SELECT * FROM visit_stay WHERE class = {INPATIENT}) s
-          ON o.subject_id = s.subject_id AND o.compared >= s.start WHERE {inside}"""
+          ON o.subject_id = s.subject_id AND o.compared >= s.start
+        WHERE {config.merge_visits} AND {inside}"""
     )
     work.run(
         """CREATE TABLE visit_home AS SELECT vid, home FROM visit_emergency
@@ -267,9 +271,11 @@ def absorb_visits(work: Workspace, config: IngestConfig) -> None:
     )
 
 
-def finish_visits(work: Workspace) -> None:
+def finish_visits(work: Workspace, config: IngestConfig) -> None:
     """Makes `visit` (disjoint), `visit_map` and `visit_record` (the ledger's view)."""
     order = "start, class, finish DESC, vid"
+    if not config.merge_visits:
+        order = f"start, class = {INPATIENT}, vid"
     work.run(
         f"""CREATE TABLE visit AS WITH reached AS (
           SELECT *, max(finish) OVER (PARTITION BY subject_id ORDER BY {order}

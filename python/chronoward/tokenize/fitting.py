@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data import IngestConfig, prepare
+from chronoward.data import prepare
 from chronoward.errors import ConfigError, FormatError
 from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.parts import check_shard, in_turn
-from chronoward.tokenize.run import make_spec
+from chronoward.tokenize.run import default_dials, make_spec
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chronoward.data import IngestConfig
     from chronoward.data.origin import SourceLike
     from chronoward.tokenize.run import Progress
 
@@ -79,7 +80,7 @@ def fit(
         split: "source", "hash" or "temporal".
         as_: "omop" or "meds".
         exclude_subjects: file of subject ids to leave out.
-        ingest: dials of ingestion.
+        ingest: dials of ingestion; CEHR-GPT's for preset cehr when not given.
         shard_index: count this share of the subjects only, 0 .. num_shards − 1.
         num_shards: number of shares.
         threads: worker threads of the preparation.
@@ -101,7 +102,7 @@ def fit(
             prepared = prepare(
                 src,
                 events_dir or Path(folder) / "events",
-                config=ingest or IngestConfig(),
+                config=ingest or default_dials(spec),
                 as_=as_,
                 threads=threads,
                 memory_limit=memory_limit,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward import files
-from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
+from chronoward.data import CEHRGPT_DIALS, IngestConfig, PreparedEvents, prepare, recognize
 from chronoward.data.origin import as_source
 from chronoward.data.report import check_strict
 from chronoward.errors import ConfigError
@@ -58,6 +58,11 @@ def make_spec(prepared: PreparedEvents, spec: TokenizerSpec | None) -> Tokenizer
             preset="compact" if prepared.has_visits else "events", calendar=prepared.calendar
         )
     return replace(spec, calendar=prepared.calendar)
+
+
+def default_dials(spec: TokenizerSpec | None) -> IngestConfig:
+    """Dials of ingestion where none are given: CEHR-GPT's for preset cehr."""
+    return CEHRGPT_DIALS if spec is not None and spec.preset == "cehr" else IngestConfig()
 
 
 class _Observation:
@@ -197,7 +202,7 @@ def tokenize(
         split: "source", "hash" or "temporal"; the source's own where it has one, else hash.
         as_: "omop" or "meds" overrides what the source looks like.
         exclude_subjects: file of subject ids to leave out; recorded by its hash.
-        ingest: dials of ingestion.
+        ingest: dials of ingestion; CEHR-GPT's (`CEHRGPT_DIALS`) for preset cehr when not given.
         strict: fail where a faulty record had to be quarantined or nulled.
         shard_index: make the part of the store that holds this share of the subjects,
             0 .. num_shards − 1, with a given tokenizer; `merge_parts` joins the parts.
@@ -228,7 +233,7 @@ def tokenize(
     if shard is not None and given is None:
         message = "a share of the subjects needs a tokenizer that was fitted on all of them"
         raise ConfigError(message)
-    config = ingest or IngestConfig()
+    config = ingest or default_dials(spec if given is None else given.spec)
     description = {
         "verb": "tokenize",
         "source": fingerprint(source),

@@ -47,6 +47,7 @@ KIND_OF_ROLE: Final = {
     Role.DISCHARGE: "discharge",
     Role.DEATH: "death",
 }
+CEHR_UNKNOWN_SEX: Final = "Gender/0"
 BIRTH_CODE: Final = "MEDS_BIRTH"
 DEATH_CODE: Final = "MEDS_DEATH"
 _OPEN_CAP_MIN: Final = 20 * 365 * DAY_MIN  # an open bucket is drawn up to this long past its start
@@ -111,8 +112,11 @@ def _make_entries(counts: FitCounts, spec: TokenizerSpec) -> tuple[list[CodeEntr
     for key, n in counts.n_subjects.items():
         kind = kind_of(key[0], spec) if key[0] != Role.STATIC else None
         if kind is not None:
-            name = (kind, key[1], key[2], key[3] if kind == "code" else None)
-            subjects[name] = subjects.get(name, 0) + n
+            has_unit = kind == "code" and spec.keeps_units
+            name = (kind, key[1], key[2], key[3] if has_unit else None)
+            before = subjects.get(name, 0)
+            is_shared = kind == "code" and not has_unit  # units of a code have subjects in common
+            subjects[name] = max(before, n) if is_shared else before + n
             events[name] = events.get(name, 0) + counts.n_events[key]
     fixed = _fixed_entries(subjects, events)
     kept = {
@@ -246,8 +250,11 @@ def _labels(entries: list[CodeEntry], spec: TokenizerSpec) -> list[str]:
 
     def candidates(entry: CodeEntry) -> list[str]:
         name = entry.code
-        if spec.preset == "cehr" and entry.concept_id > 0:
-            name = str(entry.concept_id)
+        if spec.preset == "cehr":
+            if entry.concept_id > 0:
+                name = str(entry.concept_id)
+            elif entry.kind == "sex" and entry.code == UNKNOWN_CODE["sex"]:
+                name = CEHR_UNKNOWN_SEX
         with_unit = f"{name}//{entry.unit}" if entry.unit is not None else name
         placed = f"{with_unit}@{entry.table}"
         return [name, with_unit, placed, f"{entry.kind}:{placed}"]

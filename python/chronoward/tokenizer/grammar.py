@@ -149,11 +149,15 @@ def _visit_grammar(spec: TokenizerSpec) -> dict[str, _Row]:
     }
     if is_cehr:
         states["visit"] = {
-            _C.VISIT_TYPE: "typed",
-            _C.FLAT_VISIT_TYPE: "flat",
+            _C.VISIT_TYPE: "opened",
+            _C.FLAT_VISIT_TYPE: "flat_opened",
             _C.DEATH: "dying",
         }
         states["dying"] = {_C.VISIT_END: "dead"}
+        # a visit without codes is not told
+        states["opened"] = {_C.CODE: "code", _C.INPATIENT_GAP: "early_gap"}
+        states["early_gap"] = {_C.CODE: "code"}
+        states["flat_opened"] = {_C.CODE: "flat_code"}
         states["flat"] = {_C.CODE: "flat_code", _C.VISIT_END: "after_visit"}
         states["flat_code"] = {**states["flat"], _C.VALUE: "flat"}
         # an inpatient stay always says where the patient went
@@ -162,10 +166,10 @@ def _visit_grammar(spec: TokenizerSpec) -> dict[str, _Row]:
     if spec.hour_tokens:
         without_hour: _Row = {c: s for c, s in states["typed"].items() if c != _C.INPATIENT_HOUR}
         states["hour"] = {c: s for c, s in without_hour.items() if c != _C.INPATIENT_GAP}
-        states["first_hour"] = dict(without_hour)
-        states["visit"] = {**states["visit"], _C.VISIT_TYPE: "admitted"}
-        states["admitted"] = {**without_hour, _C.INPATIENT_HOUR: "first_hour"}
-        states["first_hour"][_C.INPATIENT_HOUR] = "hour"
+        states["first_hour"] = {**states["opened"], _C.INPATIENT_HOUR: "early_hour"}
+        states["opened"] = {**states["opened"], _C.INPATIENT_HOUR: "first_hour"}
+        states["early_gap"] = {**states["early_gap"], _C.INPATIENT_HOUR: "early_hour"}
+        states["early_hour"] = {_C.CODE: "code"}
         states["typed"] = {**states["typed"], _C.INPATIENT_HOUR: "hour"}
         states["code"] = {**states["code"], _C.INPATIENT_HOUR: "hour"}
         states["inner_gap"] = {**states["inner_gap"], _C.INPATIENT_HOUR: "hour"}

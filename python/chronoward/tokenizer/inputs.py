@@ -105,9 +105,8 @@ class Resolver:
         kind = kind_of(role, self._vocabulary.spec)
         if kind is None:
             return NOT_IN_PRESET, True
-        exact = self._vocabulary.entry_index.get(
-            (kind, table, code, unit if kind == "code" else None)
-        )
+        has_unit = kind == "code" and self._vocabulary.spec.keeps_units
+        exact = self._vocabulary.entry_index.get((kind, table, code, unit if has_unit else None))
         if exact is not None:
             return exact, True
         if (kind, code) in self._anywhere:

@@ -131,6 +131,11 @@ class TokenizerSpec:
         return self.preset == "cehr" and self.time_scheme in CALENDAR_SCHEMES
 
     @property
+    def keeps_units(self) -> bool:
+        """A code in another unit is another entry; CEHR-GPT's tokens are concepts, units apart."""
+        return self.preset != "cehr" or self.values != "none"
+
+    @property
     def waits_from_observation(self) -> bool:
         """A timeline begins with observation, and a gap leads to its first visit or code; with
         CEHR-GPT it begins with the first visit."""

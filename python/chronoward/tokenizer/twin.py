@@ -168,10 +168,13 @@ class Visit:
 
 
 def find_visits(
-    t: EncodeTables, rows: list[Row], origin: int, death: int | None, count: Counter[str]
+    t: EncodeTables, rows: list[Row], origin: int, death: int | None, sex: int, count: Counter[str]
 ) -> list[Visit]:
-    """Visits in order, disjoint, none after death."""
+    """Visits in order, disjoint, none after death; in preset cehr none without codes."""
     by_key: dict[tuple[int, ...], Visit] = {}
+    told = {
+        r.visit for r in rows if r.role == CODE and code_tokens(t, r, sex, Counter()) is not None
+    }
     last: dict[int, int] = {}
     for r in rows:
         if r.role in (DETAIL, CODE, DISCHARGE):
@@ -194,6 +197,9 @@ def find_visits(
         seen.add(visit.row.visit)
         if death is not None and visit.start > death:
             count["after_death"] += 1
+            continue
+        if t.preset == 1 and (visit.row.visit == NULL_US or visit.row.visit not in told):
+            count["empty_visit"] += 1
             continue
         count["visit_overlap"] += visit.start < before
         visit.start = max(visit.start, before)
@@ -399,7 +405,7 @@ def encode_subject(
     if t.preset == 2:
         out, before = put_moments(t, timed, origin, death, sex, count)
     else:
-        visits = find_visits(t, timed, origin, death, count)
+        visits = find_visits(t, timed, origin, death, sex, count)
         fill_visits(t, timed, visits, origin, sex, count)
         for visit in visits:
             before = put_visit(t, visit, before, out, count)

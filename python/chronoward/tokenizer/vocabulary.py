@@ -319,13 +319,17 @@ class Vocabulary:
 
     @cached_property
     def _ranks(self) -> NDArray[np.int32]:
-        def order(i: int) -> tuple[str, str, str, int, int]:
+        plain = self._plain_tokens()
+
+        def order(i: int) -> tuple[str, str, str, str, int, int]:
             token = self.tokens[i]
             if token.entry < 0:
-                return ("", "", "", 0, i)
+                return ("", "", "", "", 0, i)
             entry = self.codes[token.entry]
             within = token.bin + 1 if token.bin >= -1 else 10_000 - token.bin
-            return (entry.table, entry.code, entry.unit or "", within, i)
+            # CEHR-GPT breaks ties by the concept id as text, over all tables
+            first = self.tokens[plain[token.entry]].label if self.spec.preset == "cehr" else ""
+            return (first, entry.table, entry.code, entry.unit or "", within, i)
 
         rank = np.empty(len(self.tokens), np.int32)
         rank[sorted(range(len(self.tokens)), key=order)] = np.arange(len(self.tokens))
