@@ -7,6 +7,7 @@ between two runs of the same data (paths, sizes of CSV files) is in the manifest
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from chronoward.data.prepared import MANIFEST, REPORT, VERSION, PreparedEvents, 
 from chronoward.data.report import make_report
 from chronoward.data.source import find_tables, open_omop, recognize
 from chronoward.data.workspace import Workspace
-from chronoward.errors import ConfigError, DataError, StateError
+from chronoward.errors import ConfigError, DataError, FormatError, LimitError, StateError
 from chronoward.files import canonical_json, read_json, remove_temporary_files, write_json
 
 if TYPE_CHECKING:
@@ -80,15 +81,47 @@ def prepare(
         return PreparedEvents.open(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_temporary_files(work_dir)
-    for folder in ("events", "ledger"):
-        for stale in (work_dir / folder).glob("*.*"):
-            stale.unlink()
+    _remove_results(work_dir)
     work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
     try:
         _run(work, src, form, config, excluded, identity, progress or _silent, threads)
+    except (DataError, FormatError, OSError, StateError, LimitError) as error:
+        _remove_results(work_dir)
+        _check_unchanged(src, form, config, excluded, identity, error)
+        raise
     finally:
         work.close()
     return PreparedEvents.open(work_dir)
+
+
+def _remove_results(work_dir: Path) -> None:
+    """Removes what a run that was not finished left under final names."""
+    for folder in ("events", "ledger"):
+        shutil.rmtree(work_dir / folder, ignore_errors=True)
+    for path in [*work_dir.glob("*.parquet"), work_dir / REPORT]:
+        path.unlink(missing_ok=True)
+
+
+def _check_unchanged(
+    src: Path,
+    form: str,
+    config: IngestConfig,
+    excluded: list[str],
+    identity: str,
+    cause: Exception | None = None,
+) -> None:
+    """Checks that the files are those that reading began with.
+
+    Raises:
+        StateError: they are not (what went wrong while reading them is then beside the point).
+    """
+    try:
+        same = _identity(src, form, config, excluded) == identity
+    except (OSError, DataError):
+        same = False
+    if not same:
+        message = f"{src}: its files changed while they were read; start again once they rest"
+        raise StateError(message) from cause
 
 
 def _silent(_line: str) -> None:
@@ -152,6 +185,7 @@ def _run(
         "calendar": loaded.calendar,
         "files": files,
     }
+    _check_unchanged(src, form, config, excluded, identity)
     write_json(work_dir / MANIFEST, manifest)
 
 

@@ -8,6 +8,7 @@ from the same SQL as an OMOP source's.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from chronoward.data.meds_values import CodeEvents, ResolvedValues, ValueRules
 from chronoward.schema import Role, stored_event_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -103,8 +104,8 @@ class MedsMender:
         self._values.finish()
         self._fates = [
             (
-                np.memmap(scratch / f"gone.{i}", np.uint8, "w+", shape=(max(n, 1),)),
-                np.memmap(scratch / f"changes.{i}", np.uint32, "w+", shape=(max(n, 1),)),
+                _mapped(scratch / f"gone.{i}", np.uint8, n),
+                _mapped(scratch / f"changes.{i}", np.uint32, n),
             )
             for i, n in enumerate(spool.n_rows)
         ]
@@ -182,6 +183,21 @@ class MedsMender:
             self.spool.files, self.spool.n_rows, self._fates, strict=True
         ):
             yield file, gone[:n], changes[:n]
+
+
+def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
+    """A new file as an array of zeros; its blocks are there, so a full disk is an error now.
+
+    A hole would be one when it is written to: not an error then but a signal (SIGBUS).
+    """
+    n_bytes = max(n, 1) * np.dtype(dtype).itemsize
+    with path.open("xb") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, n_bytes)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+    return np.memmap(path, dtype, "r+")
 
 
 class _Dictionary:
@@ -379,12 +395,17 @@ class SourceFacts:
         )
         names = ("n_visits", "n_made", "n_code", "n_artificial")
         work.add_rows("visit_count", pa.table({name: [self._visits[name]] for name in names}))
-        subject, first, last = (_joined(column) for column in zip(*self._life, strict=True))
+        subject, first, last = (_joined(parts) for parts in _transposed(self._life, 3))
         work.add_rows(
             "times", pa.table({"subject_id": subject, "first": _us(first), "last": _us(last)})
         )
-        died, death = (_joined(column) for column in zip(*self._death, strict=True))
+        died, death = (_joined(parts) for parts in _transposed(self._death, 2))
         work.add_rows("death_time", pa.table({"subject_id": died, "death": _us(death)}))
+
+
+def _transposed(pieces: Sequence[tuple[Ints, ...]], n: int) -> list[list[Ints]]:
+    """The n columns of pieces, of which there may be none."""
+    return [[piece[i] for piece in pieces] for i in range(n)]
 
 
 def _joined(parts: Iterable[Ints]) -> Ints:
