@@ -26,7 +26,7 @@ from chronoward.data.prepared import MANIFEST, REPORT, VERSION, PreparedEvents, 
 from chronoward.data.report import make_report
 from chronoward.data.source import find_tables, open_omop
 from chronoward.data.workspace import Workspace
-from chronoward.errors import ConfigError, DataError, StateError
+from chronoward.errors import ConfigError, DataError, FormatError, LimitError, StateError
 from chronoward.files import canonical_json, read_json, remove_temporary_files, write_json
 
 if TYPE_CHECKING:
@@ -84,19 +84,21 @@ def prepare(
         return PreparedEvents.open(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_temporary_files(work_dir)
-    for folder in ("events", "ledger"):
-        for stale in (work_dir / folder).glob("*.*"):
-            stale.unlink()
+    _remove_results(work_dir)
     say = progress or _silent
     try:
         readable = as_folder(source, work_dir / _COPY, say)
         work = Workspace(work_dir, threads=threads, memory_limit=memory_limit)
         try:
-            _run(work, readable, form, config, excluded, identity, say, threads)
+            manifest = _run(work, readable, form, config, excluded, say, threads)
         finally:
             work.close()
-    except Exception:
+        _check_unchanged(source, form, config, excluded, identity)
+        write_json(work_dir / MANIFEST, {"identity": identity, **manifest})
+    except (DataError, FormatError, OSError, StateError, LimitError) as error:
+        _remove_results(work_dir)
         _remove_copy(source, work_dir)  # what is mended is to be read anew
+        _check_unchanged(source, form, config, excluded, identity, error)
         raise
     _remove_copy(source, work_dir)
     return PreparedEvents.open(work_dir)
@@ -105,6 +107,36 @@ def prepare(
 def _remove_copy(source: Source, work_dir: Path) -> None:
     if not isinstance(source, Path):
         shutil.rmtree(work_dir / _COPY, ignore_errors=True)
+
+
+def _remove_results(work_dir: Path) -> None:
+    """Removes what a run that was not finished left under final names."""
+    for folder in ("events", "ledger"):
+        shutil.rmtree(work_dir / folder, ignore_errors=True)
+    for path in [*work_dir.glob("*.parquet"), work_dir / REPORT]:
+        path.unlink(missing_ok=True)
+
+
+def _check_unchanged(
+    src: Source,
+    form: str,
+    config: IngestConfig,
+    excluded: list[str],
+    identity: str,
+    cause: Exception | None = None,
+) -> None:
+    """Checks that the files are those that reading began with.
+
+    Raises:
+        StateError: they are not (what went wrong while reading them is then beside the point).
+    """
+    try:
+        same = _identity(src, form, config, excluded) == identity
+    except (OSError, DataError):
+        same = False
+    if not same:
+        message = f"{src}: its files changed while they were read; start again once they rest"
+        raise StateError(message) from cause
 
 
 def _silent(_line: str) -> None:
@@ -117,10 +149,10 @@ def _run(
     form: str,
     config: IngestConfig,
     excluded: list[str],
-    identity: str,
     say: Callable[[str], None],
     threads: int,
-) -> None:
+) -> dict[str, Any]:
+    """Everything but the manifest, which is returned."""
     work_dir = work.path.parent
     splits = None
     if form == "omop":
@@ -159,9 +191,8 @@ def _run(
         for path in sorted([*work_dir.rglob("*.parquet"), *work_dir.glob("events/*.arrow")])
         if path.relative_to(work_dir).parts[0] != _COPY
     } | {REPORT: (work_dir / REPORT).stat().st_size}
-    manifest = {
+    return {
         "version": VERSION,
-        "identity": identity,
         "form": form,
         "n_subjects": report["n_subjects"],
         "n_events": report["n_events"],
@@ -169,7 +200,6 @@ def _run(
         "calendar": loaded.calendar,
         "files": files,
     }
-    write_json(work_dir / MANIFEST, manifest)
 
 
 def _write(

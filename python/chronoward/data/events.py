@@ -195,4 +195,5 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         compression_level=1,
         version="2.6",
         write_statistics=True,
+        write_page_checksum=True,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chronoward.data.omop_subjects import day_end
+from chronoward.data.omop_tables import in_calendar
 from chronoward.data.rules import Rule
 from chronoward.data.visits import OTHER
 from chronoward.data.workspace import changed, changed_if, number_list, removed
@@ -138,14 +139,15 @@ def place_details(work: Workspace, config: IngestConfig, subject_gone: str) -> N
 
     A detail is cut to its visit; one that no visit covers is dropped.
     """
-    start = "COALESCE(s.moment, s.day)"
+    start, end = "COALESCE(s.moment, s.day)", "COALESCE(s.end_at, s.end_day)"
+    finish = f"CASE WHEN {in_calendar(end)} THEN {end} END"
     work.run(
         f"""CREATE TABLE detail_placed AS WITH copies AS (
           SELECT *, row_number() OVER (PARTITION BY subject_id, concept, code, moment, day, end_at,
             end_day, visit_ref ORDER BY key) AS copy FROM detail_stage),
-        timed AS (SELECT s.*, {start} AS start, COALESCE(s.end_at, s.end_day) AS finish, p.death,
+        timed AS (SELECT s.*, {start} AS start, {finish} AS finish, p.death,
           (CASE {subject_gone} WHEN s.copy > 1 THEN {removed(Rule.EXACT_DUPLICATE)}
-          WHEN s.start_bad THEN {removed(Rule.UNPARSABLE_TIME)}
+          WHEN s.start_bad OR NOT {in_calendar(start)} THEN {removed(Rule.UNPARSABLE_TIME)}
           WHEN {start} IS NULL THEN {removed(Rule.MISSING_TIME)}
           WHEN year({start}) IN {number_list(config.sentinel_years)}
             THEN {removed(Rule.SENTINEL_TIME)}

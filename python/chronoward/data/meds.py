@@ -7,6 +7,7 @@ What MEDS promises is checked (one subject in one file, contiguous, one split); 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chronoward.data.source import arrow_kind, read_parquet_schema
-from chronoward.errors import DataError, StateError
+from chronoward.data.parquet_file import (
+    END_US,
+    FIRST_US,
+    as_microseconds,
+    cast_column,
+    read_columns,
+    read_parquet_schema,
+    readable,
+)
+from chronoward.data.source import arrow_kind, check_regular
+from chronoward.errors import DataError, FormatError, StateError
+from chronoward.files import read_json
 from chronoward.schema import observation_schema
 
 if TYPE_CHECKING:
@@ -34,22 +45,47 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     "visit_id": ("INTEGER",),
     "table": _TEXT,
 }
+_KNOWN = ("subject_id", "time", "code", *_OPTIONAL)
+_NEWEST_MEDS = (0, 4)
+
+
+def check_version(root: Path) -> None:
+    """Checks the version of MEDS that metadata/dataset.json states; without one it is read.
+
+    Raises:
+        FormatError: a newer version than this release knows, or no JSON object.
+    """
+    file = root / "metadata" / "dataset.json"
+    if not file.is_file():
+        return
+    content = read_json(file)
+    stated = content.get("meds_version") if isinstance(content, dict) else ""
+    numbers = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?", str(stated or "0"))
+    if numbers is None or not isinstance(content, dict):
+        message = f"{file}: meds_version is no version"
+        raise FormatError(message)
+    if (int(numbers[1]), int(numbers[2] or 0)) > _NEWEST_MEDS:
+        newest = ".".join(map(str, _NEWEST_MEDS))
+        message = f"{file}: MEDS version {numbers[0]}, this release reads up to {newest}"
+        raise FormatError(message)
 
 
 def data_files(root: Path) -> list[Path]:
     """The Parquet files of the data, in order of their path.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or one is no regular file (a pipe, a device, a loop of links).
     """
     folder = root / "data"
     files = sorted(
         path
         for path in (folder if folder.is_dir() else root).rglob("*.parquet")
-        if path.is_file()
+        if not path.is_dir()
         and not path.name.startswith(".")
         and "metadata" not in path.relative_to(root).parts[:1]
     )
+    for path in files:
+        check_regular(path)
     if not files:
         message = f"{root}: no Parquet file under data/"
         raise DataError(message)
@@ -60,8 +96,13 @@ def check_schema(file: Path) -> dict[str, str]:
     """Maps known column names (lower case) to the file's own; checks their types."""
     schema = read_parquet_schema(file)
     names: dict[str, str] = {}
+    has_subject = any(name.lower() == "subject_id" for name in schema.names)
     for name in schema.names:
-        key = "subject_id" if name.lower() == "patient_id" else name.lower()
+        is_old_name = name.lower() == "patient_id" and not has_subject
+        key = "subject_id" if is_old_name else name.lower()
+        if key in names and key in _KNOWN:
+            message = f"{file}: column {name} is there twice"
+            raise DataError(message)
         names.setdefault(key, name)
     for column in ("subject_id", "time", "code"):
         if column not in names:
@@ -87,6 +128,15 @@ def check_schema(file: Path) -> dict[str, str]:
     return names
 
 
+def extra_columns(files: list[Path]) -> dict[str, list[str]]:
+    """Columns that are not read, under the name `data`: of any file, in order."""
+    found = set[str]()
+    for file in files:
+        names = check_schema(file)
+        found |= set(names.values()) - {names[key] for key in _KNOWN if key in names}
+    return {"data": sorted(found)} if found else {}
+
+
 def check_runs(
     file: Path, subject: NDArray[np.int64], row: NDArray[np.int64], is_known: NDArray[np.bool_]
 ) -> None:
@@ -109,6 +159,8 @@ def check_runs(
 
 def _repeats(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions, ascending, at which a value occurs that occurred before."""
+    if not len(values):
+        return np.zeros(0, np.int64)
     order = np.argsort(values, kind="stable")
     is_again = np.concatenate([[False], values[order][1:] == values[order][:-1]])
     return np.sort(order[is_again])
@@ -144,12 +196,9 @@ def read_splits(root: Path, files: list[Path]) -> pa.Table | None:
     """
     file = root / "metadata" / "subject_splits.parquet"
     if file.is_file():
-        names = set(read_parquet_schema(file).names)
-        if not {"subject_id", "split"} <= names:
-            message = f"{file}: columns subject_id and split are required"
-            raise DataError(message)
-        table = pq.read_table(file, columns=["subject_id", "split"])
-        table = table.cast(pa.schema([("subject_id", pa.int64()), ("split", pa.string())]))
+        table = read_columns(
+            file, pa.schema([("subject_id", pa.int64()), ("split", pa.string())])
+        ).drop_null()
     else:
         parts = []
         for path in files:
@@ -161,7 +210,10 @@ def read_splits(root: Path, files: list[Path]) -> pa.Table | None:
                 for name in read_parquet_schema(path).names
                 if name.lower() in ("subject_id", "patient_id")
             )
-            subject = pc.unique(pq.read_table(path, columns=[column]).column(0).cast(pa.int64()))
+            with readable(path):
+                ids = pq.read_table(path, columns=[column]).column(0)
+            origin = f"{path}: column {column}"
+            subject = pc.unique(cast_column(ids, pa.int64(), origin).drop_null())
             split = pa.array([inside[1]] * len(subject), pa.string())
             parts.append(pa.table({"subject_id": subject, "split": split}))
         table = pa.concat_tables(parts)
@@ -200,10 +252,17 @@ def read_code_metadata(root: Path) -> tuple[pa.Table, NDArray[np.bool_]]:
             0, np.bool_
         )
     schema = read_parquet_schema(file)
-    table = pq.read_table(file, columns=[name for name in kinds if name in schema.names])
-    if "code" not in table.column_names:
+    names = [name for name in kinds if name in schema.names]
+    for name in names:
+        if schema.names.count(name) > 1:
+            message = f"{file}: column {name} is there twice"
+            raise DataError(message)
+    if "code" not in names:
         message = f"{file}: required column code is missing"
         raise DataError(message)
+    with readable(file):
+        table = pq.read_table(file, columns=names, page_checksum_verification=True)
+        table.validate(full=True)
     columns, lost = {}, np.zeros(table.num_rows, np.bool_)
     for name, kind in kinds.items():
         if name not in table.column_names:
@@ -225,7 +284,14 @@ def read_observation(root: Path) -> pa.Table:
     file = root / "metadata" / "observation.parquet"
     if not file.is_file():
         return observation_schema().empty_table()
-    if not set(observation_schema().names) <= set(read_parquet_schema(file).names):
-        message = f"{file}: columns {', '.join(observation_schema().names)} are required"
-        raise DataError(message)
-    return pq.read_table(file, columns=observation_schema().names).cast(observation_schema())
+    table = read_columns(file, observation_schema())
+    for name in observation_schema().names:
+        if table[name].null_count:
+            message = f"{file}: column {name} has nulls"
+            raise DataError(message)
+    for name in ("start_time", "end_time"):
+        ends = pc.min_max(as_microseconds(table[name], file, name)).as_py()
+        if len(table) and (ends["min"] < FIRST_US or ends["max"] >= END_US):
+            message = f"{file}: column {name}: a time outside of the years 1 to 9999"
+            raise DataError(message)
+    return table.cast(observation_schema())

@@ -11,13 +11,20 @@ import pyarrow as pa
 
 from chronoward._core import CHANGES, REMOVALS
 from chronoward.data import events, ledger
-from chronoward.data.meds import data_files, read_code_metadata, read_observation
+from chronoward.data.meds import (
+    check_version,
+    data_files,
+    extra_columns,
+    read_code_metadata,
+    read_observation,
+)
 from chronoward.data.meds_facts import register_facts
 from chronoward.data.meds_mend import MedsMender
 from chronoward.data.meds_rows import NULL_US
 from chronoward.data.meds_spool import MedsSpool
 from chronoward.data.meds_tables import sentinel_years_us, visit_class
 from chronoward.data.omop import FAR_FUTURE, Loaded
+from chronoward.data.parquet_file import has_page_checksums, read_metadata
 from chronoward.data.rules import Rule
 from chronoward.data.visits import INPATIENT
 
@@ -92,6 +99,7 @@ def _load(
     scratch: Path,
 ) -> MedsLoaded:
     folder = work.path.parent
+    check_version(root)
     files = data_files(root)
     say(f"{len(files)} shards")
     spool = MedsSpool(files, scratch)
@@ -129,9 +137,24 @@ def _load(
         rows.add(METADATA_TABLE, f"{METADATA_TABLE}.parquet", np.zeros(len(lost), np.uint8), nulled)
     counts = rows.finish()
     warnings = [] if sum(spool.n_rows) else ["the source has no events"]
-    names = tuple(tables.to_pylist())
-    loaded = Loaded(names, mender.has_visits, calendar, config.extract_date, warnings, [])
+    warnings += _unchecked(files)
+    loaded = Loaded(
+        tables=tuple(tables.to_pylist()),
+        has_visits=mender.has_visits,
+        calendar=calendar,
+        extract_date=config.extract_date,
+        warnings=warnings,
+        not_read=[],
+        extra_columns=extra_columns(files),
+    )
     return MedsLoaded(loaded, metadata, counts, n_subjects, n_events)
+
+
+def _unchecked(files: list[Path]) -> list[str]:
+    n = sum(not has_page_checksums(file, read_metadata(file)) for file in files)
+    if not n:
+        return []
+    return [f"{n} of {len(files)} files have no page checksums: damage inside pages may go unseen"]
 
 
 def _calendar(spool: MedsSpool, config: IngestConfig) -> str:

@@ -8,6 +8,7 @@ from the same SQL as an OMOP source's.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,8 +94,8 @@ class MedsMender:
         self._decide_values()
         self._fates = [
             (
-                np.memmap(scratch / f"gone.{i}", np.uint8, "w+", shape=(max(n, 1),)),
-                np.memmap(scratch / f"changes.{i}", np.uint32, "w+", shape=(max(n, 1),)),
+                _mapped(scratch / f"gone.{i}", np.uint8, n),
+                _mapped(scratch / f"changes.{i}", np.uint32, n),
             )
             for i, n in enumerate(spool.n_rows)
         ]
@@ -182,6 +183,20 @@ class MedsMender:
     def facts(self) -> Columns:
         """Facts about the events of all pieces (`chronoward.data.meds_facts`)."""
         return self._mending.facts()
+
+def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
+    """A new file as an array of zeros; its blocks are there, so a full disk is an error now.
+
+    A hole would be one when it is written to: not an error then but a signal (SIGBUS).
+    """
+    n_bytes = max(n, 1) * np.dtype(dtype).itemsize
+    with path.open("xb") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, n_bytes)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+    return np.memmap(path, dtype, "r+")
 
 
 class SortedTexts:

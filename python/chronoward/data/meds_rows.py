@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chronoward.errors import FormatError
+from chronoward.data.parquet_file import (
+    END_US,
+    FIRST_US,
+    MAX_FIELD_BYTES,
+    as_microseconds,
+    readable,
+)
+from chronoward.errors import DataError, FormatError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +53,25 @@ class Numbering:
         Args:
             column: text, dictionary-encoded or not.
             trim: blanks around a text do not count.
+
+        Raises:
+            DataError: a NUL byte: two-byte characters, or damage.
+            LimitError: a text is longer than `MAX_FIELD_BYTES`.
+            pa.ArrowInvalid: the column is corrupt or not UTF-8.
         """
         parts = []
         for chunk in column.chunks:
             if not pa.types.is_dictionary(chunk.type):
                 chunk = pc.dictionary_encode(chunk)
+            longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+            if longest > MAX_FIELD_BYTES:
+                message = f"a text of {longest:,} bytes, over the limit of {MAX_FIELD_BYTES:,}"
+                raise LimitError(message)
+            chunk.validate(full=True)  # indices point into the dictionary, its text is UTF-8
             values = chunk.dictionary.to_pylist()
+            if any(value is not None and "\0" in value for value in values):
+                message = "a NUL byte"
+                raise DataError(message)
             if trim:
                 values = [None if value is None else value.strip(" ") for value in values]
             number = np.array([self.of(v) if v else NONE for v in values] + [NONE], np.int32)
@@ -91,56 +111,99 @@ class MedsRows:
         return len(self.subject_id)
 
 
-def _times(table: pa.Table, name: str | None) -> NDArray[np.int64]:
-    if name is None:
-        return np.full(len(table), NULL_US)
-    column = table[name].cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    return np.ascontiguousarray(column.fill_null(NULL_US).to_numpy(), np.int64)
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of a shard, and what messages say of them."""
+
+    file: Path
+    first_row: int
+    table: pa.Table
+    names: dict[str, str]
+
+    def times(self, name: str) -> NDArray[np.int64]:
+        if name not in self.names:
+            return np.full(len(self.table), NULL_US)
+        column = self.table[self.names[name]]
+        us = as_microseconds(column, self.file, self.names[name])
+        values = np.ascontiguousarray(us.fill_null(NULL_US).to_numpy(), np.int64)
+        if name == "available_time":  # ours: no rule of the source's records is about it
+            is_outside = (values != NULL_US) & ((values < FIRST_US) | (values >= END_US))
+            if is_outside.any():
+                row = self.first_row + int(np.argmax(is_outside))
+                message = f"{self.file}: column {name}, row {row}: outside of the years 1 to 9999"
+                raise DataError(message)
+        return values
+
+    def integers(self, name: str) -> pa.ChunkedArray:
+        """A column of ids as int64 with nulls."""
+        column = self.table[self.names[name]]
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:  # its message holds the id
+            limit = pa.scalar(np.iinfo(np.int64).max, pa.uint64())
+            row = self.first_row + pc.index(pc.greater(column, limit), True).as_py()
+            message = f"{self.file}: column {self.names[name]}, row {row}: an id beyond 2^63"
+            raise DataError(message) from None
+
+    def texts(self, name: str, numbering: Numbering, *, trim: bool) -> NDArray[np.int32]:
+        if name not in self.names:
+            return np.full(len(self.table), NONE, np.int32)
+        column = self.table[self.names[name]]
+        if pa.types.is_null(column.type):
+            column = column.cast(pa.string())
+        where = f"{self.file}: column {self.names[name]}"
+        try:
+            return numbering.of_column(column, trim=trim)
+        except (DataError, LimitError) as error:
+            message = f"{where}: {error}"
+            raise type(error)(message) from None
+        except pa.ArrowInvalid:
+            message = f"{where}: corrupt, or not UTF-8"
+            raise FormatError(message) from None
 
 
-def _integers(table: pa.Table, name: str | None) -> NDArray[np.int64]:
-    if name is None:
-        return np.full(len(table), NULL_US)
-    return np.ascontiguousarray(
-        table[name].cast(pa.int64()).fill_null(NULL_US).to_numpy(), np.int64
-    )
-
-
-def number_rows(table: pa.Table, names: dict[str, str], numberings: Numberings) -> MedsRows:
+def number_rows(
+    table: pa.Table, names: dict[str, str], numberings: Numberings, file: Path, first_row: int
+) -> MedsRows:
     """A piece of a shard as numbers.
 
     Args:
         table: columns as the file has them.
         names: column as MEDS names it → as the file does (`chronoward.data.meds.check_schema`).
         numberings: grow with what is new.
+        file: named in messages.
+        first_row: of the piece.
+
+    Raises:
+        DataError: an id beyond 64 bits, or a time beyond 62 bits of microseconds.
+        FormatError: a text column is corrupt.
+        LimitError: a text is too long.
     """
-    n = len(table)
-
-    def texts(column: str, numbering: Numbering, *, trim: bool) -> NDArray[np.int32]:
-        if column not in names:
-            return np.full(n, NONE, np.int32)
-        return numbering.of_column(table[names[column]], trim=trim)
-
-    subject = table[names["subject_id"]].cast(pa.int64())
+    n, piece = len(table), _Piece(file, first_row, table, names)
+    subject = piece.integers("subject_id")
     number, has_number = np.zeros(n), np.zeros(n, np.uint8)
     if "numeric_value" in names:
-        column = table[names["numeric_value"]].cast(pa.float64())
+        column = table[names["numeric_value"]].cast(pa.float64(), safe=False)
         has_number = np.ascontiguousarray(pc.is_valid(column).to_numpy(), np.uint8)
         number = np.ascontiguousarray(column.fill_null(0.0).to_numpy(), np.float64)
-    source_table = texts("table", numberings.tables, trim=True)
+    source_table = piece.texts("table", numberings.tables, trim=True)
     source_table = np.where(source_table == NONE, numberings.tables.of(""), source_table)
+    visit_ref = np.full(n, NULL_US)
+    if "visit_id" in names:
+        filled = piece.integers("visit_id").fill_null(NULL_US)
+        visit_ref = np.ascontiguousarray(filled.to_numpy(), np.int64)
     return MedsRows(
         subject_id=np.ascontiguousarray(subject.fill_null(0).to_numpy(), np.int64),
         has_subject=np.asarray(pc.is_valid(subject).to_numpy()),
-        time=_times(table, names["time"]),
-        end_time=_times(table, names.get("end_time")),
-        available=_times(table, names.get("available_time")),
-        code=texts("code", numberings.codes, trim=False),
-        text=texts("text_value", numberings.texts, trim=True),
-        unit=texts("unit", numberings.units, trim=True),
+        time=piece.times("time"),
+        end_time=piece.times("end_time"),
+        available=piece.times("available_time"),
+        code=piece.texts("code", numberings.codes, trim=False),
+        text=piece.texts("text_value", numberings.texts, trim=True),
+        unit=piece.texts("unit", numberings.units, trim=True),
         number=number,
         has_number=has_number,
-        visit_ref=_integers(table, names.get("visit_id")),
+        visit_ref=visit_ref,
         table=source_table.astype(np.uint16),
     )
 
@@ -157,14 +220,21 @@ def read_pieces(
         piece_rows: rows of a piece, at most.
 
     Raises:
-        FormatError: the file cannot be decoded.
+        FormatError: the file cannot be decoded, or a page does not match its checksum.
+        DataError, LimitError: as `number_rows`.
     """
     wanted = [names[c] for c in ("code", "text_value", "unit", "table") if c in names]
-    columns = sorted(set(names.values()))
-    try:
-        with pq.ParquetFile(file, read_dictionary=wanted) as parquet:
-            for batch in parquet.iter_batches(piece_rows, columns=columns):
-                yield number_rows(pa.Table.from_batches([batch]), names, numberings)
-    except (pa.ArrowInvalid, OSError) as error:
-        message = f"{file} cannot be read: {str(error).splitlines()[0]}"
-        raise FormatError(message) from None
+    columns, first_row = sorted(set(names.values())), 0
+    with (
+        readable(file),
+        pq.ParquetFile(file, read_dictionary=wanted, page_checksum_verification=True) as parquet,
+    ):
+        for batch in parquet.iter_batches(piece_rows, columns=columns):
+            table = pa.Table.from_batches([batch])
+            yield number_rows(table, names, numberings, file, first_row)
+            first_row += len(table)
+        if first_row != parquet.metadata.num_rows:  # Arrow stops at a column that ends early
+            message = (
+                f"{file}: {first_row} rows can be read, {parquet.metadata.num_rows} are stated"
+            )
+            raise FormatError(message)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward._core import MedsMending
-from chronoward.data.meds_rows import NONE, Numbering, Numberings
+from chronoward.data.meds_rows import NONE, NULL_US, Numbering, Numberings
+from chronoward.data.parquet_file import END_US, FIRST_US
 from chronoward.data.records import NEGATIVE, NOT_DONE, POSITIVE, TEXT_LENGTH
 from chronoward.data.visits import (
     EMERGENCY,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 OTHER_KIND, BIRTH, DEATH, SEX, RACE, ETHNICITY = range(6)
 CATEGORY, NUMBER, BOUND, NOT_DONE_KIND, POS_NEG, TOO_LONG = 0, 2, 3, 4, 5, 6
 FIXED_TEXTS = ("POS", "NEG", "not_done", "order", "dispense", "administration", "stop")
+# Times that are no date: before the year 1, and from the year 10,000 on.
+_OUTSIDE_US = np.array([[NULL_US + 1, END_US], [FIRST_US, -NULL_US - 1]], np.int64)
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 _FLOAT32_MAX = 3.4e38
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?")
@@ -147,7 +150,7 @@ def make_mending(
         no_table=numberings.tables.of(""),
     )
     mending.set_rules(
-        sentinel_us=sentinel_years_us(config),
+        sentinel_us=np.concatenate([sentinel_years_us(config), _OUTSIDE_US], axis=1),
         prenatal_us=config.prenatal_days * DAY_US if config.prenatal_policy == "keep" else 0,
         future_us=-(2**63) if future_us is None else future_us,
     )

@@ -178,7 +178,9 @@ def meds_codes(codes: pa.Table) -> pa.Table:
 
 def _write(table: pa.Table, path: Path) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table.combine_chunks(), temporary, compression="zstd")
+        pq.write_table(
+            table.combine_chunks(), temporary, compression="zstd", write_page_checksum=True
+        )
 
 
 class _Shards:

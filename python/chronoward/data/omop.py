@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chronoward.data import concepts, events, ledger, links, omop_subjects, records, values, visits
+from chronoward.data import (
+    cdm,
+    concepts,
+    events,
+    ledger,
+    links,
+    omop_subjects,
+    records,
+    values,
+    visits,
+)
 from chronoward.data.omop_tables import (
     CLINICAL,
     DICTIONARIES,
@@ -23,7 +33,7 @@ from chronoward.data.omop_tables import (
     table_number,
 )
 from chronoward.data.rules import Rule
-from chronoward.data.workspace import changed, changed_if, quote_text, removed
+from chronoward.data.workspace import changed, changed_if, quote_name, quote_text, removed
 from chronoward.errors import DataError
 from chronoward.schema import Role
 
@@ -35,6 +45,13 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
 FAR_FUTURE = "2100-01-01"
+# of CDM 5.3, renamed or dropped in 5.4
+_OLDER_COLUMNS = frozenset(
+    (
+        *("admitting_source_concept_id", "admitting_source_value", "discharge_to_concept_id"),
+        *("discharge_to_source_value", "visit_detail_parent_id"),
+    )
+)
 
 
 @dataclass
@@ -47,6 +64,8 @@ class Loaded:
     extract_date: str | None
     warnings: list[str]
     not_read: list[str]
+    extra_columns: dict[str, list[str]]
+    """Columns that no version of the source's form knows, by table; they are not read."""
 
 
 def load_omop(
@@ -102,6 +121,7 @@ def load_omop(
     concepts.make_concepts(work, source, config)
     _name_visits(work)
     _code_records(work, config)
+    _check_no_nul(work, source)
     values.convert_units(work)
     values.find_dominant_units(work)
     values.find_text_categories(work, config)
@@ -112,7 +132,25 @@ def load_omop(
     say("ledger")
     _fill_ledger(work, source)
     not_read = sorted(set(source.tables) - {*TABLES, "concept", "concept_ancestor", "cdm_source"})
-    return Loaded(TABLES, has_visits, calendar, extract_date, warnings, not_read)
+    return Loaded(
+        tables=TABLES,
+        has_visits=has_visits,
+        calendar=calendar,
+        extract_date=extract_date,
+        warnings=warnings,
+        not_read=not_read,
+        extra_columns=extra_columns(source),
+    )
+
+
+def extra_columns(source: OmopSource) -> dict[str, list[str]]:
+    """Columns of tables that are read which the CDM does not have, in order."""
+    found = {
+        name: sorted(set(table.columns) - {f.column for f in cdm.fields(name)} - _OLDER_COLUMNS)
+        for name, table in sorted(source.tables.items())
+        if name in TABLES
+    }
+    return {name: columns for name, columns in found.items() if columns}
 
 
 def _stage(
@@ -320,6 +358,27 @@ def _code_records(work: Workspace, config: IngestConfig) -> None:
             GREATEST(available, end_time), NULL, NULL, 'stop', true, code, concept_id,
             source_value, more FROM coded WHERE tbl = {drug} AND end_time IS NOT NULL"""
         )
+
+
+def _check_no_nul(work: Workspace, source: OmopSource) -> None:
+    """Refuses codes and units with a NUL byte: a file of two-byte characters, or a damaged one.
+
+    Raises:
+        DataError: there is one; the message names its file, column and row.
+    """
+    found = "SELECT (SELECT count(*) FROM code_origin WHERE contains(code, chr(0))) + "
+    if not work.value(f"{found} (SELECT count(*) FROM unit_dim WHERE contains(name, chr(0)))"):
+        return
+    work.run("SET preserve_insertion_order = true")
+    for table in (source.tables[name] for name in CLINICAL if name in source.tables):
+        for column in (c for c, kind in table.columns.items() if kind == "VARCHAR"):
+            row = work.value(
+                f"SELECT min(row) FROM (SELECT row_number() OVER () AS row, {quote_name(column)} "
+                f"AS text FROM {table.scan}) WHERE contains(text, chr(0))"
+            )
+            if row is not None:
+                message = f"{table.origin}: column {column}, row {row}: a NUL byte"
+                raise DataError(message)
 
 
 def _drug_type(column: str) -> str:

@@ -12,6 +12,7 @@ from chronoward.data.omop_tables import (
     Columns,
     check_keys,
     check_times,
+    in_calendar,
     key_expression,
     table_number,
 )
@@ -42,23 +43,26 @@ def person_expression(work: Workspace, source: OmopSource) -> str:
     """
     person = source.tables["person"]
     person.require("person_id")
-    kind = person.columns["person_id"]
-    if kind == "INTEGER":
-        return "person_id::BIGINT"
-    text = Columns(person).text("person_id")
-    numeric = r"'^[+-]?[0-9]{1,18}(\.0*)?$'"
-    n_null, n_text, n_fraction = work.rows(
-        f"SELECT count(*) FILTER ({text} IS NULL), "
-        f"count(*) FILTER (NOT regexp_matches({text}, {numeric})), "
-        f"count(*) FILTER (regexp_matches({text}, '^[+-]?[0-9]*\\.[0-9]*[1-9][0-9]*$')) "
-        f"FROM {person.scan}"
+    columns = Columns(person)
+    text, whole = columns.text("person_id"), columns.integer("person_id")
+    is_text = columns.is_text("person_id")
+    # ids with leading zeros are text, or 007 and 7 would be one person
+    numeric = r"'^-?(0|[1-9][0-9]{0,17})(\.0*)?$'"
+    fraction = f"regexp_matches({text}, '^[+-]?[0-9]*\\.[0-9]*[1-9][0-9]*$')"
+    n_null, n_text, n_fraction, row = work.rows(
+        f"SELECT count(*) FILTER (bad = 1), count(*) FILTER (bad = 3), count(*) FILTER (bad = 2), "
+        f"min(row) FILTER (bad IN (1, 2)) FROM (SELECT row_number() OVER () AS row, "
+        f"CASE WHEN {text} IS NULL THEN 1 WHEN {fraction if is_text else f'{whole} IS NULL'} "
+        f"THEN 2 WHEN NOT regexp_matches({text}, {numeric}) THEN 3 ELSE 0 END AS bad "
+        f"FROM {person.scan})"
     )[0]
     if n_null or n_fraction:
-        what = f"{n_null} rows without person_id" if n_null else f"{n_fraction} fractional ids"
-        message = f"{person.origin}: {what}"
+        bad = "fractional ids" if is_text else "ids that are no whole number within 64 bits"
+        what = f"{n_null} rows without person_id" if n_null else f"{n_fraction} {bad}"
+        message = f"{person.origin}: column person_id: {what} (row {row} is one)"
         raise DataError(message)
-    if not n_text:
-        return "TRY_CAST(TRIM(person_id::VARCHAR) AS BIGINT)"
+    if not n_text or not is_text:
+        return whole
     hashed = "(hash(NULLIF(TRIM(person_id::VARCHAR), '')) >> 1)::BIGINT"
     work.run(
         f"CREATE TABLE subject_ids AS SELECT DISTINCT {hashed} AS subject_id, "
@@ -91,7 +95,7 @@ def stage_persons(
         {key_expression(table, "person_id")} AS key, {person} AS subject_id,
         {c.integer("gender_concept_id")} AS gender, {c.integer("race_concept_id")} AS race,
         {c.integer("ethnicity_concept_id")} AS ethnicity,
-        CASE WHEN year({at}) IN {sentinel} THEN NULL ELSE {at} END AS birth_at,
+        CASE WHEN year({at}) NOT IN {sentinel} AND {in_calendar(at)} THEN {at} END AS birth_at,
         CASE WHEN {year} IN {sentinel} OR {year} NOT BETWEEN 1 AND 9999 THEN NULL
              ELSE {year} END AS year,
         CASE WHEN {month} BETWEEN 1 AND 12 THEN {month} END AS month,
@@ -192,7 +196,7 @@ def settle_deaths(work: Workspace, config: IngestConfig, excluded: bool) -> None
           CASE WHEN {date_only} THEN {day_end(f"date_trunc('day', {time})")}
             ELSE {time} END AS time,
           (CASE {subject_gone(excluded)}
-            WHEN s.start_bad THEN {removed(Rule.UNPARSABLE_TIME)}
+            WHEN s.start_bad OR NOT {in_calendar(time)} THEN {removed(Rule.UNPARSABLE_TIME)}
             WHEN {time} IS NULL THEN {removed(Rule.MISSING_TIME)}
             WHEN year({time}) IN {number_list(config.sentinel_years)}
               THEN {removed(Rule.SENTINEL_TIME)}
@@ -243,6 +247,7 @@ def stage_periods(work: Workspace, table: SourceTable | None, person: str, exclu
         f"""CREATE TABLE period_placed AS SELECT s.tbl, s.key, s.subject_id, {low} AS start,
         {cut} AS finish, (CASE {subject_gone(excluded)}
           WHEN s.start IS NULL OR s.finish IS NULL OR s.finish < s.start OR {cut} < {low}
+            OR NOT {in_calendar("s.start")} OR NOT {in_calendar("s.finish")}
             THEN {removed(Rule.PERIOD_INVALID)} ELSE 0::UTINYINT END)::UTINYINT AS gone,
         {
             changed_if(

@@ -135,6 +135,17 @@ def table_number(name: str) -> int:
     return TABLES.index(name)
 
 
+def whole_number(text: str) -> str:
+    """SQL of an integer in text; null where there is none: DuckDB's own cast rounds 1.5 to 2."""
+    is_whole = f"regexp_full_match({text}, ' *[+-]?[0-9]{{1,18}}[.]0* *')"
+    return f"CASE WHEN NOT contains({text}, '.') OR {is_whole} THEN TRY_CAST({text} AS BIGINT) END"
+
+
+def in_calendar(time: str) -> str:
+    """Whether a time lies in the years 1 to 9999; null for null (infinity is outside)."""
+    return f"({time} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999')"
+
+
 class Columns:
     """SQL expressions over one source table's columns, cast by what the column should hold."""
 
@@ -155,22 +166,33 @@ class Columns:
         """An id; null where the column holds something else."""
         if column is None or not self.has(column):
             return "NULL::BIGINT"
-        return f"TRY_CAST({quote_name(column)} AS BIGINT)"
+        name = quote_name(column)
+        if self.is_text(column):
+            return whole_number(name)
+        if self.table.columns[column] == "DOUBLE":  # exact up to 2^53
+            return (
+                f"CASE WHEN {name} = trunc({name}) AND abs({name}) <= 9007199254740992 THEN "
+                f"TRY_CAST({name} AS BIGINT) END"
+            )
+        return f"TRY_CAST({name} AS BIGINT)"
 
     def reference(self, column: str | None) -> str:
         """A key of another table; keys that are text are hashed, the same way everywhere."""
         if column is None or not self.has(column):
             return "NULL::BIGINT"
         if self.table.columns[column] == "INTEGER":
-            return f"{quote_name(column)}::BIGINT"
+            return self.integer(column)
         text = self.text(column)
-        return f"COALESCE(TRY_CAST({text} AS BIGINT), (hash({text}) >> 1)::BIGINT)"
+        return f"COALESCE({whole_number(text)}, (hash({text}) >> 1)::BIGINT)"
 
     def number(self, column: str | None) -> str:
         """A floating-point number; null where the column holds something else."""
         if column is None or not self.has(column):
             return "NULL::DOUBLE"
-        return f"TRY_CAST({quote_name(column)} AS DOUBLE)"
+        name = quote_name(column)
+        if self.is_text(column):  # DuckDB reads 1_000 as a thousand
+            return f"CASE WHEN NOT contains({name}, '_') THEN TRY_CAST({name} AS DOUBLE) END"
+        return f"TRY_CAST({name} AS DOUBLE)"
 
     def failed(self, column: str | None, cast: str) -> str:
         """Whether a text is there that `cast` could not read."""

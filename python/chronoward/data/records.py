@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chronoward.data.omop_subjects import subject_gone
-from chronoward.data.omop_tables import STAGE_COLUMNS
+from chronoward.data.omop_tables import STAGE_COLUMNS, in_calendar
 from chronoward.data.rules import Rule
 from chronoward.data.visits import is_midnight
 from chronoward.data.workspace import changed_if, number_list, removed, text_list
@@ -129,7 +129,7 @@ def _gone(config: IngestConfig, future: str, excluded: bool) -> str:
     )
     return f"""(CASE {subject_gone(excluded)}
       WHEN s.is_copy THEN {removed(Rule.EXACT_DUPLICATE)}
-      WHEN s.start_bad THEN {removed(Rule.UNPARSABLE_TIME)}
+      WHEN s.start_bad OR NOT {in_calendar("s.start")} THEN {removed(Rule.UNPARSABLE_TIME)}
       WHEN s.start IS NULL THEN {removed(Rule.MISSING_TIME)}
       WHEN year(s.start) IN {number_list(config.sentinel_years)} THEN {removed(Rule.SENTINEL_TIME)}
       WHEN date_trunc('day', s.start) < date_trunc('day', p.birth) - to_days({keep_days})
@@ -174,6 +174,7 @@ def text() -> str:
 def end_kind(config: IngestConfig) -> str:
     """0 an end or none, 1 unreadable, 2 sentinel, 3 before the start."""
     return f"""CASE WHEN end_bad AND end_raw IS NULL THEN 1 WHEN end_raw IS NULL THEN 0
+      WHEN NOT {in_calendar("end_raw")} THEN 1
       WHEN year(end_raw) IN {number_list(config.sentinel_years)} THEN 2
       WHEN date_trunc('day', end_raw) < date_trunc('day', start) THEN 3
       WHEN end_raw < start AND NOT date_only AND NOT {is_midnight("end_raw")} THEN 3

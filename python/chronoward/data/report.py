@@ -75,6 +75,7 @@ def make_report(
             "sha256": hashlib.sha256("\n".join(excluded).encode()).hexdigest(),
         },
         "tables_not_read": loaded.not_read,
+        "columns_not_read": loaded.extra_columns,
         "warnings": warnings,
     }
 

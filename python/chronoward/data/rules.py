@@ -57,7 +57,11 @@ class Rule(StrEnum):
         "dropped",
         "A record in a table without persons (places, providers, definitions of cohorts).",
     )
-    MISSING_SUBJECT = "missing_subject", "dropped", "The subject's id is null."
+    MISSING_SUBJECT = (
+        "missing_subject",
+        "dropped",
+        "The subject's id is null, or no whole number within 64 bits.",
+    )
     EXCLUDED_SUBJECT = "excluded_subject", "dropped", "The subject is in the exclusion list."
     UNKNOWN_PERSON = "unknown_person", "dropped", "The person is not in the person table."
     MISSING_CODE = "missing_code", "dropped", "A MEDS event without a code."
@@ -69,13 +73,15 @@ class Rule(StrEnum):
     UNPARSABLE_TIME = (
         "unparsable_time",
         "quarantined",
-        "The start (or death) date is text that is no date, such as 2020-02-30.",
+        "The start (or death) date is text that is no date, such as 2020-02-30, or lies outside "
+        "of the years 1 to 9999.",
     )
     MISSING_TIME = "missing_time", "quarantined", "Neither a start date nor a start datetime."
     SENTINEL_TIME = (
         "sentinel_time",
         "quarantined",
-        "The start (or death) lies in a sentinel year: 1, 1900 or 9999 (configurable).",
+        "The start (or death) lies in a sentinel year: 1, 1900 or 9999 (configurable), or, "
+        "in MEDS, outside of the years 1 to 9999.",
     )
     BEFORE_BIRTH = (
         "before_birth",

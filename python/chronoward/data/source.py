@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import csv
 import gzip
-from dataclasses import dataclass
+import re
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from chronoward.data.workspace import quote_name, quote_text
-from chronoward.errors import DataError, FormatError
+from chronoward.data.parquet_file import read_parquet_schema
+from chronoward.data.workspace import MAX_LINE_BYTES, quote_name, quote_text
+from chronoward.errors import DataError, FormatError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 DUCKDB_SUFFIXES = (".duckdb", ".db", ".ddb")
+MAX_COLUMNS = 10_000
+_HEADER_BYTES = 1 << 20
 _DELIMITERS = (",", "\t", ";", "|")
 _SOURCE_DATABASE = "source_database"
 
@@ -92,6 +96,17 @@ def recognize_path(path: Path) -> Form:
     raise DataError(message)
 
 
+def check_regular(path: Path) -> None:
+    """Refuses what is no file that can be read twice: pipes, devices, sockets, loops of links.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not path.is_file():
+        message = f"{path} is no regular file (a pipe, device or broken link)"
+        raise DataError(message)
+
+
 def table_name(path: Path) -> str | None:
     """Name of the table a file holds, in lower case; None when it is no table file."""
     name = path.name.lower()
@@ -112,17 +127,22 @@ def find_tables(folder: Path) -> dict[str, tuple[Path, ...]]:
     found: dict[str, tuple[Path, ...]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            parts = tuple(p for p in sorted(entry.rglob("*")) if p.is_file() and table_name(p))
+            parts = tuple(p for p in sorted(entry.rglob("*")) if not p.is_dir() and table_name(p))
             name = entry.name.lower()
             for suffix in SUFFIXES:
                 name = name.removesuffix(suffix)
             files: tuple[Path, ...] = parts
-        elif entry.is_file() and (file_name := table_name(entry)):
+            if not files and name != entry.name.lower():
+                message = f"{entry} is a folder without parts of a table"
+                raise DataError(message)
+        elif file_name := table_name(entry):
             name, files = file_name, (entry,)
         else:
             continue
         if not files:
             continue
+        for file in files:
+            check_regular(file)
         if name in found:
             message = f"{folder}: table {name} is there twice ({found[name][0].name}, {entry.name})"
             raise DataError(message)
@@ -176,19 +196,6 @@ def _check_names(file: Path, columns: Iterable[tuple[str, str]]) -> None:
         seen.add(column.lower())
 
 
-def read_parquet_schema(file: Path) -> pa.Schema:
-    """The Arrow schema of a Parquet file.
-
-    Raises:
-        FormatError: the file is truncated or is no Parquet file.
-    """
-    try:
-        return pq.read_schema(file)
-    except pa.ArrowInvalid as error:
-        message = f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}"
-        raise FormatError(message) from None
-
-
 def _parquet(file: Path) -> tuple[list[tuple[str, str]], str]:
     schema = read_parquet_schema(file)
     columns = [(name, arrow_kind(schema.field(i).type)) for i, name in enumerate(schema.names)]
@@ -205,7 +212,7 @@ def arrow_kind(kind: pa.DataType) -> str:
         return "DATE"
     if pa.types.is_integer(kind):
         return "INTEGER"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.bit_width <= 128):
         return "DOUBLE"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "VARCHAR"
@@ -218,29 +225,40 @@ def _delimited(file: Path) -> tuple[list[tuple[str, str]], str]:
         message = f"{file}: the file is empty, not even a header"
         raise DataError(message)
     delimiter = "\t" if ".tsv" in file.name.lower() else max(_DELIMITERS, key=header.count)
+    if "\0" in header:
+        message = f"{file}: line 1: a NUL byte in the header"
+        raise DataError(message)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    if len(names) > MAX_COLUMNS:
+        message = f"{file}: {len(names):,} columns, over the limit of {MAX_COLUMNS:,}"
+        raise LimitError(message)
     declared = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in names)
     scan = (
         f"read_csv({quote_text(str(file))}, auto_detect = false, header = true, "
         f"columns = {{{declared}}}, delim = {quote_text(delimiter)}, quote = '\"', escape = '\"', "
-        f"nullstr = '', strict_mode = true, max_line_size = 16777216)"
+        f"nullstr = '', strict_mode = true, max_line_size = {MAX_LINE_BYTES})"
     )
     return [(name, "VARCHAR") for name in names], scan
 
 
 def _first_line(file: Path) -> str:
+    """The header, however its line ends; the rest is DuckDB's to read."""
+    opener = gzip.open if file.name.lower().endswith(".gz") else open
     try:
-        if file.name.lower().endswith(".gz"):
-            with gzip.open(file, "rt", encoding="utf-8-sig") as text:
-                return text.readline().rstrip("\r\n")
-        with file.open(encoding="utf-8-sig") as text:
-            return text.readline().rstrip("\r\n")
-    except UnicodeDecodeError:
-        message = f"{file}: not UTF-8 text"
-        raise DataError(message) from None
-    except (EOFError, gzip.BadGzipFile) as error:
+        with opener(file, "rb") as raw:
+            line = raw.read(_HEADER_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         message = f"{file}: damaged gzip file: {error}"
         raise FormatError(message) from None
+    line = re.split(rb"[\r\n]", line, maxsplit=1)[0]
+    if len(line) > _HEADER_BYTES:
+        message = f"{file}: a header of more than {_HEADER_BYTES:,} bytes"
+        raise LimitError(message)
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        message = f"{file}: line 1: not UTF-8 text"
+        raise DataError(message) from None
 
 
 def _open_duckdb(path: Path) -> OmopSource:

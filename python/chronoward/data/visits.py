@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chronoward.data.omop_subjects import day_end
+from chronoward.data.omop_tables import in_calendar
 from chronoward.data.rules import Rule
 from chronoward.data.workspace import changed, changed_if, number_list, removed, text_list
 
@@ -58,12 +59,12 @@ def place_visits(work: Workspace, config: IngestConfig, subject_gone: str) -> No
         f"""CREATE TABLE visit_raw AS WITH copies AS (
           SELECT *, row_number() OVER (PARTITION BY {_SAME} ORDER BY ref, key) AS copy,
             min(ref) OVER (PARTITION BY {_SAME}) AS same_as FROM visit_stage),
-        flagged AS (SELECT s.*, {start} AS start, p.birth,
+        flagged AS (SELECT s.*, CASE WHEN {in_calendar(start)} THEN {start} END AS start, p.birth,
           s.moment IS NULL OR ({is_midnight("s.moment")} AND {midnight}) AS start_only,
           s.end_at IS NULL OR ({is_midnight("s.end_at")} AND {midnight}) AS end_only,
           COALESCE(s.end_at, s.end_day) AS end_raw,
           (CASE {subject_gone} WHEN s.copy > 1 THEN {removed(Rule.EXACT_DUPLICATE)}
-            WHEN s.start_bad THEN {removed(Rule.UNPARSABLE_TIME)}
+            WHEN s.start_bad OR NOT {in_calendar(start)} THEN {removed(Rule.UNPARSABLE_TIME)}
             WHEN {start} IS NULL THEN {removed(Rule.MISSING_TIME)}
             WHEN year({start}) IN {sentinel} THEN {removed(Rule.SENTINEL_TIME)}
             WHEN date_trunc('day', {start}) < date_trunc('day', p.birth) - to_days(
@@ -73,7 +74,8 @@ def place_visits(work: Workspace, config: IngestConfig, subject_gone: str) -> No
           FROM copies s LEFT JOIN subject p ON s.subject_id = p.subject_id
           LEFT JOIN (SELECT type, true AS found FROM visit_midnight) m
             ON s.type IS NOT DISTINCT FROM m.type),
-        ended AS (SELECT *, year(end_raw) IN {sentinel} AS end_sentinel,
+        ended AS (SELECT *,
+            year(end_raw) IN {sentinel} OR NOT {in_calendar("end_raw")} AS end_sentinel,
           CASE WHEN start_only OR end_only
                THEN date_trunc('day', end_raw) < date_trunc('day', start)
                ELSE end_raw < start END AS end_early FROM flagged)

@@ -7,9 +7,12 @@ and `quote_text`.
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
+import zlib
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,18 +21,21 @@ from chronoward.errors import ConfigError, DataError, FormatError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
     from chronoward.data.rules import Rule
 
+MAX_LINE_BYTES = 8 << 20
+"""A line of CSV; a field of ten megabytes is a fault of the export."""
 
-_CSV_REASONS = {
-    "quote": "a quoted field does not end",
+_CSV_REASONS = {  # tried in this order
+    "Maximum line size": f"the line is longer than {MAX_LINE_BYTES:,} bytes",
+    "unterminated quote": "a quoted field does not end",
     "unicode": "not UTF-8 text",
-    "Maximum line size": "the line is longer than 16 MiB",
+    "state machine": "line ends of several kinds, or text beside a quoted field",
 }
+_GZIP_SCAN = re.compile(r"read_csv\('((?:[^']|'')+\.gz)'", re.IGNORECASE)
 
 
 def quote_name(name: str) -> str:
@@ -109,7 +115,7 @@ class Workspace:
             LimitError: the memory limit is too small for the statement.
             OSError: the disk is full or a file cannot be read.
         """
-        with _translated():
+        with _translated(sql):
             return self.connection.execute(sql, parameters)
 
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -123,12 +129,12 @@ class Workspace:
 
     def table(self, sql: str) -> pa.Table:
         """A result as an Arrow table."""
-        with _translated():
+        with _translated(sql):
             return self.connection.sql(sql).to_arrow_table()
 
     def stream(self, sql: str, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
         """A large result, a record batch at a time."""
-        with _translated():
+        with _translated(sql):
             yield from self.connection.sql(sql).to_arrow_reader(rows)
 
     def add_rows(self, table: str, data: pa.Table) -> None:
@@ -155,7 +161,7 @@ class Workspace:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(sql: str) -> Iterator[None]:
     """DuckDB's errors as ours."""
     try:
         yield
@@ -163,15 +169,36 @@ def _translated() -> Iterator[None]:
         message = f"DuckDB ran out of its memory limit: {_first_line(error)}"
         raise LimitError(message) from None
     except duckdb.IOException as error:
+        _check_gzip(sql)
         raise OSError(_first_line(error)) from None
     except (duckdb.ConversionException, duckdb.OutOfRangeException):
         message = "a value does not fit its column's type"
         raise DataError(message) from None
     except duckdb.InvalidInputException as error:
+        _check_gzip(sql)
         text = _first_line(error)
         if "arquet" in text or "hrift" in text or "ecompress" in text:
             raise FormatError(text) from None
+        if "Maximum line size" in str(error):
+            raise LimitError(_without_values(str(error))) from None
         raise DataError(_without_values(str(error))) from None
+
+
+def _check_gzip(sql: str) -> None:
+    """Looks whether a statement failed because a packed file that it reads is damaged.
+
+    Raises:
+        FormatError: one is; DuckDB does not always say which.
+    """
+    for found in _GZIP_SCAN.findall(sql):
+        path = Path(found.replace("''", "'"))
+        try:
+            with gzip.open(path) as unpacked:
+                while unpacked.read(1 << 20):
+                    pass
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            message = f"{path}: damaged gzip file: it is truncated, changed, or ends in other bytes"
+            raise FormatError(message) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -182,9 +209,13 @@ def _without_values(text: str) -> str:
     """DuckDB's CSV message as file, line and reason, without the content that it quotes."""
     line = re.search(r"CSV Error on Line: (\d+)", text)
     file = re.search(r"^\s*file ?= ?(.+?)\s*$", text, re.MULTILINE)
-    named = next((reason for part, reason in _CSV_REASONS.items() if part in text), None)
-    if line is None:
-        return text.strip().splitlines()[0]
+    reason = next((reason for part, reason in _CSV_REASONS.items() if part in text), None)
     columns = re.search(r"Expected Number of Columns: \d+ Found: \d+", text)
-    reason = columns.group(0).lower() if columns else named or "cannot be read as CSV"
-    return f"{file.group(1) if file else 'CSV file'}: line {line.group(1)}: {reason}"
+    if columns and reason is None:
+        reason = columns.group(0).lower()
+    if line is None and reason is None:
+        return text.strip().splitlines()[0]
+    where = file.group(1) if file else "CSV file"
+    return (
+        f"{where}: {f'line {line.group(1)}: ' if line else ''}{reason or 'cannot be read as CSV'}"
+    )

@@ -166,4 +166,4 @@ def write_predictions(
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes Parquet, whole or not at all."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)

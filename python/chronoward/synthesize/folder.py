@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chronoward.data import cdm
+from chronoward.data.workspace import quote_name
 from chronoward.files import atomic_path, canonical_json, sha256_file, write_json
 from chronoward.synthesize.concepts import cdm_table
 from chronoward.synthesize.meds_writer import (
@@ -116,11 +117,29 @@ def write_omop(out: Path, plan: SynthesisPlan, codes: CodeMap) -> list[Path]:
         for table, relation in relations.items():
             path = out / f"{table}.{plan.files}"
             with atomic_path(path) as temporary:
+                columns = inert_columns(connection, relation) if plan.files == "csv" else "*"
                 connection.execute(
-                    f"COPY (SELECT * FROM {relation}) TO {_literal(temporary)} {options}"
+                    f"COPY (SELECT {columns} FROM {relation}) TO {_literal(temporary)} {options}"
                 )
             written.append(path)
     return written
+
+
+def inert_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
+    """SQL of a relation's columns with an apostrophe before text that a spreadsheet would run.
+
+    A code is whatever its source called it, `=HYPERLINK(…)` too; who opens a CSV file with a
+    spreadsheet must see it, not run it.
+    """
+    described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    columns = []
+    for name, kind, *_ in described:
+        column = quote_name(name)
+        if kind == "VARCHAR":
+            runs = f"regexp_matches({column}, '^[=+@\\t\\r-]')"
+            column = f"CASE WHEN {runs} THEN chr(39) || {column} ELSE {column} END AS {column}"
+        columns.append(column)
+    return ", ".join(columns)
 
 
 def _write_database(
@@ -155,7 +174,7 @@ def write_meds(out: Path, plan: SynthesisPlan, codes: list[Code]) -> list[Path]:
     for name, table in (("codes", code_metadata(codes)), ("subject_splits", splits)):
         path = metadata / f"{name}.parquet"
         with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, write_page_checksum=True)
         written.append(path)
     path = metadata / "dataset.json"
     write_json(path, dataset_metadata(model_hash=plan.model_hash, version=plan.version))

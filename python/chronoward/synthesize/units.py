@@ -92,7 +92,13 @@ def write_unit(out: Path, unit: int, tables: dict[str, pa.Table], counts: dict[s
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
         with atomic_path(path) as temporary:
-            pq.write_table(table.combine_chunks(), temporary, compression="zstd", version="2.6")
+            pq.write_table(
+                table.combine_chunks(),
+                temporary,
+                compression="zstd",
+                version="2.6",
+                write_page_checksum=True,
+            )
         hashes[name] = sha256_file(path)
     rows = {name: table.num_rows for name, table in tables.items()}
     write_json(folder / DONE, {"files": hashes, "rows": rows, "counts": counts})

@@ -19,7 +19,8 @@ from chronoward import files
 from chronoward.data import CEHRGPT_DIALS, IngestConfig, PreparedEvents, prepare, recognize
 from chronoward.data.origin import as_source
 from chronoward.data.report import check_strict
-from chronoward.errors import ConfigError
+from chronoward.errors import ConfigError, DataError
+from chronoward.schema import SPLITS
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.codes import write_codes
 from chronoward.store.layout import MANIFEST, TOKENIZER
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
+MAX_UNKNOWN_SHARE = 0.5
+"""Of a source's events with a given tokenizer: beyond it, the tokenizer is another source's."""
 _FIT_REPORT = "fit_report.json"
 
 
@@ -128,6 +131,24 @@ class _Stages:
             n_seen += len(table)
             self.progress("encode", n_seen, self.prepared.n_events)
         return writer, counts
+
+    def check_known(self, counts: Counter[str]) -> None:
+        """Refuses a given tokenizer that knows few of the source's codes; nothing is left then.
+
+        Raises:
+            DataError: it does.
+        """
+        n, unknown = self.prepared.n_events, counts["unknown_code"]
+        if unknown <= MAX_UNKNOWN_SHARE * n:
+            return
+        for name in SPLITS:
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        (self.out / TOKENIZER).unlink()
+        message = (
+            f"{unknown} of {n} events have codes that the given "
+            f"tokenizer does not know (at most {MAX_UNKNOWN_SHARE:.0%}): it is another source's"
+        )
+        raise DataError(message)
 
     def finish(self, tokenizer: Tokenizer, writer: StoreWriter, counts: Counter[str]) -> None:
         """Code table, report and ledger, then the manifest."""
@@ -219,7 +240,8 @@ def tokenize(
         The store, opened.
 
     Raises:
-        DataError: the source's structure is faulty, or it is neither OMOP nor MEDS.
+        DataError: the source's structure is faulty, it is neither OMOP nor MEDS, or the given
+            tokenizer does not know most of its codes.
         ConfigError: options that contradict each other or the source.
         FormatError: a corrupt file, or a tokenizer of another version.
         StateError: `out` or `events_dir` holds something else, or another process writes `out`.
@@ -270,7 +292,10 @@ def tokenize(
             if given is not None:
                 _check_tokenizer(given, prepared)
             fitted = stages.tokenizer(given, spec)
-            stages.finish(fitted, *stages.encode(fitted))
+            writer, counts = stages.encode(fitted)
+            if given is not None:
+                stages.check_known(counts)
+            stages.finish(fitted, writer, counts)
         if temp_dir is not None:
             shutil.rmtree(scratch, ignore_errors=True)
     return TokenStore.open(folder)

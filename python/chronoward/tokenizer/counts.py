@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,7 +23,6 @@ from chronoward.tokenizer.sampling import SAMPLE_SIZE, Sample, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -170,19 +170,33 @@ class FitCounts:
         Raises:
             FormatError: not a counts file, or of another version.
         """
+        content = Path(path).read_bytes()  # not mapped: it may be truncated while it is read
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            table = pa.ipc.open_file(content).read_all()
+            table.validate(full=True)
             head = json.loads((table.schema.metadata or {})[b"chronoward-counts"])
-        except (pa.ArrowInvalid, KeyError, json.JSONDecodeError):
-            message = f"{path} is not a file of fit counts"
+            version = head["version"]
+            if version == COUNTS_VERSION:
+                return cls._from_parts(head, table)
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, MemoryError):
+            message = f"{path} is not a file of fit counts, or is damaged"
             raise FormatError(message) from None
-        if head["version"] != COUNTS_VERSION:
-            message = f"{path} has counts version {head['version']}, expected {COUNTS_VERSION}"
-            raise FormatError(message)
+        message = f"{path} has counts version {version}, expected {COUNTS_VERSION}"
+        raise FormatError(message)
+
+    @classmethod
+    def _from_parts(cls, head: dict[str, Any], table: pa.Table) -> FitCounts:
         samples = []
         for number in range(3):
             part = table.filter(pa.compute.equal(table["section"], number))
             names = ("group", "priority", "subject", "value")
+            if part.select(names).schema.types != [
+                pa.int64(),
+                pa.uint64(),
+                pa.uint64(),
+                pa.float64(),
+            ]:
+                raise KeyError(number)
             sampler = Sampler()
             sampler.merge(Sample(*(part[n].to_numpy() for n in names)))
             samples.append(sampler)

@@ -89,7 +89,7 @@ def truth_table(clinic: Clinic, index: IndexRows, exact: Risks, latent: Risks) -
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def write_truth(clinic: Clinic, folder: Path, rows_per_subject: int) -> int:
