@@ -22,6 +22,9 @@ UNKNOWN: Final = -1
 NOT_IN_PRESET: Final = -2
 NO_TEXT: Final = -1
 UNKNOWN_TEXT: Final = -2
+ROLLED_UP: Final = 0  # how a key got its entry: an ancestor's, or another unit's
+EXACT: Final = 1
+PLACED: Final = 2  # that of a code whose concept embedding is near
 
 CodeRows = dict[tuple[str, str], dict[str, Any]]
 
@@ -33,7 +36,7 @@ class EncodeInput:
     Attributes:
         columns: the events; subject i owns rows row_offsets[i] to row_offsets[i + 1].
         key_entry: int32 (K,), code entry per key, `UNKNOWN` or `NOT_IN_PRESET`.
-        key_exact: uint8 (K,), 0 where the entry stands for a rarer code.
+        key_exact: uint8 (K,), `EXACT`, or how else the entry came to stand for the key.
         text_number: int32 (texts + 1,), number of each text; the last element serves text -1.
         subject_id: int64 (n,).
         row_offsets: int64 (n + 1,).
@@ -60,7 +63,7 @@ class Resolver:
         self._vocabulary = vocabulary
         self._code_rows = code_rows
         self._known = set(vocabulary.dominant_entry)
-        self._found: dict[Key, tuple[int, bool]] = {}
+        self._found: dict[Key, tuple[int, int]] = {}
         self._anywhere = {  # sex and death are the same thing in any table
             (e.kind, e.code): i
             for i, e in reversed(list(enumerate(vocabulary.codes)))
@@ -75,29 +78,33 @@ class Resolver:
             i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind and e.code == code
         ]
 
-    def find(self, key: Key) -> tuple[int, bool]:
-        """(entry, is it exactly this code and unit)."""
+    def find(self, key: Key) -> tuple[int, int]:
+        """(entry; `EXACT` for exactly this code and unit, `ROLLED_UP` or `PLACED`)."""
         if key not in self._found:
             self._found[key] = self._find(*key)
         return self._found[key]
 
-    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, bool]:
+    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, int]:
         kind = kind_of(role, self._vocabulary.spec)
         if kind is None:
-            return NOT_IN_PRESET, True
+            return NOT_IN_PRESET, EXACT
         exact = self._vocabulary.entry_index.get(
             (kind, table, code, unit if kind == "code" else None)
         )
         if exact is not None:
-            return exact, True
+            return exact, EXACT
         if (kind, code) in self._anywhere:
-            return self._anywhere[kind, code], True
+            return self._anywhere[kind, code], EXACT
         if kind == "death":  # whatever the source calls it
-            return self._entries("death", self._vocabulary.codes[self._only("death")].code)[0], True
+            death = self._vocabulary.codes[self._only("death")].code
+            return self._entries("death", death)[0], EXACT
         target = nearest_kept(kind, table, code, self._known, self._code_rows.get((table, code)))
         if target is not None:
-            return self._vocabulary.dominant_entry[kind, table, target], False
-        return self._default.get(kind, UNKNOWN), False
+            return self._vocabulary.dominant_entry[kind, table, target], ROLLED_UP
+        near = self._vocabulary.placed.get((table, code)) if kind == "code" else None
+        if near is not None:
+            return self._vocabulary.dominant_entry[kind, table, near], PLACED
+        return self._default.get(kind, UNKNOWN), ROLLED_UP
 
     def _only(self, kind: str) -> int:
         return next(i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind)
@@ -127,7 +134,7 @@ def prepare_input(
     return EncodeInput(
         columns=columns,
         key_entry=np.array([entry for entry, _ in found], np.int32),
-        key_exact=np.array([exact for _, exact in found], np.uint8),
+        key_exact=np.array([match for _, match in found], np.uint8),
         text_number=np.array([*numbers, NO_TEXT], np.int32),
         subject_id=subject_id,
         row_offsets=np.append(first, len(columns)).astype(np.int64),

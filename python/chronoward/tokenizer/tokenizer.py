@@ -29,13 +29,14 @@ from chronoward.tokenizer.grammar import (
 from chronoward.tokenizer.inputs import Resolver, prepare_input
 from chronoward.tokenizer.time_scheme import DAY_MIN
 from chronoward.tokenizer.values import draw
-from chronoward.tokenizer.vocabulary import CodeEntry, Vocabulary
+from chronoward.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
+    from chronoward.tokenizer.code_entry import CodeEntry
     from chronoward.tokenizer.spec import TokenizerSpec
 
 FORMAT_NAME: Final = "chronoward-tokenizer"
