@@ -18,6 +18,14 @@ def run(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Use this tokenizer.json instead of fitting one.")
     ] = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Bring the store up to date: encode new and changed subjects, keep its files. "
+            "SRC is the whole source, or holds these subjects only (each with all its events).",
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option(help="Fail when a faulty record had to be quarantined or nulled.")
     ] = False,
@@ -26,7 +34,15 @@ def run(
     from chronoward.tokenize import tokenize
 
     with stages() as progress:
-        store = tokenize(src, out, tokenizer=tokenizer, strict=strict, progress=progress, **shared)
+        store = tokenize(
+            src,
+            out,
+            tokenizer=tokenizer,
+            append=append,
+            strict=strict,
+            progress=progress,
+            **shared,
+        )
     splits = store.manifest["splits"]
     typer.echo(
         f"{sum(s['n_subjects'] for s in splits.values()):,} subjects, "

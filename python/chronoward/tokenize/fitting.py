@@ -27,7 +27,7 @@ from chronoward.tokenizer import fit as fit_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from chronoward.tokenize.run import Progress
+    from chronoward.tokenize.reading import Progress
 
 _SPEC_KEY = b"chronoward-spec"
 

@@ -17,26 +17,25 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data import IngestConfig, PreparedEvents, prepare, recognize
-from chronoward.data.report import check_strict
+from chronoward.data import IngestConfig, PreparedEvents
 from chronoward.errors import ConfigError
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.codes import write_codes
-from chronoward.store.layout import MANIFEST, TOKENIZER
-from chronoward.tokenize.job import fingerprint, job, scratch_folder
+from chronoward.store.fingerprints import Fingerprints
+from chronoward.store.layout import FINGERPRINTS, MANIFEST, TOKENIZER
+from chronoward.tokenize.append import append as append_to
+from chronoward.tokenize.job import job, scratch_folder
+from chronoward.tokenize.reading import Observation, Reading, check_tokenizer
+from chronoward.tokenize.reports import REPORT, copy_ledger
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from chronoward.tokenize.reading import Progress
     from chronoward.tokenize.splitting import SplitOf
 
-    Progress = Callable[[str, int, int], None]
-
-REPORT = "ingest_report.json"
-LEDGER = "ledger"
-SUBJECT_IDS = "subject_ids.parquet"  # of sources whose ids are text
 _FIT_REPORT = "fit_report.json"
 
 
@@ -65,19 +64,6 @@ def train_tables(
         n_seen += len(table)
         seen(n_seen)
         yield table.filter(pa.array(np.repeat(is_train, lengths)))
-
-
-class _Observation:
-    """Observation periods, a range of subjects at a time."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table.combine_chunks()
-        self._subject_id = self._table["subject_id"].to_numpy()
-
-    def between(self, first: int, last: int) -> pa.Table:
-        low = int(np.searchsorted(self._subject_id, first, side="left"))
-        high = int(np.searchsorted(self._subject_id, last, side="right"))
-        return self._table.slice(low, high - low)
 
 
 @dataclass(frozen=True)
@@ -114,18 +100,20 @@ class _Stages:
     def encode(self, tokenizer: Tokenizer) -> tuple[StoreWriter, Counter[str]]:
         """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule."""
         writer = StoreWriter(self.out, tokenizer_hash=tokenizer.hash)
-        codes, observation = self.prepared.codes, _Observation(self.prepared.observation)
+        codes, observation = self.prepared.codes, Observation(self.prepared.observation)
         counts: Counter[str] = Counter()
+        seen = Fingerprints()
         n_seen = 0
         for table in self.prepared.batches():
-            ids = table["subject_id"]
             if len(table):
-                periods = observation.between(ids[0].as_py(), ids[-1].as_py())
-                batch = tokenizer.encode(table, periods, codes=codes, threads=self.threads)
+                given = tokenizer.input_of(table, observation.of(table), codes)
+                batch = tokenizer.encode_input(given, self.threads)
                 writer.add(batch, self.split_of(batch.subject_id))
+                seen.add(given.subject_id, tokenizer.fingerprints(given, codes))
                 counts.update(batch.counts)
             n_seen += len(table)
             self.progress("encode", n_seen, self.prepared.n_events)
+        seen.write(self.out / FINGERPRINTS)
         return writer, counts
 
     def finish(self, tokenizer: Tokenizer, writer: StoreWriter, counts: Counter[str]) -> None:
@@ -138,11 +126,7 @@ class _Stages:
             **files.read_json(self.work / _FIT_REPORT),
         }
         files.write_json(self.out / REPORT, report)
-        (self.out / LEDGER).mkdir(mode=0o700, exist_ok=True)
-        source = self.prepared.path
-        for path in sorted([*source.glob(f"{LEDGER}/*.parquet"), *source.glob(SUBJECT_IDS)]):
-            with files.atomic_path(self.out / path.relative_to(source)) as temporary:
-                shutil.copyfile(path, temporary)
+        copy_ledger(self.prepared, self.out)
         writer.finish(
             calendar=self.prepared.calendar,
             observation=report["observation"],
@@ -160,11 +144,11 @@ def _given_tokenizer(path: Path | str | None, spec: TokenizerSpec | None) -> Tok
     return Tokenizer.load(path)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, prepared: PreparedEvents) -> None:
-    if tokenizer.spec.calendar != prepared.calendar:
+def _refuse_with_append(*options: object) -> None:
+    if any(option is not None for option in options):
         message = (
-            f"the tokenizer is for a {tokenizer.spec.calendar} calendar, the source's dates are "
-            f"{prepared.calendar}"
+            "append uses the store's own tokenizer and splits: leave out preset, spec, tokenizer "
+            "and split"
         )
         raise ConfigError(message)
 
@@ -185,6 +169,7 @@ def tokenize(
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
     events_dir: Path | None = None,
+    append: bool = False,
     progress: Progress | None = None,
 ) -> TokenStore:
     """Makes a token store from an OMOP or MEDS source.
@@ -210,6 +195,10 @@ def tokenize(
         events_dir: folder of the source's sorted events, kept: what `prepare` left there is used
             again, and what is made there others can use; among the intermediate files when not
             given.
+        append: bring the store in `out` up to date with the source, by its own tokenizer and split
+            rule: new and changed subjects are encoded, files of the store stay as they are, and
+            subjects that the source lacks are kept (excluded ones count no more). The source is
+            read whole, or may hold the new and changed subjects only.
         progress: is told (stage, done, total); total 0 where it is not known.
 
     Returns:
@@ -223,41 +212,40 @@ def tokenize(
         OSError: the disk is full; nothing is then half-written under a final name.
     """
     folder = Path(out)
+    reading = Reading(
+        src=Path(src),
+        as_=as_,
+        exclude_subjects=exclude_subjects,
+        ingest=ingest or IngestConfig(),
+        strict=strict,
+        threads=threads,
+        memory_limit=memory_limit,
+        temp_dir=temp_dir,
+        events_dir=events_dir,
+        progress=progress or (lambda _stage, _done, _total: None),
+    )
+    if append:
+        _refuse_with_append(spec or preset, tokenizer, split)
+        return append_to(reading, folder)
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
     given = _given_tokenizer(tokenizer, spec)
-    config = ingest or IngestConfig()
     description = {
         "verb": "tokenize",
-        "source": fingerprint(src),
-        "as": as_ or recognize(Path(src)),
-        "ingest": config.to_json(),
+        **reading.description(),
         "spec": None if spec is None else spec.to_json(),
         "tokenizer": None if given is None else given.hash,
         "split": split,
-        "exclude": None if exclude_subjects is None else files.sha256_file(exclude_subjects),
     }
-    report = progress or (lambda _stage, _done, _total: None)
     with job(folder, description) as work:
         scratch = scratch_folder(folder, temp_dir)
         if not (folder / MANIFEST).is_file():
-            prepared = prepare(
-                Path(src),
-                events_dir or scratch / "events",
-                config=config,
-                as_=as_,
-                threads=threads,
-                memory_limit=memory_limit,
-                exclude_subjects=exclude_subjects,
-                progress=lambda line: report(line, 0, 0),
-            )
-            if strict:
-                check_strict(prepared.report)
+            prepared = reading.prepare(scratch)
             rule = choose_rule(prepared, split)
             split_of = make_split(prepared, rule)
-            stages = _Stages(folder, work, prepared, rule, split_of, threads, report)
+            stages = _Stages(folder, work, prepared, rule, split_of, threads, reading.progress)
             if given is not None:
-                _check_tokenizer(given, prepared)
+                check_tokenizer(given, prepared)
             fitted = stages.tokenizer(given, spec)
             stages.finish(fitted, *stages.encode(fitted))
         if temp_dir is not None:

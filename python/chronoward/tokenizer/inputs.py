@@ -57,9 +57,14 @@ class EncodeInput:
 
 
 class Resolver:
-    """Finds the code entry of a key; remembers what it found."""
+    """Finds the code entry of a key; remembers what it found.
+
+    Attributes:
+        hashes: of keys and what they were found to be (see `fingerprint.key_hashes`).
+    """
 
     def __init__(self, vocabulary: Vocabulary, code_rows: CodeRows) -> None:
+        self.hashes: dict[Key, int] = {}
         self._vocabulary = vocabulary
         self._code_rows = code_rows
         self._known = set(vocabulary.dominant_entry)
