@@ -19,6 +19,7 @@ _PUBLIC: dict[str, str] = {
     "TokenStore": "chronoward.store",
     "calibrate": "chronoward.score",
     "embed": "chronoward.embed",
+    "expand": "chronoward.tokenize",
     "fit": "chronoward.tokenize",
     "generate": "chronoward.trajectories",
     "merge": "chronoward.tokenize",

@@ -41,6 +41,18 @@ IngestFile = Annotated[Path | None, typer.Option(help="YAML or JSON with dials o
 Threads = Annotated[int, typer.Option(min=1, help="Results do not depend on it.")]
 MemoryLimit = Annotated[str, typer.Option(help="Of the sort; beyond it spills to disk.")]
 TempDir = Annotated[Path | None, typer.Option(help="For intermediate files.")]
+ConceptEmbeddings = Annotated[
+    Path | None,
+    typer.Option(help="Parquet file of code and vector (list of floats), for --place-unseen."),
+]
+PlaceUnseen = Annotated[
+    float | None,
+    typer.Option(
+        metavar="COSINE",
+        help="Encode a code that is not kept as the kept code of its table whose embedding is "
+        "nearest, if their cosine is this or more (say 0.8); counted as `placed`.",
+    ),
+]
 Shared = dict[str, Any]
 
 

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from chronoward.cli.sources import Shared, Source, stages, with_source_options
+from chronoward.cli.sources import (
+    ConceptEmbeddings,
+    PlaceUnseen,
+    Shared,
+    Source,
+    stages,
+    with_source_options,
+)
 
 
 @with_source_options
@@ -29,6 +36,8 @@ def run(
     strict: Annotated[
         bool, typer.Option(help="Fail when a faulty record had to be quarantined or nulled.")
     ] = False,
+    concept_embeddings: ConceptEmbeddings = None,
+    place_unseen: PlaceUnseen = None,
 ) -> None:
     """Makes a token store; run it again after an interruption and it goes on."""
     from chronoward.tokenize import tokenize
@@ -39,6 +48,8 @@ def run(
             out,
             tokenizer=tokenizer,
             append=append,
+            concept_embeddings=concept_embeddings,
+            place_unseen=place_unseen,
             strict=strict,
             progress=progress,
             **shared,

@@ -25,6 +25,7 @@ from chronoward.store.fingerprints import Fingerprints
 from chronoward.store.layout import FINGERPRINTS, MANIFEST, TOKENIZER
 from chronoward.tokenize.append import append as append_to
 from chronoward.tokenize.job import job, scratch_folder
+from chronoward.tokenize.placing import Placing
 from chronoward.tokenize.reading import Observation, Reading, check_tokenizer
 from chronoward.tokenize.reports import REPORT, copy_ledger
 from chronoward.tokenize.splitting import choose_rule, make_split
@@ -78,7 +79,9 @@ class _Stages:
     threads: int
     progress: Progress
 
-    def tokenizer(self, given: Tokenizer | None, spec: TokenizerSpec | None) -> Tokenizer:
+    def tokenizer(
+        self, given: Tokenizer | None, spec: TokenizerSpec | None, placing: Placing | None
+    ) -> Tokenizer:
         """The tokenizer, written to OUT; the one that an earlier run left is used again."""
         path = self.out / TOKENIZER
         if path.is_file():
@@ -90,6 +93,8 @@ class _Stages:
             )
             prepared = self.prepared
             made = fit(tables, prepared.codes, make_spec(prepared, spec), prepared.observation)
+            if placing is not None:
+                made = placing.apply(made, prepared.codes)
         else:
             made = given
         # the report first: once the tokenizer is there, this stage is not run again
@@ -135,11 +140,16 @@ class _Stages:
         )
 
 
-def _given_tokenizer(path: Path | str | None, spec: TokenizerSpec | None) -> Tokenizer | None:
+def _given_tokenizer(
+    path: Path | str | None, spec: TokenizerSpec | None, placing: Placing | None
+) -> Tokenizer | None:
     if path is None:
         return None
     if spec is not None:
         message = "a given tokenizer has its own preset: leave out preset and spec"
+        raise ConfigError(message)
+    if placing is not None:
+        message = "a given tokenizer is used as it is; `chronoward expand` places unseen codes"
         raise ConfigError(message)
     return Tokenizer.load(path)
 
@@ -147,8 +157,8 @@ def _given_tokenizer(path: Path | str | None, spec: TokenizerSpec | None) -> Tok
 def _refuse_with_append(*options: object) -> None:
     if any(option is not None for option in options):
         message = (
-            "append uses the store's own tokenizer and splits: leave out preset, spec, tokenizer "
-            "and split"
+            "append uses the store's own tokenizer and splits: leave out preset, spec, tokenizer, "
+            "split and concept embeddings"
         )
         raise ConfigError(message)
 
@@ -169,6 +179,8 @@ def tokenize(
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
     events_dir: Path | None = None,
+    concept_embeddings: Path | None = None,
+    place_unseen: float | None = None,
     append: bool = False,
     progress: Progress | None = None,
 ) -> TokenStore:
@@ -195,6 +207,10 @@ def tokenize(
         events_dir: folder of the source's sorted events, kept: what `prepare` left there is used
             again, and what is made there others can use; among the intermediate files when not
             given.
+        concept_embeddings: Parquet file of `code` and `vector`, for `place_unseen`.
+        place_unseen: codes that fitting does not keep, and have an embedding, are encoded as the
+            kept code of their table whose embedding has the largest cosine with theirs, if this or
+            more.
         append: bring the store in `out` up to date with the source, by its own tokenizer and split
             rule: new and changed subjects are encoded, files of the store stay as they are, and
             subjects that the source lacks are kept (excluded ones count no more). The source is
@@ -224,18 +240,20 @@ def tokenize(
         events_dir=events_dir,
         progress=progress or (lambda _stage, _done, _total: None),
     )
+    placing = Placing.of(concept_embeddings, place_unseen)
     if append:
-        _refuse_with_append(spec or preset, tokenizer, split)
+        _refuse_with_append(spec or preset, tokenizer, split, placing)
         return append_to(reading, folder)
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
-    given = _given_tokenizer(tokenizer, spec)
+    given = _given_tokenizer(tokenizer, spec, placing)
     description = {
         "verb": "tokenize",
         **reading.description(),
         "spec": None if spec is None else spec.to_json(),
         "tokenizer": None if given is None else given.hash,
         "split": split,
+        "placing": None if placing is None else placing.description(),
     }
     with job(folder, description) as work:
         scratch = scratch_folder(folder, temp_dir)
@@ -246,7 +264,7 @@ def tokenize(
             stages = _Stages(folder, work, prepared, rule, split_of, threads, reading.progress)
             if given is not None:
                 check_tokenizer(given, prepared)
-            fitted = stages.tokenizer(given, spec)
+            fitted = stages.tokenizer(given, spec, placing)
             stages.finish(fitted, *stages.encode(fitted))
         if temp_dir is not None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -50,6 +50,16 @@ def expand(parent: Tokenizer, counts: FitCounts) -> Tokenizer:
     return Tokenizer(grown, settle(report, grown, counts.codes))
 
 
+def as_child(tokenizer: Tokenizer, parent: Tokenizer) -> Tokenizer:
+    """Names the parent where something else than its tokens has changed since (its placements)."""
+    old = tokenizer.vocabulary
+    if tokenizer.hash == parent.hash or old.parent_hash == parent.hash:
+        return tokenizer
+    generation = Generation(parent.hash, len(old.codes), len(old.tokens))
+    grown = replace(old, generations=(*old.generations, generation))
+    return Tokenizer(grown, tokenizer.fit_report)
+
+
 @dataclass(frozen=True)
 class _Added:
     """New entries, and the tokens of each as the other source's vocabulary has them."""
