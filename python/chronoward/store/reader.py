@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,6 +57,7 @@ class Shard:
     """
 
     path: Path
+    file_row: int  # row of the file that the first subject is
     subject_id: NDArray[np.int64]  # (n,)
     origin_us: NDArray[np.int64]  # (n,)
     offsets: NDArray[np.int64]  # (n + 1,) into the token arrays
@@ -67,14 +68,13 @@ class Shard:
     obs_offsets: NDArray[np.int64]  # (n + 1,) into the period arrays
     obs_start_min: NDArray[np.int32]
     obs_end_min: NDArray[np.int32]
-    file_row: int = 0  # row of the file that the first subject is
 
     def rows(self, begin: int, end: int) -> Shard:
         """The run of rows `begin` .. `end` of this one."""
         tokens = slice(int(self.offsets[begin]), int(self.offsets[end]))
         periods = slice(int(self.obs_offsets[begin]), int(self.obs_offsets[end]))
-        return Shard(
-            path=self.path,
+        return replace(
+            self,
             subject_id=self.subject_id[begin:end],
             origin_us=self.origin_us[begin:end],
             offsets=self.offsets[begin : end + 1] - tokens.start,
@@ -158,7 +158,7 @@ def _open_shard(path: Path, entry: Mapping[str, Any], tokenizer_hash: str) -> Sh
         raise FormatError(message)
     origin = batch.column("origin").view(pa.int64()).to_numpy(zero_copy_only=True)
     subject_id = batch.column("subject_id").to_numpy(zero_copy_only=True)
-    return Shard(path=path, subject_id=subject_id, origin_us=origin, **offsets, **views)
+    return Shard(path=path, file_row=0, subject_id=subject_id, origin_us=origin, **offsets, **views)
 
 
 class StoreSplit:
