@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from chronoward.cli.sources import (
     stages,
     with_source_options,
 )
+
+if TYPE_CHECKING:
+    from chronoward.store import TokenStore
 
 
 @with_source_options
@@ -59,7 +62,18 @@ def run(
         f"{sum(s['n_subjects'] for s in splits.values()):,} subjects, "
         f"{sum(s['n_tokens'] for s in splits.values()):,} tokens: {out}"
     )
+    if append:
+        typer.echo(_appended(store))
     for name, entry in splits.items():
         typer.echo(
             f"  {name:<9} {entry['n_subjects']:>9,} subjects {entry['n_tokens']:>13,} tokens"
         )
+
+
+def _appended(store: TokenStore) -> str:
+    """What the last append did, and how much of the store's files no longer counts."""
+    appends = store.manifest.get("appends", [])
+    if not appends:
+        return "  nothing was ever appended"
+    said = ", ".join(f"{n:,} {name}" for name, n in appends[-1]["subjects"].items() if n)
+    return f"  append {len(appends)}: {said}; {store.n_superseded:,} rows superseded in all"
