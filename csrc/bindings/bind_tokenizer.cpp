@@ -12,6 +12,7 @@
 #include "core/decode.hpp"
 #include "core/encode.hpp"
 #include "core/errors.hpp"
+#include "core/fingerprint.hpp"
 #include "core/grammar.hpp"
 
 namespace chronoward::bindings {
@@ -202,6 +203,21 @@ class TokenizerCore {
     return result;
   }
 
+  Array<std::uint64_t> fingerprints(const py::object& given, const Array<std::uint64_t>& key_hash,
+                                    const Array<std::uint64_t>& text_hash) const {
+    const EventView events = read_events(given, encode_.entry_plain.size());
+    const auto keys = view(key_hash, "key_hash");
+    const auto texts = view(text_hash, "text_hash");
+    check_size(keys.size(), events.key_entry.size(), "key_hash");
+    check_size(texts.size() + 1, events.text_number.size(), "text_hash");
+    std::vector<std::uint64_t> found;
+    {
+      const py::gil_scoped_release released;  // the arguments hold the arrays until we return
+      found = chronoward::fingerprints(events, keys, texts);
+    }
+    return to_numpy(std::move(found));
+  }
+
   py::dict decode(const py::object& batch, int threads) const {
     const TimelineView timelines = read_timelines(batch);
     check_below(timelines.token_id, decode_.token_class.size(), 0, "token_id");
@@ -250,6 +266,9 @@ void bind_tokenizer(py::module_& m) {
       .def(py::init<const py::object&, const py::object&, bool>(), py::arg("encode_tables"),
            py::arg("token_columns"), py::arg("has_age"))
       .def("encode", &TokenizerCore::encode, py::arg("given"), py::arg("threads") = 1)
+      .def("fingerprints", &TokenizerCore::fingerprints, py::arg("given"),
+           py::arg("key_hash").noconvert(), py::arg("text_hash").noconvert(),
+           "One number a subject for all that `encode` reads of it: uint64 (n,).")
       .def("decode", &TokenizerCore::decode, py::arg("batch"), py::arg("threads") = 1);
   m.def("validate_timelines", &validate_timelines, py::arg("grammar"), py::arg("batch"),
         py::arg("complete"), py::arg("threads") = 1);

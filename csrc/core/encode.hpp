@@ -23,6 +23,7 @@ enum class EncodeRule : std::size_t {
   kEmptyVisit,
   kInfiniteValue,
   kNotInPreset,
+  kPlaced,
   kRolledUp,
   kSexConflict,
   kUnknownCode,
@@ -36,10 +37,14 @@ enum class EncodeRule : std::size_t {
 inline constexpr std::array<const char*, static_cast<std::size_t>(EncodeRule::kCount)>
     kEncodeRules = {"after_death",     "clamped_to_cap",  "clamped_to_origin", "clamped_to_visit",
                     "duplicate_token", "duplicate_visit", "empty_visit",       "infinite_value",
-                    "not_in_preset",   "rolled_up",       "sex_conflict",      "unknown_code",
-                    "unknown_text",    "visit_overlap",   "without_time",      "without_visit"};
+                    "not_in_preset",   "placed",          "rolled_up",         "sex_conflict",
+                    "unknown_code",    "unknown_text",    "visit_overlap",     "without_time",
+                    "without_visit"};
 
 using EncodeCounts = std::array<std::int64_t, static_cast<std::size_t>(EncodeRule::kCount)>;
+
+/// How a key got its entry (chronoward/tokenizer/inputs.py).
+enum class KeyMatch : std::uint8_t { kRolledUp, kExact, kPlaced };
 
 inline constexpr std::int32_t kNotInPreset = -2;  // entry of a key that the preset has no place for
 inline constexpr std::int32_t kNoText = -1;
@@ -99,7 +104,7 @@ struct EventView {
   std::span<const std::int32_t> text;
   std::span<const std::int64_t> visit_id, end_us;
   std::span<const std::int32_t> key_entry;
-  std::span<const std::uint8_t> key_exact;
+  std::span<const std::uint8_t> key_exact;    // a `KeyMatch`
   std::span<const std::int32_t> text_number;  // the last element serves text -1
   std::span<const std::int64_t> row_offsets;
   std::span<const std::int64_t> obs_offsets, obs_start_us, obs_end_us;

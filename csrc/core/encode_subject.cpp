@@ -152,8 +152,10 @@ bool SubjectEncoder::code_tokens(std::int64_t row, std::int32_t& token, std::int
     count(EncodeRule::kUnknownCode);
     return false;
   }
-  const bool is_exact = e_.key_exact[key] != 0;
-  if (!is_exact) count(EncodeRule::kRolledUp);
+  const auto match = static_cast<KeyMatch>(e_.key_exact[key]);
+  const bool is_exact = match == KeyMatch::kExact;
+  if (match == KeyMatch::kRolledUp) count(EncodeRule::kRolledUp);
+  if (match == KeyMatch::kPlaced) count(EncodeRule::kPlaced);
   const std::uint8_t only = t_.entry_sex[at(entry)];
   if (only != 0 && sex_ != 0 && only != sex_) {
     count(EncodeRule::kSexConflict);

@@ -19,6 +19,7 @@ _PUBLIC: dict[str, str] = {
     "TokenStore": "chronoward.store",
     "calibrate": "chronoward.score",
     "embed": "chronoward.embed",
+    "expand": "chronoward.tokenize",
     "export": "chronoward.export",
     "fit": "chronoward.tokenize",
     "generate": "chronoward.trajectories",

@@ -412,6 +412,15 @@ class TokenizerCore:
     def encode(
         self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
     ) -> dict: ...
+    def fingerprints(
+        self,
+        given: typing.Any,
+        key_hash: numpy.typing.NDArray[numpy.uint64],
+        text_hash: numpy.typing.NDArray[numpy.uint64],
+    ) -> numpy.typing.NDArray[numpy.uint64]:
+        """
+        One number a subject for all that `encode` reads of it: uint64 (n,).
+        """
 
 def context_lists(
     rules: ContextRules,

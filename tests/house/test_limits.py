@@ -22,6 +22,7 @@ EXCEPTIONS: dict[str, str] = {
     "python/chronoward/data/ingest.py::ingest": _VERB,
     "python/chronoward/tokenize/run.py::tokenize": _VERB,
     "python/chronoward/tokenize/fitting.py::fit": _VERB,
+    "python/chronoward/tokenize/expanding.py::expand": _VERB,
     "kernels/varlen_attention/__init__.py::_varlen_attention_cpu": _OPERATOR,
     "kernels/varlen_attention/__init__.py::_varlen_attention_cpu_backward": _OPERATOR,
     "kernels/varlen_attention/__init__.py::_fake_forward": _OPERATOR,

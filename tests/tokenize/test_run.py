@@ -43,6 +43,7 @@ def test_a_store_has_the_files_of_the_contract_and_is_private(store: TokenStore)
         "store.json",
         "tokenizer.json",
         "codes.parquet",
+        "fingerprints.arrow",
         "ingest_report.json",
         "ledger",
         "train",

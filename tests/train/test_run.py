@@ -5,16 +5,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.tokenizer.clinic import make_world
 from typer.testing import CliRunner
 
+from chronoward import files
 from chronoward.cli import app
 from chronoward.errors import ConfigError, DataError, FormatError, LimitError, StateError
 from chronoward.model import load
 from chronoward.store import StoreWriter, TokenStore
-from chronoward.tokenizer import TokenizerSpec, fit
+from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit
 from chronoward.train import Callbacks, TrainConfig, train
 from chronoward.train.state import steps_of
 
@@ -203,3 +206,25 @@ def test_wrong_options_are_refused(
     assert isinstance(result.exception, ConfigError)
     assert fault in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_embedding_rows_start_from_concept_embeddings(
+    store: Path, finished: Path, tmp_path: Path
+) -> None:
+    vectors = {"SNOMED/hf": [1.0, 0.0], "CPT4/xray": [0.9, 0.1], "LOINC/none": [0.0, 1.0]}
+    columns = {"code": list(vectors), "vector": list(vectors.values())}
+    pq.write_table(pa.table(columns), tmp_path / "e.parquet")
+    given = tmp_path / "e.parquet"
+    train(store, tmp_path / "run", CONFIG, concept_embeddings=given)
+    says = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert says["concept_embeddings"] == files.sha256_file(given)
+    one_step = replace(CONFIG, max_steps=1, learning_rate=1e-9)
+    model = train(store, tmp_path / "short", one_step, concept_embeddings=given)
+    tokenizer = Tokenizer.load(store / "tokenizer.json")
+    hf, xray = (tokenizer.token_ids_of([(None, c)])[0] for c in ("SNOMED/hf", "CPT4/xray"))
+    rows = model.embedding.weight.detach()[[hf, xray]]
+    assert torch.cosine_similarity(rows[0], rows[1], dim=0) == pytest.approx(0.994, abs=1e-2)
+    train(store, tmp_path / "part", CONFIG, concept_embeddings=given)
+    (tmp_path / "part" / "config.json").unlink()
+    with pytest.raises(StateError, match="another concept_embeddings"):
+        train(store, tmp_path / "part", CONFIG, resume=True)

@@ -26,6 +26,7 @@ VERBS: tuple[str, ...] = (
     "demo",
     "embed",
     "evaluate",
+    "expand",
     "export",
     "fit",
     "generate",

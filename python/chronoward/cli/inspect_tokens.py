@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chronoward.store import StoreSplit
-    from chronoward.tokenizer.vocabulary import CodeEntry
+    from chronoward.tokenizer.code_entry import CodeEntry
 
 _DAY_MIN = 1440
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -49,6 +49,18 @@ EventsDir = Annotated[
     Path | None,
     typer.Option(help="Keep the source's sorted events here, for tasks that share them."),
 ]
+ConceptEmbeddings = Annotated[
+    Path | None,
+    typer.Option(help="Parquet file of code and vector (list of floats), for --place-unseen."),
+]
+PlaceUnseen = Annotated[
+    float | None,
+    typer.Option(
+        metavar="COSINE",
+        help="Encode a code that is not kept as the kept code of its table whose embedding is "
+        "nearest, if their cosine is this or more (say 0.8); counted as `placed`.",
+    ),
+]
 Shared = dict[str, Any]
 
 

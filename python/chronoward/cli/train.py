@@ -124,6 +124,13 @@ def run(
     exclude_subjects: Annotated[
         Path | None, typer.Option(help="File of subject ids to leave out, one a line.")
     ] = None,
+    concept_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet file of code and vector (list of floats): the embedding rows of these "
+            "codes start from their vectors, projected to the model's width."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads [all].")] = None,
     memory_limit: Annotated[
         str | None, typer.Option(help="Refuse to start above this estimate, such as 4GB.")
@@ -160,6 +167,7 @@ def run(
             config,
             resume=resume,
             exclude_subjects=_excluded(exclude_subjects),
+            concept_embeddings=concept_embeddings,
             memory_limit=_bytes(memory_limit),
             callbacks=Callbacks(
                 progress=_report(advance), say=lambda line: typer.echo(line, err=True)

@@ -7,6 +7,7 @@ from chronoward.model.blocks import Block
 from chronoward.model.checkpoint import load_model as load
 from chronoward.model.checkpoint import read_config, save_model
 from chronoward.model.config import PRESETS, ModelConfig
+from chronoward.model.growth import grow, place_rows
 from chronoward.model.hazard import Hazard, HazardConfig, HazardHead, OutcomeTable
 from chronoward.model.model import Model
 from chronoward.model.objectives import HeadLoss, NextEvent, Objective
@@ -24,7 +25,9 @@ __all__ = [
     "NextEvent",
     "Objective",
     "OutcomeTable",
+    "grow",
     "load",
+    "place_rows",
     "read_config",
     "save_model",
 ]

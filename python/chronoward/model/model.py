@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MINUTES_PER_DAY, MINUTES_PER_YEAR = 1440, 525_960
 YEARS_PER_KNOT = 5
 LAST_DAY, LAST_INDEX = 43_830.0, 4095.0
+EMBEDDING_STD = 0.02
 
 
 def places_in_segments(time_min: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +121,7 @@ class Model(nn.Module):
             if name.endswith(("attention_output.weight", "down.weight")):
                 std *= shrink
             elif name in ("embedding.weight", "output.weight", "clock.weight"):
-                std = 0.02
+                std = EMBEDDING_STD
             parameter.normal_(0.0, std, generator=generator)
 
     def embed(self, token_id: Tensor) -> Tensor:

@@ -5,9 +5,12 @@
 | `store.json` | manifest, written last: versions, hashes, counts, rules, every shard's SHA-256 |
 | `tokenizer.json` | the tokenizer, its hash equal to the manifest's |
 | `codes.parquet` | optional: the source's code table (`code_schema`), with ancestors |
+| `fingerprints.arrow` | optional: a number a subject for what it was encoded from |
 | `<split>/<n>.arrow` | Arrow IPC file, uncompressed, one record batch of at most 2²⁴ tokens |
+| `appends/<g>/` | what the g-th append added: see `chronoward.store.append` |
 
-One row a subject; subjects ascend within a split. Columns (none is null):
+One row a subject; subjects ascend within a file, and within a split until something is appended.
+Columns (none is null):
 
 | column | type | meaning |
 |---|---|---|
@@ -39,12 +42,19 @@ if TYPE_CHECKING:
 
 FORMAT = "chronoward-token-store"
 VERSION = 1
+APPENDED_VERSION = 2  # of the manifest once something was appended; the shards' own stays
 MAX_SHARD_TOKENS = 1 << 24
 MANIFEST = "store.json"
 TOKENIZER = "tokenizer.json"
 CODES = "codes.parquet"
+FINGERPRINTS = "fingerprints.arrow"
+APPENDS = "appends"
+SUPERSEDED = "superseded.arrow"
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/(0|[1-9][0-9]*)\.arrow")
+APPENDED_NAME = re.compile(
+    rf"{APPENDS}/[1-9][0-9]*/({re.escape(SUPERSEDED)}|{re.escape(FINGERPRINTS)}|{re.escape(CODES)})"
+)
 TOKEN_COLUMNS = {
     "token_id": np.int32,
     "time_min": np.int32,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +12,12 @@ import pyarrow as pa
 from chronoward import files
 from chronoward.errors import FormatError
 from chronoward.schema import SPLITS
+from chronoward.store.append import live_runs, read_superseded
 from chronoward.store.layout import (
+    APPENDED_NAME,
+    APPENDED_VERSION,
     CODES,
+    FINGERPRINTS,
     FORMAT,
     MANIFEST,
     PERIOD_COLUMNS,
@@ -47,9 +51,13 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """One mapped file: whole subjects, arrays as in `TokenBatch`, all of them views."""
+    """A mapped file, or a run of its rows: whole subjects, arrays as in `TokenBatch`, all views.
+
+    A file some of whose rows were superseded by an append is several runs.
+    """
 
     path: Path
+    file_row: int  # row of the file that the first subject is
     subject_id: NDArray[np.int64]  # (n,)
     origin_us: NDArray[np.int64]  # (n,)
     offsets: NDArray[np.int64]  # (n + 1,) into the token arrays
@@ -60,6 +68,21 @@ class Shard:
     obs_offsets: NDArray[np.int64]  # (n + 1,) into the period arrays
     obs_start_min: NDArray[np.int32]
     obs_end_min: NDArray[np.int32]
+
+    def rows(self, begin: int, end: int) -> Shard:
+        """The run of rows `begin` .. `end` of this one."""
+        tokens = slice(int(self.offsets[begin]), int(self.offsets[end]))
+        periods = slice(int(self.obs_offsets[begin]), int(self.obs_offsets[end]))
+        return replace(
+            self,
+            subject_id=self.subject_id[begin:end],
+            origin_us=self.origin_us[begin:end],
+            offsets=self.offsets[begin : end + 1] - tokens.start,
+            obs_offsets=self.obs_offsets[begin : end + 1] - periods.start,
+            file_row=self.file_row + begin,
+            **{name: getattr(self, name)[tokens] for name in TOKEN_COLUMNS},
+            **{name: getattr(self, name)[periods] for name in PERIOD_COLUMNS},
+        )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -73,16 +96,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         message = f"{path} does not describe a token store"
         raise FormatError(message)
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (VERSION, APPENDED_VERSION):
         message = (
-            f"{path} has format version {manifest.get('version')}, this release reads {VERSION}; "
-            "write the store again with `chronoward tokenize`"
+            f"{path} has format version {manifest.get('version')}, this release reads {VERSION} "
+            f"and {APPENDED_VERSION}; write the store again with `chronoward tokenize`"
         )
         raise FormatError(message)
     if manifest.get("checksum") != checksum(manifest):
         message = f"{path} does not match its own checksum: it was edited or is corrupt"
         raise FormatError(message)
     return manifest
+
+
+def _files(append: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The files of one append, as the manifest names them."""
+    return list(append["files"].values())
 
 
 def _check_offsets(name: str, path: Path, column: pa.ListArray, n_values: int) -> NDArray[np.int64]:
@@ -130,17 +158,17 @@ def _open_shard(path: Path, entry: Mapping[str, Any], tokenizer_hash: str) -> Sh
         raise FormatError(message)
     origin = batch.column("origin").view(pa.int64()).to_numpy(zero_copy_only=True)
     subject_id = batch.column("subject_id").to_numpy(zero_copy_only=True)
-    return Shard(path=path, subject_id=subject_id, origin_us=origin, **offsets, **views)
+    return Shard(path=path, file_row=0, subject_id=subject_id, origin_us=origin, **offsets, **views)
 
 
 class StoreSplit:
-    """The timelines of one split, numbered 0..n−1 in ascending order of subject.
+    """The timelines of one split, numbered 0..n−1: by ascending subject, what was appended last.
 
     Attributes:
         name: "train", "tuning" or "held_out".
-        shards: the mapped files.
+        shards: the mapped files, or runs of them that count.
         first_row: int64 (n_shards + 1,), number of the first timeline of each shard.
-        subject_id: int64 (n,), ascending.
+        subject_id: int64 (n,), each once; ascending where nothing was appended.
         origin_us: int64 (n,), microseconds since 1970.
         offsets: int64 (n + 1,), of tokens, over all shards.
     """
@@ -154,6 +182,8 @@ class StoreSplit:
         self.subject_id = np.concatenate([empty, *(shard.subject_id for shard in shards)])
         self.origin_us = np.concatenate([empty, *(shard.origin_us for shard in shards)])
         lengths = [np.diff(shard.offsets) for shard in shards]
+        is_sorted = bool((np.diff(self.subject_id) >= 0).all())
+        self._order = None if is_sorted else np.argsort(self.subject_id, kind="stable")
         self.offsets = np.zeros(len(self.subject_id) + 1, np.int64)
         np.cumsum(np.concatenate([empty, *lengths]), out=self.offsets[1:])
 
@@ -192,8 +222,10 @@ class StoreSplit:
 
     def find(self, subject_id: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of each subject's timeline, −1 where the split does not hold the subject."""
-        places = np.searchsorted(self.subject_id, subject_id)
+        places = np.searchsorted(self.subject_id, subject_id, sorter=self._order)
         places[places == len(self)] = 0
+        if self._order is not None:
+            places = self._order[places]
         found = len(self) > 0 and self.subject_id[places] == subject_id
         return np.where(found, places, -1)
 
@@ -224,6 +256,7 @@ class TokenStore:
         self.manifest = manifest
         self.tokenizer_hash: str = manifest["tokenizer"]
         self._splits: dict[str, StoreSplit] = {}
+        self._superseded = read_superseded(path, manifest)
 
     @classmethod
     def open(cls, path: Path | str, *, verify: Literal["size", "full"] = "size") -> TokenStore:
@@ -247,6 +280,7 @@ class TokenStore:
         if codes.is_file() != bool(listed) or (listed and files.sha256_file(codes) != listed):
             message = f"{codes} is not the code table that {MANIFEST} states"
             raise FormatError(message)
+        store._check_appends(fully=verify == "full")
         for entry in store._entries():
             shard = folder / entry["file"]
             size = shard.stat().st_size
@@ -265,6 +299,35 @@ class TokenStore:
                 message = f"{self.path / MANIFEST} names a shard outside the store's layout"
                 raise FormatError(message)
         return entries
+
+    def _check_appends(self, *, fully: bool) -> None:
+        """Checks the files beside the shards; fingerprints `fully` only."""
+        listed = [e for append in self.manifest.get("appends", ()) for e in _files(append)]
+        if own := self.manifest.get("fingerprints_sha256"):
+            listed.append({"file": FINGERPRINTS, "sha256": own})
+        for entry in listed:
+            name = entry["file"]
+            if name != FINGERPRINTS and not APPENDED_NAME.fullmatch(name):
+                message = f"{self.path / MANIFEST} names a file outside the store's layout"
+                raise FormatError(message)
+            path = self.path / name
+            if (fully or path.name != FINGERPRINTS) and files.sha256_file(path) != entry["sha256"]:
+                message = f"{path} does not match its SHA-256: it was changed or is corrupt"
+                raise FormatError(message)
+
+    @property
+    def fingerprint_paths(self) -> list[Path]:
+        """Files of fingerprints, the latest last; none where the store was written without."""
+        appended = [e["file"] for a in self.manifest.get("appends", ()) for e in _files(a)]
+        names = [name for name in appended if name.endswith(FINGERPRINTS)]
+        if "fingerprints_sha256" in self.manifest:
+            names.insert(0, FINGERPRINTS)
+        return [self.path / name for name in names]
+
+    @property
+    def n_superseded(self) -> int:
+        """Rows of the shards that no longer count, because an append replaced them."""
+        return sum(len(rows) for rows in self._superseded.values())
 
     @property
     def tokenizer_path(self) -> Path:
@@ -287,9 +350,14 @@ class TokenStore:
             message = f"split must be one of {', '.join(SPLITS)}, got {name!r}"
             raise ValueError(message)
         if name not in self._splits:
+            nothing = np.zeros(0, np.int64)
             shards = [
-                _open_shard(self.path / entry["file"], entry, self.tokenizer_hash)
+                run
                 for entry in self.manifest["splits"][name]["shards"]
+                for run in live_runs(
+                    _open_shard(self.path / entry["file"], entry, self.tokenizer_hash),
+                    self._superseded.get(entry["file"], nothing),
+                )
             ]
             self._splits[name] = StoreSplit(name, tuple(shards))
         return self._splits[name]

@@ -13,6 +13,7 @@ from chronoward.errors import DataError, LimitError
 from chronoward.schema import SPLITS
 from chronoward.store.layout import (
     CODES,
+    FINGERPRINTS,
     FORMAT,
     MANIFEST,
     MAX_SHARD_TOKENS,
@@ -25,7 +26,7 @@ from chronoward.store.layout import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -114,20 +115,30 @@ class StoreWriter:
         out: the store's folder; it holds `tokenizer.json` and nothing but this store's own files.
         tokenizer_hash: `Tokenizer.hash` of that tokenizer; every shard carries it.
         max_tokens: tokens a shard at most.
+        shards: the manifest's shards of each split, where the folder is a store already: they stay,
+            and new ones are numbered after them.
 
     Raises:
         OSError: the disk is full; no file is then half-written under its final name.
     """
 
     def __init__(
-        self, out: Path, *, tokenizer_hash: str, max_tokens: int = MAX_SHARD_TOKENS
+        self,
+        out: Path,
+        *,
+        tokenizer_hash: str,
+        max_tokens: int = MAX_SHARD_TOKENS,
+        shards: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.out = Path(out)
         self.tokenizer_hash = tokenizer_hash
         self._max_tokens = max_tokens
         self._pending = {name: _Pending() for name in SPLITS}
         self._last: dict[str, int | None] = dict.fromkeys(SPLITS)
-        self._shards: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+        earlier = shards or {}
+        self._shards: dict[str, list[dict[str, Any]]] = {
+            name: [dict(entry) for entry in earlier.get(name, ())] for name in SPLITS
+        }
 
     def add(self, batch: Timelines, split: NDArray[np.uint8]) -> None:
         """Appends timelines.
@@ -189,6 +200,17 @@ class StoreWriter:
             }
         self._shards[split].append(entry)
 
+    def flush(self) -> dict[str, list[dict[str, Any]]]:
+        """Writes what is left; the manifest's shards of each split. Other shards are removed."""
+        for name in SPLITS:
+            if self._pending[name].n_tokens or self._pending[name].subject_id:
+                self._write_shard(name)
+            known = {entry["file"] for entry in self._shards[name]}
+            for path in (self.out / name).glob("*.arrow"):
+                if f"{name}/{path.name}" not in known:
+                    path.unlink()
+        return self._shards
+
     def finish(
         self, *, calendar: str, observation: str, split_rule: str, counts: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -203,20 +225,13 @@ class StoreWriter:
         Returns:
             The manifest.
         """
-        for name in SPLITS:
-            if self._pending[name].n_tokens or self._pending[name].subject_id:
-                self._write_shard(name)
-            known = {entry["file"] for entry in self._shards[name]}
-            for path in (self.out / name).glob("*.arrow"):
-                if f"{name}/{path.name}" not in known:
-                    path.unlink()
         splits = {
             name: {
                 "n_subjects": sum(entry["n_subjects"] for entry in entries),
                 "n_tokens": sum(entry["n_tokens"] for entry in entries),
                 "shards": entries,
             }
-            for name, entries in self._shards.items()
+            for name, entries in self.flush().items()
         }
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -229,8 +244,9 @@ class StoreWriter:
             "splits": splits,
             "counts": dict(counts),
         }
-        if (self.out / CODES).is_file():
-            manifest["codes_sha256"] = files.sha256_file(self.out / CODES)
+        for key, name in (("codes_sha256", CODES), ("fingerprints_sha256", FINGERPRINTS)):
+            if (self.out / name).is_file():
+                manifest[key] = files.sha256_file(self.out / name)
         manifest["checksum"] = checksum(manifest)
         files.write_json(self.out / MANIFEST, manifest)
         return manifest

@@ -43,7 +43,8 @@ class Findings:
 
     def add(self, shard: Shard, rows: NDArray[np.int64], rule: str) -> None:
         """Notes a rule broken in some rows of a shard."""
-        self.faults += [f"{shard.path}: row {row}: {rule}" for row in rows[:_MAX_LISTED].tolist()]
+        listed = (rows[:_MAX_LISTED] + shard.file_row).tolist()
+        self.faults += [f"{shard.path}: row {row}: {rule}" for row in listed]
         if len(rows) > _MAX_LISTED:
             self.faults.append(f"{shard.path}: {len(rows) - _MAX_LISTED} more rows: {rule}")
 
@@ -80,9 +81,11 @@ def check_store(store: TokenStore) -> Findings:
         if len(both):
             findings.faults.append(f"{len(both)} subjects of {name} are in another split, too")
         seen = np.concatenate([seen, split.subject_id])
-        if (np.diff(split.subject_id) <= 0).any():
-            findings.faults.append(f"subjects of {name} do not ascend")
+        if len(np.unique(split.subject_id)) < len(split):
+            findings.faults.append(f"{name} has a subject twice")
         for shard in split.shards:
+            if (np.diff(shard.subject_id) <= 0).any():
+                findings.faults.append(f"{shard.path}: subjects do not ascend")
             findings.n_subjects += len(shard.subject_id)
             findings.n_tokens += len(shard.token_id)
             _check_shard(shard, grammar, findings)

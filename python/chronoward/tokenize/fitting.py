@@ -17,10 +17,14 @@ import pyarrow as pa
 from chronoward import files
 from chronoward.data import prepare
 from chronoward.errors import ConfigError, FormatError
+from chronoward.schema import code_schema
 from chronoward.tokenize.counting import count_train
-from chronoward.tokenize.parts import check_shard, in_turn
-from chronoward.tokenize.run import default_dials, make_spec
+from chronoward.tokenize.parts import check_shard
+from chronoward.tokenize.placing import Placing
+from chronoward.tokenize.reading import default_dials
+from chronoward.tokenize.run import make_spec
 from chronoward.tokenize.splitting import choose_rule, make_split
+from chronoward.tokenize.turns import in_turn
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
     from chronoward.data import IngestConfig
     from chronoward.data.origin import SourceLike
-    from chronoward.tokenize.run import Progress
+    from chronoward.tokenize.reading import Progress
 
 _SPEC_KEY = b"chronoward-spec"
 
@@ -63,6 +67,8 @@ def fit(
     as_: str | None = None,
     exclude_subjects: Path | None = None,
     ingest: IngestConfig | None = None,
+    concept_embeddings: Path | None = None,
+    place_unseen: float | None = None,
     shard_index: int | None = None,
     num_shards: int | None = None,
     threads: int = 1,
@@ -81,6 +87,9 @@ def fit(
         as_: "omop" or "meds".
         exclude_subjects: file of subject ids to leave out.
         ingest: dials of ingestion; CEHR-GPT's for preset cehr when not given.
+        concept_embeddings: Parquet file of `code` and `vector`, for `place_unseen`.
+        place_unseen: codes that are not kept, and have an embedding, are encoded as the kept code
+            of their table whose embedding has the largest cosine with theirs, if this or more.
         shard_index: count this share of the subjects only, 0 .. num_shards − 1.
         num_shards: number of shares.
         threads: worker threads of the preparation.
@@ -95,6 +104,10 @@ def fit(
         OSError: the disk is full.
     """
     shard = check_shard(shard_index, num_shards)
+    placing = Placing.of(concept_embeddings, place_unseen)
+    if shard is not None and placing is not None:
+        message = "give concept_embeddings and place_unseen to merge, not to its shards"
+        raise ConfigError(message)
     path = Path(out)
     report = progress or (lambda _stage, _done, _total: None)
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
@@ -116,20 +129,36 @@ def fit(
             prepared, chosen, split_of, shard=shard, seen=lambda seen: report("fit", seen, n)
         )
         if shard is None:
-            fit_counts(counts, chosen).save(path)
+            fitted = fit_counts(counts, chosen)
+            if placing is not None:
+                fitted = placing.apply(fitted, prepared.codes)
+            fitted.save(path)
         else:
             _save_counts(counts, chosen, path)
     return path
 
 
-def merge(paths: Sequence[Path], out: Path | str) -> Tokenizer:
+def merge(
+    paths: Sequence[Path],
+    out: Path | str,
+    *,
+    concept_embeddings: Path | None = None,
+    place_unseen: float | None = None,
+) -> Tokenizer:
     """Merges files of counts into a tokenizer; their order does not matter.
+
+    Args:
+        paths: files of `fit` with shards.
+        out: tokenizer.json to write.
+        concept_embeddings: as in `fit`.
+        place_unseen: as in `fit`.
 
     Raises:
         ConfigError: no files, or files that were counted for different specs.
         FormatError: a file is not one of counts.
         OSError: a file cannot be read or written.
     """
+    placing = Placing.of(concept_embeddings, place_unseen)
     if not paths:
         message = "there are no files to merge"
         raise ConfigError(message)
@@ -141,5 +170,8 @@ def merge(paths: Sequence[Path], out: Path | str) -> Tokenizer:
             raise ConfigError(message)
         counts.merge(FitCounts.load(path))
     tokenizer = fit_counts(counts, spec)
+    if placing is not None:
+        rows = pa.Table.from_pylist(list(counts.codes.values()), schema=code_schema())
+        tokenizer = placing.apply(tokenizer, rows)
     tokenizer.save(Path(out))
     return tokenizer

@@ -87,6 +87,22 @@ def _claim(out: Path, description: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Holds the lock of a job's folder.
+
+    Raises:
+        StateError: another process has it.
+    """
+    with (out / JOB / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"{out} is being written by another process"
+            raise StateError(message) from None
+        yield
+
+
+@contextmanager
 def job(out: Path, description: Mapping[str, Any]) -> Iterator[Path]:
     """Yields the job's private folder inside `out`; it is gone once the block ends well.
 
@@ -101,12 +117,7 @@ def job(out: Path, description: Mapping[str, Any]) -> Iterator[Path]:
     """
     is_resumed = _claim(out, description)
     work = out / JOB
-    with (work / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"{out} is being written by another process"
-            raise StateError(message) from None
+    with _only_writer(out):
         if is_resumed:
             files.remove_temporary_files(out)
         else:
@@ -121,13 +132,50 @@ def job(out: Path, description: Mapping[str, Any]) -> Iterator[Path]:
         _finish(work)
 
 
-def _finish(work: Path) -> None:
-    """Removes the job's folder, its description last but one, so that a kill can be resumed."""
+@contextmanager
+def job_on(store: Path, description: Mapping[str, Any]) -> Iterator[Path]:
+    """As `job`, for work on a folder that is complete and stays so until the work's last step.
+
+    What another such job left unfinished is thrown away: it has changed nothing.
+
+    Args:
+        store: the complete folder.
+        description: what is being done, its verb among it.
+
+    Raises:
+        StateError: another verb's job in that folder is not finished, or another process writes it.
+    """
+    work = store / JOB
+    left = work / _DESCRIPTION
+    if left.is_file() and files.read_json(left)["verb"] != description["verb"]:
+        message = f"{store} holds an unfinished job; finish it with its own command first"
+        raise StateError(message)
+    work.mkdir(mode=0o700, exist_ok=True)
+    with _only_writer(store):
+        if not left.is_file() or files.read_json(left) != description:
+            _clear(work)
+            files.write_json(left, dict(description))
+        files.remove_temporary_files(store)
+        try:
+            yield work
+        except (ConfigError, DataError, FormatError, LimitError):
+            _finish(work)  # the same command would fail again
+            raise
+        _finish(work)
+
+
+def _clear(work: Path) -> None:
+    """Empties a job's folder but for its description and lock."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in (_DESCRIPTION, _LOCK):
             path.unlink()
+
+
+def _finish(work: Path) -> None:
+    """Removes the job's folder, its description last but one, so that a kill can be resumed."""
+    _clear(work)
     (work / _LOCK).unlink()
     (work / _DESCRIPTION).unlink()
     work.rmdir()

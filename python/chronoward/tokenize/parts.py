@@ -7,10 +7,8 @@ into shards anew, so the bytes are those of a run in one piece, whatever the num
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +19,10 @@ from chronoward.data import PreparedEvents
 from chronoward.errors import ConfigError, FormatError, StateError
 from chronoward.schema import SPLITS
 from chronoward.store import StoreWriter, TokenStore
-from chronoward.store.layout import CODES, MANIFEST, TOKENIZER
+from chronoward.store.fingerprints import Fingerprints, read_fingerprints
+from chronoward.store.layout import CODES, FINGERPRINTS, MANIFEST, TOKENIZER
 from chronoward.tokenize.job import job
+from chronoward.tokenize.reports import LEDGER, REPORT, SUBJECT_IDS, copy_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PART = "part.json"
-REPORT = "ingest_report.json"
-LEDGER = "ledger"
-SUBJECT_IDS = "subject_ids.parquet"  # of sources whose ids are text
 
 
 def check_shard(index: int | None, n_shards: int | None) -> tuple[int, int] | None:
@@ -80,34 +77,18 @@ class EventShare(PreparedEvents):
             begin += len(table)
 
 
-@contextmanager
-def in_turn(folder: Path | None) -> Iterator[None]:
-    """Waits until no other process prepares events in a folder that several tasks share."""
-    if folder is None:
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel's: a dead process holds none
-        yield
-
-
 def write_source_files(out: Path, prepared: PreparedEvents) -> None:
     """Copies the ledger and the map of ids to a store; of several parts the first has them.
 
     A part also gets the file that says of what it is a part.
     """
-    source = prepared.path
     if isinstance(prepared, EventShare):
         identity = prepared.manifest["identity"]
         said = {"index": prepared.index, "n_parts": prepared.n_shares, "source": identity}
         files.write_json(out / PART, said)
         if prepared.index:
             return
-    (out / LEDGER).mkdir(mode=0o700, exist_ok=True)
-    for path in sorted([*source.glob(f"{LEDGER}/*.parquet"), *source.glob(SUBJECT_IDS)]):
-        with files.atomic_path(out / path.relative_to(source)) as temporary:
-            shutil.copyfile(path, temporary)
+    copy_ledger(prepared, out)
 
 
 def _open_parts(paths: Sequence[Path]) -> list[TokenStore]:
@@ -187,6 +168,10 @@ def _join(parts: list[TokenStore], folder: Path) -> None:
                 writer.add(shard, np.full(len(shard.subject_id), number, np.uint8))
     for part in parts:
         counts.update(part.manifest["counts"])
+    fingerprints = Fingerprints()
+    for part in parts:
+        fingerprints.add(*read_fingerprints(part.fingerprint_paths))
+    fingerprints.write(folder / FINGERPRINTS)
     summed = dict(sorted(counts.items()))
     report = files.read_json(first.path / REPORT)
     report["tokenizer"]["counts"] = summed

@@ -13,38 +13,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from chronoward import files
-from chronoward.data import CEHRGPT_DIALS, IngestConfig, PreparedEvents, prepare, recognize
 from chronoward.data.origin import as_source
-from chronoward.data.report import check_strict
 from chronoward.errors import ConfigError, DataError
 from chronoward.schema import SPLITS
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.codes import write_codes
-from chronoward.store.layout import MANIFEST, TOKENIZER
+from chronoward.store.fingerprints import Fingerprints
+from chronoward.store.layout import FINGERPRINTS, MANIFEST, TOKENIZER
+from chronoward.tokenize.append import append as append_to
 from chronoward.tokenize.counting import count_train
-from chronoward.tokenize.job import fingerprint, job, scratch_folder
-from chronoward.tokenize.parts import (
-    REPORT,
-    EventShare,
-    check_shard,
-    in_turn,
-    write_source_files,
-)
+from chronoward.tokenize.job import job, scratch_folder
+from chronoward.tokenize.parts import EventShare, check_shard, write_source_files
+from chronoward.tokenize.placing import Placing
+from chronoward.tokenize.reading import Observation, Reading, check_tokenizer, default_dials
+from chronoward.tokenize.reports import REPORT
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pyarrow as pa
-
+    from chronoward.data import IngestConfig, PreparedEvents
     from chronoward.data.origin import SourceLike
+    from chronoward.tokenize.reading import Progress
     from chronoward.tokenize.splitting import SplitOf
-
-    Progress = Callable[[str, int, int], None]
 
 MAX_UNKNOWN_SHARE = 0.5
 """Of a source's events with a given tokenizer: beyond it, the tokenizer is another source's."""
@@ -63,24 +54,6 @@ def make_spec(prepared: PreparedEvents, spec: TokenizerSpec | None) -> Tokenizer
     return replace(spec, calendar=prepared.calendar)
 
 
-def default_dials(spec: TokenizerSpec | None) -> IngestConfig:
-    """Dials of ingestion where none are given: CEHR-GPT's for preset cehr."""
-    return CEHRGPT_DIALS if spec is not None and spec.preset == "cehr" else IngestConfig()
-
-
-class _Observation:
-    """Observation periods, a range of subjects at a time."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table.combine_chunks()
-        self._subject_id = self._table["subject_id"].to_numpy()
-
-    def between(self, first: int, last: int) -> pa.Table:
-        low = int(np.searchsorted(self._subject_id, first, side="left"))
-        high = int(np.searchsorted(self._subject_id, last, side="right"))
-        return self._table.slice(low, high - low)
-
-
 @dataclass(frozen=True)
 class _Stages:
     """What the stages of one run share."""
@@ -93,14 +66,15 @@ class _Stages:
     threads: int
     progress: Progress
 
-    def tokenizer(self, given: Tokenizer | None, spec: TokenizerSpec | None) -> Tokenizer:
+    def tokenizer(
+        self, given: Tokenizer | None, spec: TokenizerSpec | None, placing: Placing | None
+    ) -> Tokenizer:
         """The tokenizer, written to OUT; the one that an earlier run left is used again."""
         path = self.out / TOKENIZER
         if path.is_file():
             return Tokenizer.load(path)
         if given is None:
-            n = self.prepared.n_events
-            chosen = make_spec(self.prepared, spec)
+            n, chosen = self.prepared.n_events, make_spec(self.prepared, spec)
             counts = count_train(
                 self.prepared,
                 chosen,
@@ -108,6 +82,8 @@ class _Stages:
                 seen=lambda seen: self.progress("fit", seen, n),
             )
             made = fit_counts(counts, chosen)
+            if placing is not None:
+                made = placing.apply(made, self.prepared.codes)
         else:
             made = given
         # the report first: once the tokenizer is there, this stage is not run again
@@ -118,18 +94,20 @@ class _Stages:
     def encode(self, tokenizer: Tokenizer) -> tuple[StoreWriter, Counter[str]]:
         """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule."""
         writer = StoreWriter(self.out, tokenizer_hash=tokenizer.hash)
-        codes, observation = self.prepared.codes, _Observation(self.prepared.observation)
+        codes, observation = self.prepared.codes, Observation(self.prepared.observation)
         counts: Counter[str] = Counter()
+        seen = Fingerprints()
         n_seen = 0
         for table in self.prepared.batches():
-            ids = table["subject_id"]
             if len(table):
-                periods = observation.between(ids[0].as_py(), ids[-1].as_py())
-                batch = tokenizer.encode(table, periods, codes=codes, threads=self.threads)
+                given = tokenizer.input_of(table, observation.of(table), codes)
+                batch = tokenizer.encode_input(given, self.threads)
                 writer.add(batch, self.split_of(batch.subject_id))
+                seen.add(given.subject_id, tokenizer.fingerprints(given, codes))
                 counts.update(batch.counts)
             n_seen += len(table)
             self.progress("encode", n_seen, self.prepared.n_events)
+        seen.write(self.out / FINGERPRINTS)
         return writer, counts
 
     def check_known(self, counts: Counter[str]) -> None:
@@ -144,6 +122,7 @@ class _Stages:
         for name in SPLITS:
             shutil.rmtree(self.out / name, ignore_errors=True)
         (self.out / TOKENIZER).unlink()
+        (self.out / FINGERPRINTS).unlink()
         message = (
             f"{unknown} of {n} events have codes that the given "
             f"tokenizer does not know (at most {MAX_UNKNOWN_SHARE:.0%}): it is another source's"
@@ -169,20 +148,34 @@ class _Stages:
         )
 
 
-def _given_tokenizer(path: Path | str | None, spec: TokenizerSpec | None) -> Tokenizer | None:
+def _given_tokenizer(
+    path: Path | str | None, spec: TokenizerSpec | None, placing: Placing | None
+) -> Tokenizer | None:
     if path is None:
         return None
     if spec is not None:
         message = "a given tokenizer has its own preset: leave out preset and spec"
         raise ConfigError(message)
+    if placing is not None:
+        message = "a given tokenizer is used as it is; `chronoward expand` places unseen codes"
+        raise ConfigError(message)
     return Tokenizer.load(path)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, prepared: PreparedEvents) -> None:
-    if tokenizer.spec.calendar != prepared.calendar:
+def _asked_spec(
+    folder: Path, spec: TokenizerSpec | None, given: Tokenizer | None, *, append: bool
+) -> TokenizerSpec | None:
+    """The spec that decides the dials of ingestion: the store's own where it is appended to."""
+    if append and (folder / TOKENIZER).is_file():
+        return Tokenizer.load(folder / TOKENIZER).spec
+    return spec if given is None else given.spec
+
+
+def _refuse_with_append(*options: object) -> None:
+    if any(option is not None for option in options):
         message = (
-            f"the tokenizer is for a {tokenizer.spec.calendar} calendar, the source's dates are "
-            f"{prepared.calendar}"
+            "append uses the store's own tokenizer and splits: leave out preset, spec, tokenizer, "
+            "split, concept embeddings and shards"
         )
         raise ConfigError(message)
 
@@ -205,6 +198,9 @@ def tokenize(
     memory_limit: str = "2GB",
     temp_dir: Path | None = None,
     events_dir: Path | None = None,
+    concept_embeddings: Path | None = None,
+    place_unseen: float | None = None,
+    append: bool = False,
     progress: Progress | None = None,
 ) -> TokenStore:
     """Makes a token store from an OMOP or MEDS source.
@@ -234,64 +230,70 @@ def tokenize(
         events_dir: folder of the source's sorted events, kept: what `prepare` left there is used
             again, and what is made there others can use, tasks at the same time too; among the
             intermediate files when not given.
+        concept_embeddings: Parquet file of `code` and `vector`, for `place_unseen`.
+        place_unseen: codes that fitting does not keep, and have an embedding, are encoded as the
+            kept code of their table whose embedding has the largest cosine with theirs, if this or
+            more.
+        append: bring the store in `out` up to date with the source, by its own tokenizer and split
+            rule: new and changed subjects are encoded, files of the store stay as they are, and
+            subjects that the source lacks are kept (excluded ones count no more). The source is
+            read whole, or may hold the new and changed subjects only.
         progress: is told (stage, done, total); total 0 where it is not known.
 
     Returns:
         The store, opened.
 
     Raises:
-        DataError: the source's structure is faulty, it is neither OMOP nor MEDS, or the given
-            tokenizer does not know most of its codes.
+        DataError: the source's structure is faulty, or it is neither OMOP nor MEDS.
         ConfigError: options that contradict each other or the source.
         FormatError: a corrupt file, or a tokenizer of another version.
         StateError: `out` or `events_dir` holds something else, or another process writes `out`.
         OSError: the disk is full; nothing is then half-written under a final name.
     """
-    source, folder = as_source(src), Path(out)
     if spec is None and preset is not None:
         spec = TokenizerSpec(preset=preset)
-    given = _given_tokenizer(tokenizer, spec)
-    shard = check_shard(shard_index, num_shards)
+    folder, shard = Path(out), check_shard(shard_index, num_shards)
+    placing = Placing.of(concept_embeddings, place_unseen)
+    given = _given_tokenizer(tokenizer, spec, placing)
+    reading = Reading(
+        src=as_source(src),
+        as_=as_,
+        exclude_subjects=exclude_subjects,
+        ingest=ingest or default_dials(_asked_spec(folder, spec, given, append=append)),
+        strict=strict,
+        threads=threads,
+        memory_limit=memory_limit,
+        temp_dir=temp_dir,
+        events_dir=events_dir,
+        progress=progress or (lambda _stage, _done, _total: None),
+    )
+    if append:
+        _refuse_with_append(spec, tokenizer, split, placing, shard)
+        return append_to(reading, folder)
     if shard is not None and given is None:
         message = "a share of the subjects needs a tokenizer that was fitted on all of them"
         raise ConfigError(message)
-    config = ingest or default_dials(spec if given is None else given.spec)
     description = {
         "verb": "tokenize",
-        "source": fingerprint(source),
-        "as": as_ or recognize(source),
-        "ingest": config.to_json(),
+        **reading.description(),
         "spec": None if spec is None else spec.to_json(),
         "tokenizer": None if given is None else given.hash,
         "split": split,
-        "exclude": None if exclude_subjects is None else files.sha256_file(exclude_subjects),
+        "placing": None if placing is None else placing.description(),
         "shard": None if shard is None else list(shard),
     }
-    report = progress or (lambda _stage, _done, _total: None)
     with job(folder, description) as work:
         scratch = scratch_folder(folder, temp_dir)
         if not (folder / MANIFEST).is_file():
-            with in_turn(events_dir):
-                prepared = prepare(
-                    source,
-                    events_dir or scratch / "events",
-                    config=config,
-                    as_=as_,
-                    threads=threads,
-                    memory_limit=memory_limit,
-                    exclude_subjects=exclude_subjects,
-                    progress=lambda line: report(line, 0, 0),
-                )
-            if strict:
-                check_strict(prepared.report)
+            prepared = reading.prepare(scratch)
             rule = choose_rule(prepared, split)
             split_of = make_split(prepared, rule)
             if shard is not None:
                 prepared = EventShare(prepared, *shard)
-            stages = _Stages(folder, work, prepared, rule, split_of, threads, report)
+            stages = _Stages(folder, work, prepared, rule, split_of, threads, reading.progress)
             if given is not None:
-                _check_tokenizer(given, prepared)
-            fitted = stages.tokenizer(given, spec)
+                check_tokenizer(given, prepared)
+            fitted = stages.tokenizer(given, spec, placing)
             writer, counts = stages.encode(fitted)
             if given is not None:
                 stages.check_known(counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chronoward.tokenizer.batch import TokenBatch
 from chronoward.tokenizer.counts import CountingScan, FitCounts, count
+from chronoward.tokenizer.expand import expand
 from chronoward.tokenizer.grammar import DurationRule, GrammarTables, TokenClass
 from chronoward.tokenizer.spec import TokenizerSpec
 from chronoward.tokenizer.tokenizer import Tokenizer, fit, fit_counts
@@ -18,6 +19,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerSpec",
     "count",
+    "expand",
     "fit",
     "fit_counts",
 ]

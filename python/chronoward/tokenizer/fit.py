@@ -13,6 +13,7 @@ import numpy as np
 
 from chronoward.errors import ConfigError
 from chronoward.schema import Role
+from chronoward.tokenizer.code_entry import CodeEntry
 from chronoward.tokenizer.grammar import N_KNOTS, DurationRule, TokenClass, make_automaton
 from chronoward.tokenizer.time_scheme import (
     DAY_MIN,
@@ -27,7 +28,6 @@ from chronoward.tokenizer.vocabulary import (
     NO_AGE,
     SEX_INDEX,
     UNKNOWN_CODE,
-    CodeEntry,
     Token,
     Vocabulary,
 )
@@ -64,10 +64,11 @@ _CLASS_OF_KIND: Final = {
 
 @dataclass(frozen=True)
 class FitReport:
-    """What fitting rolled up or dropped; for the ingest report, not for publication."""
+    """What fitting rolled up, placed or dropped; for the ingest report, not for publication."""
 
     rolled_up: tuple[dict[str, Any], ...]
     dropped: tuple[dict[str, Any], ...]
+    placed: tuple[dict[str, Any], ...] = ()
 
 
 def kind_of(role: int, spec: TokenizerSpec) -> str | None:
@@ -245,21 +246,22 @@ def nearest_kept(
     return None
 
 
+def possible_labels(entry: CodeEntry, spec: TokenizerSpec) -> list[str]:
+    """Ever longer labels of an entry: the code (preset cehr: its concept id), unit, table, kind."""
+    name = entry.code
+    if spec.preset == "cehr":
+        if entry.concept_id > 0:
+            name = str(entry.concept_id)
+        elif entry.kind == "sex" and entry.code == UNKNOWN_CODE["sex"]:
+            name = CEHR_UNKNOWN_SEX
+    with_unit = f"{name}//{entry.unit}" if entry.unit is not None else name
+    in_table = f"{with_unit}@{entry.table}"
+    return [name, with_unit, in_table, f"{entry.kind}:{in_table}"]
+
+
 def _labels(entries: list[CodeEntry], spec: TokenizerSpec) -> list[str]:
-    """One label an entry: the code (preset cehr: its concept id), made longer only where shared."""
-
-    def candidates(entry: CodeEntry) -> list[str]:
-        name = entry.code
-        if spec.preset == "cehr":
-            if entry.concept_id > 0:
-                name = str(entry.concept_id)
-            elif entry.kind == "sex" and entry.code == UNKNOWN_CODE["sex"]:
-                name = CEHR_UNKNOWN_SEX
-        with_unit = f"{name}//{entry.unit}" if entry.unit is not None else name
-        placed = f"{with_unit}@{entry.table}"
-        return [name, with_unit, placed, f"{entry.kind}:{placed}"]
-
-    options = [candidates(entry) for entry in entries]
+    """One label an entry, made longer only where shared."""
+    options = [possible_labels(entry, spec) for entry in entries]
     labels = [option[0] for option in options]
     for level in (1, 2, 3):
         seen: dict[str, int] = {}

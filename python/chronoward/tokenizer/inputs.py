@@ -22,6 +22,9 @@ UNKNOWN: Final = -1
 NOT_IN_PRESET: Final = -2
 NO_TEXT: Final = -1
 UNKNOWN_TEXT: Final = -2
+ROLLED_UP: Final = 0  # how a key got its entry: an ancestor's, or another unit's
+EXACT: Final = 1
+PLACED: Final = 2  # that of a code whose concept embedding is near
 
 CodeRows = dict[tuple[str, str], dict[str, Any]]
 
@@ -33,7 +36,7 @@ class EncodeInput:
     Attributes:
         columns: the events; subject i owns rows row_offsets[i] to row_offsets[i + 1].
         key_entry: int32 (K,), code entry per key, `UNKNOWN` or `NOT_IN_PRESET`.
-        key_exact: uint8 (K,), 0 where the entry stands for a rarer code.
+        key_exact: uint8 (K,), `EXACT`, or how else the entry came to stand for the key.
         text_number: int32 (texts + 1,), number of each text; the last element serves text -1.
         subject_id: int64 (n,).
         row_offsets: int64 (n + 1,).
@@ -58,6 +61,8 @@ class Resolver:
 
     Attributes:
         reader: of the source's event tables.
+        key_hash: of the reader's keys and what they were found to be (`fingerprint.key_hashes`).
+        text_hash: of the reader's texts (`fingerprint.text_hashes`).
     """
 
     def __init__(self, vocabulary: Vocabulary, code_rows: CodeRows) -> None:
@@ -65,8 +70,10 @@ class Resolver:
         self._code_rows = code_rows
         self._known = set(vocabulary.dominant_entry)
         self.reader = EventReader()
+        self.key_hash = np.zeros(0, np.uint64)
+        self.text_hash = np.zeros(0, np.uint64)
         self._entry = np.zeros(0, np.int32)
-        self._exact = np.zeros(0, np.uint8)
+        self._match = np.zeros(0, np.uint8)
         self._text = np.full(1, NO_TEXT, np.int32)
         self._anywhere = {  # sex and death are the same thing in any table
             (e.kind, e.code): i
@@ -83,13 +90,13 @@ class Resolver:
         ]
 
     def entries(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Of each of the reader's keys: its entry, and whether that is exactly its code."""
+        """Of each of the reader's keys: its entry, and how it was found."""
         keys = self.reader.keys
         if len(keys) > len(self._entry):
             found = [self._find(*key) for key in keys[len(self._entry) :]]
             self._entry = np.append(self._entry, [entry for entry, _ in found]).astype(np.int32)
-            self._exact = np.append(self._exact, [exact for _, exact in found]).astype(np.uint8)
-        return self._entry, self._exact
+            self._match = np.append(self._match, [match for _, match in found]).astype(np.uint8)
+        return self._entry, self._match
 
     def text_numbers(self) -> NDArray[np.int32]:
         """The number of each of the reader's texts; the last element serves text -1."""
@@ -101,22 +108,26 @@ class Resolver:
             self._text = np.array([*numbers, NO_TEXT], np.int32)
         return self._text
 
-    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, bool]:
+    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, int]:
         kind = kind_of(role, self._vocabulary.spec)
         if kind is None:
-            return NOT_IN_PRESET, True
+            return NOT_IN_PRESET, EXACT
         has_unit = kind == "code" and self._vocabulary.spec.keeps_units
         exact = self._vocabulary.entry_index.get((kind, table, code, unit if has_unit else None))
         if exact is not None:
-            return exact, True
+            return exact, EXACT
         if (kind, code) in self._anywhere:
-            return self._anywhere[kind, code], True
+            return self._anywhere[kind, code], EXACT
         if kind == "death":  # whatever the source calls it
-            return self._entries("death", self._vocabulary.codes[self._only("death")].code)[0], True
+            death = self._vocabulary.codes[self._only("death")].code
+            return self._entries("death", death)[0], EXACT
         target = nearest_kept(kind, table, code, self._known, self._code_rows.get((table, code)))
         if target is not None:
-            return self._vocabulary.dominant_entry[kind, table, target], False
-        return self._default.get(kind, UNKNOWN), False
+            return self._vocabulary.dominant_entry[kind, table, target], ROLLED_UP
+        near = self._vocabulary.placed.get((table, code)) if kind == "code" else None
+        if near is not None:
+            return self._vocabulary.dominant_entry[kind, table, near], PLACED
+        return self._default.get(kind, UNKNOWN), ROLLED_UP
 
     def _only(self, kind: str) -> int:
         return next(i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind)

@@ -17,6 +17,7 @@ from chronoward.tokenizer.batch import TokenBatch
 from chronoward.tokenizer.canonical import canonical
 from chronoward.tokenizer.counts import FitCounts, count
 from chronoward.tokenizer.decode import DecodedRows, to_table
+from chronoward.tokenizer.fingerprint import key_hashes, text_hashes
 from chronoward.tokenizer.fit import FitReport, fit_vocabulary
 from chronoward.tokenizer.grammar import (
     US_PER_DAY,
@@ -26,16 +27,17 @@ from chronoward.tokenizer.grammar import (
     Violation,
     validate,
 )
-from chronoward.tokenizer.inputs import Resolver, prepare_input
+from chronoward.tokenizer.inputs import EncodeInput, Resolver, prepare_input
 from chronoward.tokenizer.time_scheme import DAY_MIN
 from chronoward.tokenizer.values import draw
-from chronoward.tokenizer.vocabulary import CodeEntry, Vocabulary
+from chronoward.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
+    from chronoward.tokenizer.code_entry import CodeEntry
     from chronoward.tokenizer.spec import TokenizerSpec
 
 FORMAT_NAME: Final = "chronoward-tokenizer"
@@ -166,9 +168,40 @@ class Tokenizer:
         Raises:
             DataError: a table does not have its schema, or subjects do not ascend.
         """
-        given = prepare_input(events, observation, self.resolver(codes))
+        return self.encode_input(self.input_of(events, observation, codes), threads)
+
+    def input_of(
+        self, events: pa.Table, observation: pa.Table, codes: pa.Table | None = None
+    ) -> EncodeInput:
+        """What `encode` reads of its tables: flat columns, keys looked up.
+
+        Raises:
+            DataError: a table does not have its schema, or subjects do not ascend.
+        """
+        return prepare_input(events, observation, self.resolver(codes))
+
+    def encode_input(self, given: EncodeInput, threads: int = 1) -> TokenBatch:
+        """As `encode`, of what `input_of` made."""
         encoded = self._core.encode(given, threads)
         return TokenBatch(subject_id=given.subject_id, obs_offsets=given.obs_offsets, **encoded)
+
+    def fingerprints(self, given: EncodeInput, codes: pa.Table | None = None) -> NDArray[np.uint64]:
+        """One number a subject for all that `encode_input` reads of it.
+
+        The order of events does not matter; equal subjects have equal numbers, with the same
+        vocabulary, in every process.
+
+        Args:
+            given: of `input_of`.
+            codes: the code table that it was made with.
+
+        Returns:
+            uint64 (n,).
+        """
+        resolver = self.resolver(codes)
+        keys = key_hashes(resolver)[: len(given.key_entry)]
+        texts = text_hashes(resolver)[: len(given.text_number) - 1]
+        return self._core.fingerprints(given, keys, texts)
 
     def resolver(self, codes: pa.Table | None) -> Resolver:
         """What finds code entries for a source with this code table; the last few are kept."""

@@ -16,7 +16,7 @@ from chronoward.schema import Role
 from chronoward.tokenizer.batch import TokenBatch
 from chronoward.tokenizer.columns import NULL_US
 from chronoward.tokenizer.grammar import US_PER_DAY, US_PER_MIN, TokenClass
-from chronoward.tokenizer.inputs import NOT_IN_PRESET, EncodeInput
+from chronoward.tokenizer.inputs import EXACT, NOT_IN_PRESET, PLACED, ROLLED_UP, EncodeInput
 from chronoward.tokenizer.time_scheme import DAY_MIN, HOUR_MIN, REPEAT_MIN
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ DEATH, DISCHARGE, DETAIL, CODE, VISIT = (
 
 
 class Row(NamedTuple):
-    """One event with its key resolved: `entry` -1 is unknown, `exact` 0 is rolled up."""
+    """One event with its key resolved: `entry` -1 is unknown; `match` says how it was found."""
 
     role: int
     time: int
     available: int
     entry: int
-    exact: int
+    match: int
     value: float
     text: int
     visit: int
@@ -82,17 +82,18 @@ def code_tokens(t: EncodeTables, r: Row, sex: int, count: Counter[str]) -> tuple
     if r.entry < 0:
         count["unknown_code"] += 1
         return None
-    count["rolled_up"] += not r.exact
+    count["rolled_up"] += r.match == ROLLED_UP
+    count["placed"] += r.match == PLACED
     if t.entry_sex[r.entry] and sex and t.entry_sex[r.entry] != sex:
         count["sex_conflict"] += 1
         return None
     plain, valued = int(t.entry_plain[r.entry]), -1
     count["infinite_value"] += bool(np.isinf(r.value))
-    if r.exact and np.isfinite(r.value) and t.entry_n_bins[r.entry]:
+    if r.match == EXACT and np.isfinite(r.value) and t.entry_n_bins[r.entry]:
         lo, hi = t.entry_edge_offset[r.entry], t.entry_edge_offset[r.entry + 1]
         b = int(np.searchsorted(t.edges[lo:hi], np.float32(r.value), side="right"))
         valued = int(t.entry_bin_token[r.entry]) + b
-    elif r.exact and r.text != -1:
+    elif r.match == EXACT and r.text != -1:
         at = int(np.searchsorted(t.text_key, (r.entry << 32) | max(r.text, 0)))
         known = r.text >= 0 and at < len(t.text_key) and t.text_key[at] == (r.entry << 32) | r.text
         valued = int(t.text_token[at]) if known else -1
@@ -267,7 +268,7 @@ def put_visit(
     """The tokens of one visit; returns the clock at its end."""
     _, visit_start, visit_end, detail_end, _ = (int(x) for x in t.special)
     type_token = int(t.entry_plain[v.row.entry])
-    count["rolled_up"] += not v.row.exact
+    count["rolled_up"] += v.row.match == ROLLED_UP
     is_flat = t.token_class[type_token] == TokenClass.FLAT_VISIT_TYPE
     if is_flat:  # no time inside: all of it is known when its last event is
         v.end = max([v.start, *(item.clock for item in v.items)])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from chronoward.errors import FormatError
+from chronoward.tokenizer.code_entry import CodeEntry
 from chronoward.tokenizer.encode_tables import EncodeTables
 from chronoward.tokenizer.grammar import (
     N_KNOTS,
@@ -22,6 +24,8 @@ from chronoward.tokenizer.spec import TokenizerSpec
 from chronoward.tokenizer.time_scheme import DAY_MIN, YEAR_DAYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 KINDS: Final = ("sex", "race", "visit", "detail", "code", "discharge", "death", "birth")
@@ -33,41 +37,6 @@ UNKNOWN_CODE: Final = {
 }
 SEX_INDEX: Final = {"F": 1, "M": 2}
 NO_AGE: Final = -1  # value of the token `age:unknown`
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeEntry:
-    """One (kind, table, code, unit) of the vocabulary and how its values are binned.
-
-    `edges` are the inner bin edges (float32, ascending); bin b holds edges[b-1] <= v < edges[b].
-    `quantiles` holds, per bin, the knots of its quantile function on an even grid.
-    """
-
-    kind: str
-    table: str
-    code: str
-    unit: str | None = None
-    description: str | None = None
-    concept_id: int = 0
-    vocabulary_id: str | None = None
-    domain_id: str | None = None
-    concept_class_id: str | None = None
-    sex_specific: str | None = None
-    is_inpatient: bool = False
-    n_subjects: int = 0
-    edges: tuple[float, ...] = ()
-    quantiles: tuple[tuple[float, ...], ...] = ()
-    texts: tuple[str, ...] = ()
-
-    @property
-    def n_bins(self) -> int:
-        """Number of value bins; 0 for codes without numbers."""
-        return len(self.quantiles)
-
-    @property
-    def key(self) -> tuple[str, str, str, str | None]:
-        """What makes an entry one of a kind."""
-        return (self.kind, self.table, self.code, self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +58,14 @@ class Token:
     q: tuple[int, ...] = ()
 
 
+class Generation(NamedTuple):
+    """A tokenizer that this one descends from: its hash, and how much of this one it had."""
+
+    hash: str
+    n_codes: int
+    n_tokens: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
     """All of tokenizer.json as objects.
@@ -102,7 +79,9 @@ class Vocabulary:
         start_day_q: year -> knots of the day of the year (0..365) on which timelines start.
         start_age_q: age token id -> knots of days since birth inside the band.
         start_minute_q: knots of the minute of the day at which timelines start.
-        parent_hash: hash of the tokenizer that this one extends, else None.
+        generations: the tokenizers that this one extends, the oldest first.
+        placements: (table, code, kept code of that table): what stands for codes that neither the
+            vocabulary nor an ancestor of theirs in it knows.
     """
 
     spec: TokenizerSpec
@@ -113,7 +92,13 @@ class Vocabulary:
     start_day_q: dict[int, tuple[int, ...]] = field(default_factory=dict)
     start_age_q: dict[int, tuple[int, ...]] = field(default_factory=dict)
     start_minute_q: tuple[int, ...] = ()
-    parent_hash: str | None = None
+    generations: tuple[Generation, ...] = ()
+    placements: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def parent_hash(self) -> str | None:
+        """Hash of the tokenizer that this one extends, None where it extends none."""
+        return self.generations[-1].hash if self.generations else None
 
     @cached_property
     def _token_columns(self) -> dict[str, tuple[Any, ...]]:
@@ -148,18 +133,39 @@ class Vocabulary:
 
     @cached_property
     def dominant_entry(self) -> dict[tuple[str, str, str], int]:
-        """(kind, table, code) -> the entry of its most frequent unit."""
+        """(kind, table, code) -> the entry of its most frequent unit, of the oldest generation."""
         best: dict[tuple[str, str, str], int] = {}
-        for i, entry in enumerate(self.codes):
-            key = (entry.kind, entry.table, entry.code)
-            if key not in best or entry.n_subjects > self.codes[best[key]].n_subjects:
-                best[key] = i
+        for codes in self._codes_by_generation():
+            own: dict[tuple[str, str, str], int] = {}
+            for i in codes:
+                entry = self.codes[i]
+                key = (entry.kind, entry.table, entry.code)
+                if key not in own or entry.n_subjects > self.codes[own[key]].n_subjects:
+                    own[key] = i
+            best = own | best
         return best
+
+    def _codes_by_generation(self) -> Iterator[range]:
+        """Numbers of the entries that each generation brought, the oldest first."""
+        bounds = [0, *(g.n_codes for g in self.generations), len(self.codes)]
+        yield from (range(a, b) for a, b in itertools.pairwise(bounds))
+
+    @cached_property
+    def placed(self) -> dict[tuple[str, str], str]:
+        """(table, code) -> the kept code that stands for it."""
+        return {(table, code): kept for table, code, kept in self.placements}
 
     @cached_property
     def text_index(self) -> dict[str, int]:
-        """Text category -> its number, over all codes."""
-        return {t: i for i, t in enumerate(sorted({t for e in self.codes for t in e.texts}))}
+        """Text category -> its number, over all codes; shared value tokens keep theirs."""
+        is_split = self.spec.values == "split"
+        groups = self._codes_by_generation() if is_split else [range(len(self.codes))]
+        found: dict[str, int] = {}
+        for codes in groups:
+            texts = {text for i in codes for text in self.codes[i].texts}
+            for text in sorted(texts - set(found)):
+                found[text] = len(found)
+        return found
 
     @cached_property
     def age_tokens(self) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
@@ -319,17 +325,21 @@ class Vocabulary:
 
     @cached_property
     def _ranks(self) -> NDArray[np.int32]:
+        """Canonical order: what an expansion brought comes after all that was there before, so
+        that the codes of a moment still stand in the order of their ids."""
+        bounds = [g.n_tokens for g in self.generations]
+        generation = np.searchsorted(bounds, np.arange(len(self.tokens)), side="right").tolist()
         plain = self._plain_tokens()
 
-        def order(i: int) -> tuple[str, str, str, str, int, int]:
+        def order(i: int) -> tuple[int, str, str, str, str, int, int]:
             token = self.tokens[i]
             if token.entry < 0:
-                return ("", "", "", "", 0, i)
+                return (generation[i], "", "", "", "", 0, i)
             entry = self.codes[token.entry]
             within = token.bin + 1 if token.bin >= -1 else 10_000 - token.bin
             # CEHR-GPT breaks ties by the concept id as text, over all tables
             first = self.tokens[plain[token.entry]].label if self.spec.preset == "cehr" else ""
-            return (first, entry.table, entry.code, entry.unit or "", within, i)
+            return (generation[i], first, entry.table, entry.code, entry.unit or "", within, i)
 
         rank = np.empty(len(self.tokens), np.int32)
         rank[sorted(range(len(self.tokens)), key=order)] = np.arange(len(self.tokens))
@@ -394,9 +404,14 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary as plain JSON values; tokens by column."""
+        later: dict[str, Any] = {}  # named where there is something only
+        if self.generations:
+            later["generations"] = [list(generation) for generation in self.generations]
+        if self.placements:
+            later["placed"] = [list(placement) for placement in self.placements]
         return {
             "spec": self.spec.to_json(),
-            "codes": [_sparse(entry) for entry in self.codes],
+            "codes": [entry.to_json() for entry in self.codes],
             "tokens": {n: list(c) for n, c in self._token_columns.items() if n != "q"},
             "duration_quantiles": {str(i): list(t.q) for i, t in enumerate(self.tokens) if t.q},
             "grammar": {"states": list(self.state_names), "next_state": self.next_state.tolist()},
@@ -406,6 +421,7 @@ class Vocabulary:
                 "minute_of_day": list(self.start_minute_q),
             },
             "parent_hash": self.parent_hash,
+            **later,
         }
 
     @classmethod
@@ -425,14 +441,15 @@ class Vocabulary:
             start = value["start"]
             vocabulary = cls(
                 spec=TokenizerSpec.from_json(value["spec"]),
-                codes=tuple(_entry_from_json(entry) for entry in value["codes"]),
+                codes=tuple(CodeEntry.from_json(entry) for entry in value["codes"]),
                 tokens=tokens,
                 state_names=tuple(value["grammar"]["states"]),
                 next_state=np.array(value["grammar"]["next_state"], np.int8),
                 start_day_q={int(y): tuple(k) for y, k in start["day_of_year"].items()},
                 start_age_q={int(t): tuple(k) for t, k in start["age_days"].items()},
                 start_minute_q=tuple(start["minute_of_day"]),
-                parent_hash=value["parent_hash"],
+                generations=tuple(Generation(*g) for g in value.get("generations", ())),
+                placements=tuple((t, c, kept) for t, c, kept in value.get("placed", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             message = f"tokenizer has a missing or malformed part: {error}"
@@ -457,6 +474,9 @@ class Vocabulary:
         if any(not -1 <= token.entry < len(self.codes) for token in self.tokens):
             message = "tokenizer has tokens whose code does not exist"
             raise FormatError(message)
+        if any(("code", t, kept) not in self.dominant_entry for t, _, kept in self.placements):
+            message = "tokenizer places codes at codes that do not exist"
+            raise FormatError(message)
         if not self.tokens or self.tokens[0].token_class != TokenClass.PAD:
             message = "tokenizer's token 0 is not pad"
             raise FormatError(message)
@@ -471,19 +491,3 @@ def _is_unknown(entry: CodeEntry) -> bool:
 
 
 _TOKEN_FIELDS: Final = tuple(f.name for f in fields(Token))
-_ENTRY_DEFAULTS: Final = {f.name: f.default for f in fields(CodeEntry)}
-
-
-def _sparse(entry: CodeEntry) -> dict[str, Any]:
-    values = ((name, getattr(entry, name)) for name in _ENTRY_DEFAULTS)
-    return {name: value for name, value in values if value != _ENTRY_DEFAULTS[name]}
-
-
-def _entry_from_json(value: dict[str, Any]) -> CodeEntry:
-    parts = dict(value)
-    for name in ("edges", "texts"):
-        if name in parts:
-            parts[name] = tuple(parts[name])
-    if "quantiles" in parts:
-        parts["quantiles"] = tuple(tuple(bin_) for bin_ in parts["quantiles"])
-    return CodeEntry(**parts)

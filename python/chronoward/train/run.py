@@ -17,10 +17,11 @@ import numpy as np
 from chronoward import __version__, files, population
 from chronoward.errors import DataError, LimitError, StateError
 from chronoward.loader import Loader
-from chronoward.model import Model, ModelConfig, save_model
+from chronoward.model import Model, ModelConfig, place_rows, save_model
 from chronoward.model import load as load_model
 from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
+from chronoward.tokenizer.concept_embeddings import ConceptEmbeddings, token_vectors
 from chronoward.train import data as from_store
 from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
@@ -74,6 +75,7 @@ class _Job:
     config: TrainConfig
     run_dir: Path
     excluded: NDArray[np.int64]
+    concept_embeddings: Path | None
 
     @property
     def checkpoints(self) -> Path:
@@ -82,11 +84,13 @@ class _Job:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must share with the one it goes on from."""
         excluded = np.sort(self.excluded).astype("<i8").tobytes()
+        given = self.concept_embeddings
         return {
             "config": self.config.to_json(),
             "tokenizer": self.tokenizer.hash,
             "store": self.store.manifest["checksum"],
             "excluded": hashlib.sha256(excluded).hexdigest(),
+            "concept_embeddings": None if given is None else files.sha256_file(given),
         }
 
     def loader(self, split: StoreSplit, seed: int) -> Loader:
@@ -110,6 +114,7 @@ def train(
     *,
     resume: bool = False,
     exclude_subjects: Sequence[int] = (),
+    concept_embeddings: Path | None = None,
     memory_limit: int | None = None,
     callbacks: Callbacks | None = None,
     **options: Any,
@@ -123,6 +128,8 @@ def train(
         resume: go on with an unfinished run (and start one where there is none); a finished run is
             returned as it is.
         exclude_subjects: subjects to leave out of every split.
+        concept_embeddings: Parquet file of `code` and `vector`, from which the embedding rows of
+            these codes start (see `chronoward.model.place_rows`).
         memory_limit: bytes; refuse to start when the estimate is above.
         callbacks: who is told what.
         options: fields of `TrainConfig` that differ from `config`.
@@ -131,7 +138,7 @@ def train(
         The model with the best weights, as written.
 
     Raises:
-        DataError: the train split is empty.
+        DataError: the train split is empty, or the file of embeddings is faulty.
         StateError: `out` has content, or a resume that does not fit.
         LimitError: the estimate of memory is above the limit.
         NumericError: training diverged.
@@ -140,7 +147,7 @@ def train(
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(store.tokenizer_path)
     excluded = np.array(exclude_subjects, np.int64)
-    job = _Job(store, tokenizer, config, Path(out), excluded)
+    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings)
     files.make_output_folder(job.run_dir, resume=resume)
     files.remove_temporary_files(job.run_dir)
     plan = _read_plan(job)
@@ -179,6 +186,9 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
         ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **fields), seed=config.seed
     )
     start_context_bias(model, kind, train_split, job.tokenizer)
+    if job.concept_embeddings is not None:
+        embeddings = ConceptEmbeddings.read(job.concept_embeddings)
+        place_rows(model, *token_vectors(job.tokenizer, embeddings), seed=config.seed)
     tuning_split = job.store.split("tuning")
     builder = from_store.Objectives(job.tokenizer, config, job.store.path)
     objectives = builder.build(model, train_split, first=True)
