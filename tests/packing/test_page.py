@@ -76,7 +76,8 @@ for row in rows:
     exec(text, space)
     batch = space["batch"]
     with torch.no_grad():
-        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[0]
+        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
+                       use_cache=False).logits[0]
         alone = torch.cat([model(torch.tensor([item["input_ids"]])).logits[0] for item in row])
     made.append({
         "cu_seqlens": batch["cu_seq_lens_q"].tolist(),
