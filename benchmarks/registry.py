@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from benchmarks.peers import is_ready
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -39,6 +41,13 @@ PARTS: dict[str, str] = dict.fromkeys(
 LONG = frozenset({"R5", *PARTS})
 # run another project in its own environment (see peers.py); without ids they run where it is ready
 PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data"}
+
+
+def unnamed(quick: bool) -> tuple[list[str], list[str]]:
+    """What runs when nothing is named, and what does not for want of a peer's environment."""
+    names = [n for n in MODULES if not (quick and n in LONG)]
+    absent = [n for n in names if n in PEERS and not is_ready(PEERS[n])]
+    return [n for n in names if n not in absent], absent
 
 
 def measure(benchmark_id: str) -> Measure:

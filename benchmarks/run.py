@@ -20,20 +20,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.peers import is_ready  # noqa: E402
 from benchmarks.record import line  # noqa: E402
-from benchmarks.registry import LONG, MODULES, PARTS, PEERS, measure  # noqa: E402
-
-
-def _all(quick: bool) -> list[str]:
-    """What runs when nothing is named; says what is left out for want of a peer."""
-    names = [n for n in MODULES if not (quick and n in LONG)]
-    absent = [n for n in names if n in PEERS and not is_ready(PEERS[n])]
-    if absent:
-        sys.stderr.write(
-            f"{', '.join(absent)} left out: no environment of the peer; name them to build it\n"
-        )
-    return [n for n in names if n not in absent]
+from benchmarks.registry import LONG, MODULES, PARTS, measure, unnamed  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,8 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.ids if name not in known]
     if unknown:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(known)}")
+    names = options.ids
+    if not names:
+        names, absent = unnamed(options.quick)
+        if absent:
+            absent_ids = ", ".join(absent)
+            sys.stderr.write(f"{absent_ids} left out: no environment of the peer (name to build)\n")
     failed = False
-    for name in options.ids or _all(options.quick):
+    for name in names:
         more = {"work_dir": options.work_dir} if name in LONG else {}
         try:
             for measurement in measure(name)(options.quick, **more):

@@ -45,9 +45,10 @@ def test_every_registered_id_is_defined_by_its_module(repository: Path) -> None:
 
     sys.path.insert(0, str(repository))
     try:
-        from benchmarks.registry import MODULES
+        from benchmarks.registry import MODULES, PEERS
     finally:
         sys.path.remove(str(repository))
+    assert set(PEERS) <= set(MODULES)
     for name, module in MODULES.items():
         path = repository / f"{module.replace('.', '/')}.py"
         tree = ast.parse(path.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,25 +35,32 @@ PROPERTIES = (
 # Their class made of our fields by the page's own block, and a small model that reads a batch.
 CONSUME = """
 import json, sys
+from pathlib import Path
 import numpy as np
 import torch
 
-answer, fields, block, names = sys.argv[1:]
-batch = {name: torch.from_numpy(value) for name, value in np.load(fields).items()}
-made = {}
-exec(open(block).read(), {"batch": batch}, made)
-theirs = made["theirs"]
-torch.manual_seed(0)
-embed, head = torch.nn.Embedding(theirs.code.max() + 1, 8, padding_idx=theirs.PAD_INDEX), \\
-    torch.nn.Linear(10, 2)
-number = torch.where(theirs.numeric_value_mask, theirs.numeric_value, 0)
-x = torch.cat([embed(theirs["code"]), number[..., None], theirs.time_delta_days[..., None]], -1)
-loss = head(x.mean(1)).square().mean()
-loss.backward()
-assert torch.isfinite(loss)
-properties = {name: getattr(theirs, name) for name in json.loads(names)}
+answer, folder, block, names = sys.argv[1:]
+text, found = open(block).read(), {}
+
+def loss_of(batch):
+    torch.manual_seed(0)
+    embed = torch.nn.Embedding(batch.code.max() + 1, 8, padding_idx=batch.PAD_INDEX)
+    head = torch.nn.Linear(10, 2)
+    number = torch.where(batch.numeric_value_mask, batch.numeric_value, 0)
+    x = [embed(batch["code"]), number[..., None], batch.time_delta_days[..., None]]
+    return head(torch.cat(x, -1).mean(1)).square().mean()
+
+for path in Path(folder).glob("*.npz"):
+    space = {"batch": {name: torch.from_numpy(value) for name, value in np.load(path).items()}}
+    exec(text, space)
+    theirs = space["theirs"]
+    loss = loss_of(theirs)
+    loss.backward()
+    assert torch.isfinite(loss)
+    properties = {name: getattr(theirs, name) for name in json.loads(names)}
+    found[path.stem] = {"keys": list(theirs.keys()), "text": str(theirs), **properties}
 with open(answer, "w") as file:
-    json.dump({"keys": list(theirs.keys()), "text": str(theirs), **properties}, file)
+    json.dump(found, file)
 """
 
 # The page's collator on each row; a packed forward equals the timelines' own, one at a time.
@@ -76,7 +84,8 @@ for row in rows:
     exec(text, space)
     batch = space["batch"]
     with torch.no_grad():
-        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[0]
+        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
+                       use_cache=False).logits[0]
         alone = torch.cat([model(torch.tensor([item["input_ids"]])).logits[0] for item in row])
     made.append({
         "cu_seqlens": batch["cu_seq_lens_q"].tolist(),
@@ -131,32 +140,27 @@ def ask(name: str, script: str, *arguments: str) -> Any:
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("mode", ["include", "prepend", "omit"])
-def test_meds_torch_data_takes_our_batch_as_its_own(
-    made: tuple[Path, StoreSplit, Tokenizer],
-    page: dict[str, list[str]],
-    tmp_path: Path,
-    mode: Any,
+def test_meds_torch_data_takes_our_batches_as_its_own(
+    made: tuple[Path, StoreSplit, Tokenizer], page: dict[str, list[str]], tmp_path: Path
 ) -> None:
     _, split, tokenizer = made
-    config = MedsTorchConfig(max_seq_len=50, static_inclusion_mode=mode)
-    loader = MedsTorchLoader(split, tokenizer, config, batch_size=16)
-    batch: MedsTorchBatch = loader.batch(0, 0)
-    labeled = {**dict(batch.items()), "boolean_value": torch.arange(16) % 2 == 0}
-    for fields in (dict(batch.items()), labeled):
-        np.savez(tmp_path / "fields.npz", **{n: t.numpy() for n, t in fields.items()})
-        (tmp_path / "block.py").write_text(page["meds_torchdata"][0])
-        theirs = ask(
-            "meds_torch_data",
-            CONSUME,
-            str(tmp_path / "fields.npz"),
-            str(tmp_path / "block.py"),
-            json.dumps(PROPERTIES),
-        )
-        assert theirs["keys"] == list(fields)
-        ours = batch if "boolean_value" not in fields else type(batch)(**labeled)
-        assert {n: theirs[n] for n in PROPERTIES} == {n: getattr(ours, n) for n in PROPERTIES}
-        assert "Subject-Measurement" in theirs["text"]
+    ours: dict[str, MedsTorchBatch] = {}
+    modes: tuple[Any, ...] = ("include", "prepend", "omit")
+    for mode in modes:
+        config = MedsTorchConfig(max_seq_len=50, static_inclusion_mode=mode)
+        batch = MedsTorchLoader(split, tokenizer, config, batch_size=16).batch(0, 0)
+        ours[mode] = batch
+        ours[f"{mode}_labeled"] = replace(batch, boolean_value=torch.arange(16) % 2 == 0)
+    for name, batch in ours.items():
+        np.savez(tmp_path / f"{name}.npz", **{n: t.numpy() for n, t in batch.items()})
+    (tmp_path / "block.py").write_text(page["meds_torchdata"][0])
+    properties = json.dumps(PROPERTIES)
+    found = ask("meds_torch_data", CONSUME, str(tmp_path), str(tmp_path / "block.py"), properties)
+    assert found.keys() == ours.keys()
+    for name, batch in ours.items():
+        assert found[name]["keys"] == list(batch.keys())
+        assert {p: found[name][p] for p in PROPERTIES} == {p: getattr(batch, p) for p in PROPERTIES}
+        assert "Subject-Measurement" in found[name]["text"]
 
 
 @pytest.mark.peer

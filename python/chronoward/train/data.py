@@ -40,6 +40,7 @@ def join_rows(rows: Sequence[PackedRow]) -> Batch:
     Args:
         rows: rows of one length with the same number of segments.
     """
+    rows = list(rows)  # each is made of views once, not for every column
     length = rows[0].token_id.shape[0]
     bounds = [row.cu_seqlens[:-1] + r * length for r, row in enumerate(rows)]
     bounds.append(torch.tensor([length * len(rows)], dtype=torch.int32))
