@@ -66,7 +66,8 @@ def mend_omop(tables: Tables, config: IngestConfig, excluded: set[int]) -> Mende
     settle_periods(tables.get("observation_period", []), persons, out)
     records = stage_records(tables)
     extract = _extract_date(tables, config)
-    out.calendar = _calendar([*visits, *records], extract, config)
+    starts = [v.source.start for v in visits if v.source] + [r.start for r in records if r.start]
+    out.calendar = _calendar(starts, extract, config)
     future = extract if out.calendar == "real" else None
     _end_lives(visits, persons, future)
     judge_records(records, persons, config, future)
@@ -200,17 +201,13 @@ def _extract_date(tables: Tables, config: IngestConfig) -> datetime | None:
     return max((date for date in days if date is not None), default=None)
 
 
-def _calendar(
-    rows: list[StagedVisit | Staged], extract: datetime | None, config: IngestConfig
-) -> str:
+def _calendar(starts: list[datetime], extract: datetime | None, config: IngestConfig) -> str:
     """Shifted when more than half of the starts lie after the extract date, or 2100."""
     if config.calendar != "auto":
         return config.calendar
     border = extract or datetime.fromisoformat(FAR_FUTURE)
-    starts = [row.source.start if row.source else None for row in rows]
-    starts = [s for s in starts if s is not None and s.year not in config.sentinel_years]
-    late = sum(start > border for start in starts)
-    return "shifted" if late > 0.5 * len(starts) else "real"
+    known = [start for start in starts if start.year not in config.sentinel_years]
+    return "shifted" if sum(start > border for start in known) > 0.5 * len(known) else "real"
 
 
 def _end_lives(visits: list[StagedVisit], persons: Persons, future: datetime | None) -> None:

@@ -66,10 +66,6 @@ class Staged:
         return self.moment if self.moment is not None else self.date
 
     @property
-    def source(self) -> Staged:
-        return self
-
-    @property
     def time(self) -> datetime:
         return day(self.start) if self.is_date else self.start
 
