@@ -164,10 +164,48 @@ def test_labels_censoring_and_prior_outcomes_are_right(tmp_path: Path) -> None:
     assert cohort["boolean_value"].to_pylist() == [True, True, False, None]
 
 
-def test_flow_steps_add_up(tmp_path: Path) -> None:
-    flow = _build(tmp_path / "c")
-    left_out = flow["outside_observation"] + flow["washout"] + flow["not_alive"]
-    assert flow["candidates"] == left_out + flow["rows"]
+@pytest.mark.parametrize("risk_start_days", [0, 200])
+def test_flow_steps_add_up(tmp_path: Path, risk_start_days: int) -> None:
+    flow = _build(tmp_path / "c", risk_start_days=risk_start_days)
+    steps = ("outside_observation", "washout", "not_alive", "no_time_at_risk", "rows")
+    assert flow["candidates"] == sum(flow[step] for step in steps)
+
+
+def test_an_outcome_before_the_time_at_risk_is_a_prior_one(tmp_path: Path) -> None:
+    source = _source()
+    source.rows += _events(6, _visit(400), _hf(410), _hf(700))[2:]
+    source.rows += _events(7, _visit(400), _hf(460))[2:]
+    source.periods += [(6, 0, 2000), (7, 0, 2000)]
+    flow = _build(tmp_path / "c", source, risk_start_days=30)
+    labels = pq.read_table(tmp_path / "c" / "outcomes.parquet").to_pylist()
+    seen = {r["subject_id"]: (r["event"], r["days_to_event"], r["at_risk"]) for r in labels}
+    assert seen[6] == ("outcome", 298.0, False)
+    assert seen[7] == ("outcome", 58.0, True)
+    assert flow["outcomes"]["heart_failure"]["prior_outcome"] == 2
+    assert flow["no_time_at_risk"] == 0
+
+
+def test_who_dies_or_leaves_before_the_time_at_risk_has_no_row(tmp_path: Path) -> None:
+    flow = _build(tmp_path / "c", risk_start_days=250)  # 3 dies after 198 days
+    assert (flow["no_time_at_risk"], flow["rows"]) == (1, 3)
+    flow = _build(tmp_path / "d", risk_start_days=301)  # 4 leaves after 300
+    assert (flow["no_time_at_risk"], flow["rows"]) == (2, 2)
+
+
+def test_a_time_at_risk_that_starts_after_the_horizon_is_refused() -> None:
+    with pytest.raises(ConfigError, match="time at risk"):
+        CohortConfig(index="discharge", outcomes=("a",), horizon_days=(30, 365), risk_start_days=30)
+
+
+def test_the_first_record_of_a_code_or_its_descendants_is_an_index(tmp_path: Path) -> None:
+    named = _build(tmp_path / "a", index="first=heart_failure", washout_days=0)
+    coded = _build(tmp_path / "b", index=f"code={HF[1]}", washout_days=0)
+    assert named == coded
+    a, b = (pq.read_table(tmp_path / name / "cohort.parquet") for name in "ab")
+    assert a.equals(b)
+    assert a["prediction_time"].to_pylist() == [_day(500), _day(100)]
+    with pytest.raises(ConfigError, match="no events of code"):
+        _build(tmp_path / "c", index="code=SNOMED/0")
 
 
 def test_covariates_hold_only_what_was_available(tmp_path: Path) -> None:

@@ -25,13 +25,16 @@ def run(
         str,
         typer.Option(
             help="When the question is asked: discharge, random_visit, age=65, "
-            "first=heart_failure, file=cohort.parquet."
+            "first=heart_failure, code=SNOMED/84114007, file=cohort.parquet."
         ),
     ] = "random_visit",
     horizon: Annotated[list[int], typer.Option(help="Horizons in days; repeat for several.")] = [  # noqa: B006
         365
     ],
     washout_days: Annotated[int, typer.Option(help="Least observation before the index.")] = 365,
+    risk_start_days: Annotated[
+        int, typer.Option(help="Time at risk starts so long after the index, ends at the horizon.")
+    ] = 0,
     split: Annotated[
         str, typer.Option(help="source (as the data have it, else hash) or hash.")
     ] = "source",
@@ -56,6 +59,7 @@ def run(
         outcomes=tuple(outcome),
         horizon_days=tuple(horizon),
         washout_days=washout_days,
+        risk_start_days=risk_start_days,
         seed=seed,
     )
     with (
@@ -69,4 +73,5 @@ def run(
             typer.echo(f"{step.replace('_', ' '):>22}  {count:,}")
     for name, counts in flow["outcomes"].items():
         text = ", ".join(f"{counts[str(h)]['events']:,} events in {h} d" for h in horizon)
-        typer.echo(f"{name:>22}  {counts['at_risk']:,} at risk; {text}")
+        prior = f"{counts['prior_outcome']:,} had it before"
+        typer.echo(f"{name:>22}  {counts['at_risk']:,} at risk, {prior}; {text}")

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from chronoward.data import PreparedEvents
 
-FLOW_STEPS = ("candidates", "outside_observation", "washout", "not_alive", "rows")
+FLOW_STEPS = (
+    *("candidates", "outside_observation", "washout", "not_alive", "no_time_at_risk", "rows"),
+)
 RANDOM_VISIT_STEPS = ("subjects", "too_short", "no_visit_after")  # before the others
 
 
@@ -51,6 +53,8 @@ class CohortConfig:
         outcomes: names or paths of outcome definitions.
         horizon_days: horizons, for the boolean label of a single outcome and horizon.
         washout_days: least observation before the prediction time.
+        risk_start_days: the time at risk is what follows this many days after the prediction time,
+            up to the horizon; an outcome before it is a prior one.
         seed: for rules that draw.
         index_title: the index rule in words for the report, where the rule does not tell (a file).
     """
@@ -59,6 +63,7 @@ class CohortConfig:
     outcomes: tuple[str, ...]
     horizon_days: tuple[int, ...] = (365,)
     washout_days: int = 365
+    risk_start_days: int = 0
     seed: int = 0
     index_title: str = ""
 
@@ -72,6 +77,17 @@ class CohortConfig:
         if self.washout_days < 0:
             message = f"washout must not be negative, got {self.washout_days} days"
             raise ConfigError(message)
+        if not 0 <= self.risk_start_days < min(self.horizon_days):
+            message = (
+                "time at risk must start within the shortest horizon, got "
+                f"{self.risk_start_days} days"
+            )
+            raise ConfigError(message)
+
+    @property
+    def risk_start_us(self) -> int:
+        """From the prediction time to the start of the time at risk."""
+        return self.risk_start_days * US_PER_DAY
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +155,8 @@ def build_cohort(
             for step, n in rows.left_out.items():
                 flow[step] += n
         rows, end_us = _eligible(arrays, rows, observation, config, flow)
-        parts.append(_tables(arrays, rows, end_us, definitions, lookup, split_of))
+        delay = config.risk_start_us
+        parts.append(_tables(arrays, rows, end_us, delay, definitions, lookup, split_of))
         done += arrays.n_subjects
         if progress is not None:
             progress(done, prepared.n_subjects)
@@ -195,9 +212,28 @@ def _lookup(
     first = None
     if rule.kind == "first":
         first = mask(outcome_definitions.resolve(outcome_definitions.load(rule.outcome), codes))
+    elif rule.kind == "code":
+        first = mask(_with_descendants(rule.code, codes))
     inpatient = np.r_[np.asarray(codes["is_inpatient"].to_numpy(zero_copy_only=False)), False]
     found = {d.name: mask(outcome_definitions.resolve(d, codes)) for d in definitions}
     return _Lookup(pairs, index, inpatient.astype(np.bool_), found, first)
+
+
+def _with_descendants(code: str, codes: pa.Table) -> list[tuple[str, str]]:
+    """(table, code) of a code and of those that have it as an ancestor.
+
+    Raises:
+        ConfigError: the source has none of them.
+    """
+    found = [
+        (row["table"], row["code"])
+        for row in codes.select(["table", "code", "parent_codes"]).to_pylist()
+        if code == row["code"] or code in row["parent_codes"]
+    ]
+    if not found:
+        message = f"the source has no events of code {code} or a descendant of it"
+        raise ConfigError(message)
+    return found
 
 
 def _observation(table: pa.Table) -> Observation:
@@ -218,7 +254,7 @@ def _eligible(
     config: CohortConfig,
     flow: dict[str, Any],
 ) -> tuple[IndexRows, NDArray[np.int64]]:
-    """Rows inside an observation period, washed out and alive; and the period's end (us)."""
+    """Rows inside an observation period, washed out, alive, at risk; and the period's end (us)."""
     ids, starts, ends = observation.subject_id, observation.start_us, observation.end_us
     flow["candidates"] += len(rows.time_us)
     key = np.searchsorted(ids, arrays.subject_ids)
@@ -235,21 +271,26 @@ def _eligible(
     washed = observed & (
         rows.time_us - np.where(observed, start_us, 0) >= config.washout_days * US_PER_DAY
     )
-    alive = washed & (earliest(arrays, Role.DEATH)[rows.subject] > rows.time_us)
+    death_us = earliest(arrays, Role.DEATH)[rows.subject]
+    alive = washed & (death_us > rows.time_us)
+    risk_start_us = rows.time_us + config.risk_start_us
+    followed = alive & (death_us > risk_start_us) & (end_us >= risk_start_us)
     flow["outside_observation"] += int((~observed).sum())
     flow["washout"] += int((observed & ~washed).sum())
     flow["not_alive"] += int((washed & ~alive).sum())
-    flow["rows"] += int(alive.sum())
-    kept = IndexRows(rows.subject[alive], rows.time_us[alive])
+    flow["no_time_at_risk"] += int((alive & ~followed).sum())
+    flow["rows"] += int(followed.sum())
+    kept = IndexRows(rows.subject[followed], rows.time_us[followed])
     order = np.lexsort((kept.time_us, kept.subject))
     kept = IndexRows(kept.subject[order], kept.time_us[order])
-    return kept, end_us[alive][order]
+    return kept, end_us[followed][order]
 
 
 def _tables(
     arrays: EventArrays,
     rows: IndexRows,
     end_us: NDArray[np.int64],
+    risk_start_us: int,
     definitions: Sequence[outcome_definitions.Outcome],
     lookup: _Lookup,
     split_of: Callable[[NDArray[np.int64]], NDArray[np.str_]],
@@ -261,9 +302,10 @@ def _tables(
     base = pa.table({"subject_id": ids, "prediction_time": times})
     age_years = _age_years(arrays, rows)
     sex = _names(static_code(arrays, Role.SEX), lookup, "Gender/U")[rows.subject]
+    start_us = rows.time_us + risk_start_us
     labels = [
-        _labels(arrays, rows, end_us, definition, lookup.outcome[definition.name], age_years, sex)
-        for definition in definitions
+        _labels(arrays, rows, (start_us, end_us), definition, mask, age_years, sex)
+        for definition, mask in ((d, lookup.outcome[d.name]) for d in definitions)
     ]
     label_table = pa.concat_tables(
         [pa.table({"subject_id": ids, "prediction_time": times, **columns}) for columns in labels]
@@ -291,17 +333,19 @@ def _names(numbers: NDArray[np.int64], lookup: _Lookup, absent: str) -> NDArray[
 def _labels(
     arrays: EventArrays,
     rows: IndexRows,
-    end_us: NDArray[np.int64],
+    risk_us: tuple[NDArray[np.int64], NDArray[np.int64]],
     definition: outcome_definitions.Outcome,
     codes: NDArray[np.bool_],
     age_years: NDArray[np.float64],
     sex: NDArray[np.str_],
 ) -> dict[str, Any]:
+    """Labels of one outcome; `risk_us` are start of the time at risk and end of observation."""
     import pyarrow as pa
 
+    start_us, end_us = risk_us
     event = codes[arrays.code] & (arrays.time_us != NEVER)
-    death = arrays.first_after(arrays.role == Role.DEATH, rows.subject, rows.time_us)
-    outcome = arrays.first_after(event, rows.subject, rows.time_us)
+    death = arrays.first_after(arrays.role == Role.DEATH, rows.subject, start_us)
+    outcome = arrays.first_after(event, rows.subject, start_us)
     # Follow-up ends with the observation period; a date-only death on its last day still counts.
     death = np.where(death > end_us + US_PER_DAY, NEVER, death)
     outcome = np.where(outcome > np.maximum(end_us, _day_end(end_us)), NEVER, outcome)
@@ -317,7 +361,7 @@ def _labels(
         at_risk &= sex == definition.sex
     if definition.min_age_years > 0:
         at_risk &= age_years >= definition.min_age_years
-    prior = arrays.any_until(event, rows.subject, rows.time_us)
+    prior = arrays.any_until(event, rows.subject, start_us)
     return {
         "outcome": pa.array([definition.name] * len(first), pa.string()),
         "days_to_event": pa.array((first - rows.time_us) / US_PER_DAY, pa.float64()),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Kind = Literal["discharge", "random_visit", "age", "first", "file"]
+Kind = Literal["discharge", "random_visit", "age", "first", "code", "file"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,21 +27,24 @@ class IndexRule:
     Attributes:
         kind: `discharge` (end of every inpatient visit), `random_visit` (once a subject: the end
             of the first visit from a drawn date on, see `chronoward.cohort.random_visit`), `age`
-            (birthday), `first` (first record of an outcome's codes), `file` (Parquet with
-            subject_id and prediction_time).
+            (birthday), `first` (first record of an outcome's codes), `code` (first record of a code
+            or of a descendant of it), `file` (Parquet with subject_id and prediction_time).
         age_years: for `age`.
         outcome: for `first`, the name or path of the definition.
+        code: for `code`, such as `SNOMED/84114007`.
         path: for `file`.
     """
 
     kind: Kind
     age_years: float = 0.0
     outcome: str = ""
+    code: str = ""
     path: str = ""
 
 
 def parse_index(text: str) -> IndexRule:
-    """Reads `discharge`, `random_visit`, `age=65`, `first=heart_failure` or `file=cohort.parquet`.
+    """Reads `discharge`, `random_visit`, `age=65`, `first=heart_failure`, `code=SNOMED/84114007`
+    or `file=cohort.parquet`.
 
     Raises:
         ConfigError: anything else.
@@ -53,11 +56,13 @@ def parse_index(text: str) -> IndexRule:
         return IndexRule(kind="age", age_years=float(argument))
     if kind == "first" and argument:
         return IndexRule(kind="first", outcome=argument)
+    if kind == "code" and argument:
+        return IndexRule(kind="code", code=argument)
     if kind == "file" and argument:
         return IndexRule(kind="file", path=argument)
     message = (
         f"index rule {text!r} is none of discharge, random_visit, age=YEARS, first=OUTCOME, "
-        "file=PARQUET"
+        "code=CODE, file=PARQUET"
     )
     raise ConfigError(message)
 
@@ -128,7 +133,7 @@ def candidates(
         seed: for `random_visit`; the drawn number depends on (seed, subject_id) only.
         has_visits: whether the source has visits, for `random_visit`.
         inpatient_codes: bool (n_codes,), for `discharge`.
-        first_codes: bool (n_codes,), for `first`.
+        first_codes: bool (n_codes,), for `first` and `code`.
         file_rows: what `read_index_file` gave, for `file`.
     """
     if rule.kind == "discharge":
@@ -150,7 +155,7 @@ def candidates(
         known = np.flatnonzero(birth != NEVER)
         age_us = int(rule.age_years * DAYS_PER_YEAR * US_PER_DAY)
         return IndexRows(known, birth[known] + age_us)
-    if rule.kind == "first":
+    if rule.kind in ("first", "code"):
         assert first_codes is not None
         found = np.full(arrays.n_subjects, NEVER)
         event = first_codes[arrays.code] & (arrays.time_us != NEVER)

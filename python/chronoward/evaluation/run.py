@@ -19,6 +19,7 @@ FLOW_REASONS = (
     ("outside_observation", "prediction time inside an observation period"),
     ("washout", "observed long enough before"),
     ("not_alive", "alive"),
+    ("no_time_at_risk", "alive and observed when the time at risk starts"),
 )
 
 
