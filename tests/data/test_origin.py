@@ -82,3 +82,6 @@ def test_paths_stay_paths_and_other_addresses_are_refused() -> None:
     assert as_source("/a/b://c") == Path("/a/b:/c")
     with pytest.raises(ConfigError, match=r"postgresql://…, got mysql://"):
         as_source("mysql://u:hunter2@h/x")
+    with pytest.raises(ConfigError, match="is text") as caught:
+        as_source(Path("postgresql://u:hunter2@h/x"))
+    assert "hunter2" not in str(caught.value)

@@ -257,6 +257,30 @@ def test_the_copy_is_of_one_moment(database: Server, tmp_path: Path) -> None:
         _sql(database, "DROP TABLE cdm.specimen")
 
 
+def test_a_killed_run_goes_on_from_the_moment_that_it_copied(
+    database: Server, tmp_path: Path
+) -> None:
+    uri = f"{database.uri}&schema=cdm,Vocab"
+
+    def kill(line: str) -> None:
+        if line == "persons and visits":  # the first line after the copy
+            raise KeyboardInterrupt
+
+    whole = prepare(uri, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(uri, tmp_path / "killed", progress=kill)
+    assert (tmp_path / "killed" / "source_copy" / "snapshot.json").is_file()
+    _sql(database, "ALTER TABLE cdm.person RENAME TO renamed")
+    try:
+        again = prepare(uri, tmp_path / "killed")
+        with pytest.raises(DataError, match="no table person"):
+            prepare(uri, tmp_path / "new")
+    finally:
+        _sql(database, "ALTER TABLE cdm.renamed RENAME TO person")
+    assert again.manifest == whole.manifest
+    assert not (tmp_path / "killed" / "source_copy").exists()
+
+
 def test_rows_that_did_not_come_are_noticed(
     database: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

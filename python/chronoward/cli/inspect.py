@@ -33,20 +33,20 @@ def run(
 
     A source is scanned once; nothing of it is written.
     """
-    from chronoward.cli.sections import show
-
-    if (Path(path) / "store.json").is_file():
-        from chronoward.cli.inspect_tokens import describe_store
-
-        show(describe_store(Path(path)))
-        return
     import tempfile
 
-    from chronoward.cli.inspect_source import describe_look, describe_rules
-    from chronoward.data.look_source import look
+    from chronoward.cli.sections import show
     from chronoward.data.origin import as_source
 
     source = as_source(path)
+    if isinstance(source, Path) and (source / "store.json").is_file():
+        from chronoward.cli.inspect_tokens import describe_store
+
+        show(describe_store(source))
+        return
+    from chronoward.cli.inspect_source import describe_look, describe_rules
+    from chronoward.data.look_source import look
+
     seen = look(source, as_=as_, threads=threads, memory_limit=memory_limit, temp_dir=temp_dir)
     show(describe_look(str(source), seen))
     if not rules:

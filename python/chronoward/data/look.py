@@ -59,7 +59,7 @@ class Trap:
 
     Attributes:
         what: in a few words.
-        n: records that have it; from a sketch (within about 5 %) where `is_estimate`.
+        n: records that have it; from a sketch or a sample of subjects where `is_estimate`.
         of: records looked at.
     """
 

@@ -33,7 +33,9 @@ class OmopTables:
         tables: by lower-case name.
         rows: runs SQL and returns all rows; the second argument names the table in messages.
         columns: expressions in the database's SQL.
-        distinct: SQL that counts different values of `{}`; a sketch where `is_sketch`.
+        distinct: SQL that counts different values of `{}`.
+        sample: condition on `s.person` under which they are counted.
+        fence: ends a subquery whose expressions are to be computed once a row.
         storage, described: as of `SourceLook`.
     """
 
@@ -41,7 +43,8 @@ class OmopTables:
     rows: Callable[[str, str], list[tuple[Any, ...]]]
     columns: type[Columns]
     distinct: str
-    is_sketch: bool
+    sample: str
+    fence: str
     storage: str
     described: str
 
@@ -158,19 +161,30 @@ def _start(c: Columns, day: str, at: str) -> str:
 
 
 def _unknown(column: str) -> str:
-    years = number_list(_CONFIG.sentinel_years)
-    return f"({column} IS NOT NULL AND EXTRACT(YEAR FROM {column}) IN {years})"
+    """Whether a time lies in a year that means unknown; comparisons, as EXTRACT costs more."""
+    spans = []
+    for year in _CONFIG.sentinel_years:
+        after = "" if year == 9999 else f" AND {column} < TIMESTAMP '{year + 1:04}-01-01'"
+        spans.append(f"({column} >= TIMESTAMP '{year:04}-01-01'{after})")
+    return f"({column} IS NOT NULL AND ({' OR '.join(spans)}))"
 
 
-_KNOWN = f"(s.start IS NOT NULL AND NOT {_unknown('s.start')})"
-_DATE_ONLY = f"({_KNOWN} AND (s.at IS NULL OR s.at = date_trunc('day', s.at)))"
 _TIMES = {
     "rows": "count(*)",
-    "known": f"count(*) FILTER (WHERE {_KNOWN})",
-    "dates": f"count(*) FILTER (WHERE {_DATE_ONLY})",
-    "first": f"min(s.start) FILTER (WHERE {_KNOWN})",
-    "last": f"max(s.start) FILTER (WHERE {_KNOWN})",
+    "known": "count(*) FILTER (WHERE s.known)",
+    "dates": "count(*) FILTER (WHERE s.dated)",
+    "first": "min(s.start) FILTER (WHERE s.known)",
+    "last": "max(s.start) FILTER (WHERE s.known)",
 }
+
+
+def _timed(source: OmopTables, records: str) -> str:
+    """Records with columns `start` and `at`, and: is the start known, vague, a date only."""
+    vague = _unknown("r.start")
+    known = f"(r.start IS NOT NULL AND NOT {vague})"
+    return f"""(SELECT r.*, {known} AS known, {vague} AS vague,
+          {known} AND (r.at IS NULL OR r.at = date_trunc('day', r.at)) AS dated
+        FROM ({records}{source.fence}) AS r{source.fence}) AS s"""
 
 
 def _look_at_deaths(source: OmopTables, found: _Found) -> int:
@@ -179,8 +193,8 @@ def _look_at_deaths(source: OmopTables, found: _Found) -> int:
         return 0
     c = source.columns(table)
     start, at = _start(c, "death_date", "death_datetime"), c.time("death_datetime")
-    relation = f"(SELECT {start} AS start, {at} AS at FROM {table.scan} AS t) AS s"
-    seen = source.measure(_TIMES, relation, table.name)
+    records = f"SELECT {start} AS start, {at} AS at FROM {table.scan} AS t"
+    seen = source.measure(_TIMES, _timed(source, records), table.name)
     found.add(table, seen)
     found.trap("deaths without a time of day", seen["dates"], seen["rows"])
     return int(seen["rows"])
@@ -202,12 +216,12 @@ def _look_at_visits(source: OmopTables, found: _Found, border: str) -> int:
         "open": "count(*) FILTER (WHERE s.finish IS NULL)",
         "long": f"count(*) FILTER (WHERE {hours} >= {_CONFIG.inpatient_hours} "
         f"AND s.concept NOT IN {inside})",
-        "late": f"count(*) FILTER (WHERE {_KNOWN} AND s.start > {border})",
+        "late": f"count(*) FILTER (WHERE s.known AND s.start > {border})",
     }
-    relation = f"""(SELECT {start} AS start, {finish} AS finish,
+    records = f"""SELECT {start} AS start, {finish} AS finish,
           {c.time("visit_start_datetime")} AS at,
-          COALESCE({c.integer("visit_concept_id")}, 0) AS concept FROM {table.scan} AS t) AS s"""
-    seen = source.measure(measures, relation, table.name)
+          COALESCE({c.integer("visit_concept_id")}, 0) AS concept FROM {table.scan} AS t"""
+    seen = source.measure(measures, _timed(source, records), table.name)
     found.add(table, seen)
     hours_long = f"visits of {_CONFIG.inpatient_hours} h and more outside of inpatient"
     found.trap("visits without an end", seen["open"], seen["rows"])
@@ -225,11 +239,11 @@ def _look_at_records(source: OmopTables, found: _Found, name: str, border: str) 
         "no concept (id 0)": "s.concept = 0",
         f"local concepts (over {_LOCAL_CONCEPT:,})": f"s.concept > {_LOCAL_CONCEPT}",
         "no date": "s.start IS NULL",
-        "a year that means unknown": _unknown("s.start"),
-        "no time of day": _DATE_ONLY,
+        "a year that means unknown": "s.vague",
+        "no time of day": "s.dated",
         "no visit id": "s.visit IS NULL",
         "a visit id that no visit has": "s.visit IS NOT NULL AND v.id IS NULL",
-        "after the day of death": f"{_KNOWN} AND date_trunc('day', s.start) > d.day",
+        "after the day of death": "s.known AND date_trunc('day', s.start) > d.day",
         "a value that is text": "s.number IS NULL AND s.text IS NOT NULL",
     }
     if name == "condition_occurrence":
@@ -241,10 +255,11 @@ def _look_at_records(source: OmopTables, found: _Found, name: str, border: str) 
     measures = _TIMES | {what: f"count(*) FILTER (WHERE {sql})" for what, sql in wanted.items()}
     measures |= {
         "mapped": "count(*) FILTER (WHERE s.concept <> 0)",
-        "late": f"count(*) FILTER (WHERE {_KNOWN} AND s.start > {border})",
-        "moments": f"{moments} FILTER (WHERE {_KNOWN})",
+        "late": f"count(*) FILTER (WHERE s.known AND s.start > {border})",
+        "sampled": f"count(*) FILTER (WHERE s.known AND {source.sample})",
+        "moments": f"{moments} FILTER (WHERE s.known AND {source.sample})",
     }
-    relation = f"""({_records(source, table, spec)}) AS s
+    relation = f"""{_timed(source, _records(source, table, spec))}
         LEFT JOIN ({_visits(source)}) AS v ON s.visit = v.id
         LEFT JOIN ({_deaths(source)}) AS d ON s.person = d.person
         LEFT JOIN ({_persons(source)}) AS p ON s.person = p.person"""
@@ -253,8 +268,8 @@ def _look_at_records(source: OmopTables, found: _Found, name: str, border: str) 
     for what in wanted:
         found.trap(f"{name}: {what}", seen[what], seen["rows"])
     tied = f"{name}: same time as another record of the subject"
-    n_tied = max(0, seen["known"] - seen["moments"])
-    found.trap(tied, n_tied, seen["rows"], is_estimate=source.is_sketch)
+    share = max(0.0, 1 - seen["moments"] / seen["sampled"]) if seen["sampled"] else 0.0
+    found.trap(tied, round(share * seen["known"]), seen["rows"], is_estimate=True)
     return int(seen["rows"])
 
 

@@ -77,7 +77,8 @@ def _look_at_files(work: Workspace, path: Path) -> SourceLook:
             rows=rows,
             columns=Columns,
             distinct="approx_count_distinct({})",
-            is_sketch=True,
+            sample="true",
+            fence="",
             storage=storage,
             described=f"{kind}, {len(tables)} tables, {len(files):,} files, {size / 1e6:,.1f} MB",
         )

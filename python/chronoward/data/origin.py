@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Source: TypeAlias = Path | PostgresSource | MedsTables
 SourceLike: TypeAlias = Source | str | pa.Table | Mapping[str, pa.Table]
 """A path or `postgresql://` URI as text, tables, tables by split, or a finished source."""
+_ADDRESS_AS_PATH = tuple((f"{scheme}:",) for scheme in SCHEMES)
 
 
 def as_source(given: SourceLike) -> Source:
@@ -33,6 +34,9 @@ def as_source(given: SourceLike) -> Source:
     Raises:
         ConfigError: a URI of another kind or malformed, or something that is no source.
     """
+    if isinstance(given, Path) and given.parts[:1] in _ADDRESS_AS_PATH:
+        message = "a database's address is text: a Path makes one slash of its two"
+        raise ConfigError(message)
     if isinstance(given, Path | PostgresSource | MedsTables):
         return given
     if isinstance(given, str):
