@@ -52,6 +52,9 @@ def environment(make_folder: Any) -> Path:
         _pip(python, "--no-deps", *OWN)
         _pip(python, *NEEDED)
         _pip(python, "--no-deps", "--target", str(folder / "ethos"), ETHOS)
+        # comes with femr, for another torch, and breaks the import of transformers
+        unwanted = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "xformers"]
+        subprocess.run(unwanted, capture_output=True, check=True)
         done.touch()
     return folder
 
