@@ -303,6 +303,23 @@ def test_stores_that_cannot_be_appended_to_say_why(
         tokenize(nights["second"], tokens, append=True)
 
 
+def test_subjects_without_a_fingerprint_are_a_format_error(
+    nights: dict[str, Path], tokens: Path
+) -> None:
+    from chronoward.files import sha256_file
+    from chronoward.store.fingerprints import Fingerprints
+    from chronoward.store.layout import checksum
+
+    Fingerprints().write(tokens / "fingerprints.arrow")
+    manifest = json.loads((tokens / "store.json").read_text())
+    manifest["fingerprints_sha256"] = sha256_file(tokens / "fingerprints.arrow")
+    manifest["checksum"] = checksum(manifest)
+    (tokens / "store.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="subjects without a fingerprint"):
+        tokenize(nights["second"], tokens, append=True)
+    assert not (tokens / ".job").exists()
+
+
 def test_a_store_that_is_still_being_written_is_refused(
     nights: dict[str, Path], tokens: Path
 ) -> None:
