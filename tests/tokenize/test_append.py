@@ -205,6 +205,21 @@ def test_excluded_subjects_count_no_more_and_may_come_back(
     assert {4, 12} < set(timelines(again))
 
 
+def test_an_omop_source_is_appended_with_its_visits_and_ancestors(
+    omop: Path, tmp_path: Path
+) -> None:
+    ids = [line.split(",")[0] for line in (omop / "person.csv").read_text().splitlines()[1:]]
+    (tmp_path / "later.txt").write_text("\n".join(ids[::4]))
+    first = tokenize(omop, tmp_path / "tokens", exclude_subjects=tmp_path / "later.txt")
+    anew = tokenize(omop, tmp_path / "anew", tokenizer=first.tokenizer_path)
+    store = tokenize(omop, tmp_path / "tokens", append=True)
+    assert timelines(store) == timelines(anew)
+    said = store.manifest["appends"][0]["subjects"]
+    assert said["changed"] == said["gone"] == 0
+    assert said["new"] == len(timelines(anew)) - len(timelines(first)) > 0
+    verify(store.path)
+
+
 def test_nobody_changes_split(nights: dict[str, Path], tmp_path: Path) -> None:
     src = source(tmp_path / "src", second_night)
     ids = np.array([i for i in range(1, N_MEDS + 1) if i != GONE])
