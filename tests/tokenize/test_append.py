@@ -205,6 +205,21 @@ def test_excluded_subjects_count_no_more_and_may_come_back(
     assert {4, 12} < set(timelines(again))
 
 
+def test_an_omop_source_is_appended_with_its_visits_and_ancestors(
+    omop: Path, tmp_path: Path
+) -> None:
+    ids = [line.split(",")[0] for line in (omop / "person.csv").read_text().splitlines()[1:]]
+    (tmp_path / "later.txt").write_text("\n".join(ids[::4]))
+    first = tokenize(omop, tmp_path / "tokens", exclude_subjects=tmp_path / "later.txt")
+    anew = tokenize(omop, tmp_path / "anew", tokenizer=first.tokenizer_path)
+    store = tokenize(omop, tmp_path / "tokens", append=True)
+    assert timelines(store) == timelines(anew)
+    said = store.manifest["appends"][0]["subjects"]
+    assert said["changed"] == said["gone"] == 0
+    assert said["new"] == len(timelines(anew)) - len(timelines(first)) > 0
+    verify(store.path)
+
+
 def test_nobody_changes_split(nights: dict[str, Path], tmp_path: Path) -> None:
     src = source(tmp_path / "src", second_night)
     ids = np.array([i for i in range(1, N_MEDS + 1) if i != GONE])
@@ -301,6 +316,23 @@ def test_stores_that_cannot_be_appended_to_say_why(
     (tokens / "store.json").write_text(json.dumps(manifest))
     with pytest.raises(FormatError, match="no fingerprints"):
         tokenize(nights["second"], tokens, append=True)
+
+
+def test_subjects_without_a_fingerprint_are_a_format_error(
+    nights: dict[str, Path], tokens: Path
+) -> None:
+    from chronoward.files import sha256_file
+    from chronoward.store.fingerprints import Fingerprints
+    from chronoward.store.layout import checksum
+
+    Fingerprints().write(tokens / "fingerprints.arrow")
+    manifest = json.loads((tokens / "store.json").read_text())
+    manifest["fingerprints_sha256"] = sha256_file(tokens / "fingerprints.arrow")
+    manifest["checksum"] = checksum(manifest)
+    (tokens / "store.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="subjects without a fingerprint"):
+        tokenize(nights["second"], tokens, append=True)
+    assert not (tokens / ".job").exists()
 
 
 def test_a_store_that_is_still_being_written_is_refused(

@@ -175,6 +175,9 @@ def test_tokens_of_a_code_share_its_vector(
         assert is_valued[i] == ("//q" in tokenizer.labels[which])
     assert is_valued.any()
     assert not is_valued.all()
+    later = token_vectors(tokenizer, embeddings, first=int(token[2]))
+    whole = (token, vector, is_valued)
+    assert all(np.array_equal(a[2:], b) for a, b in zip(whole, later, strict=True))
 
 
 @pytest.mark.parametrize(

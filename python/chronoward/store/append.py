@@ -10,7 +10,7 @@ The g-th append writes new shards, numbered on, and a folder:
 
 The manifest comes last and names them all by their SHA-256, so that until then the store is what it
 was, and whatever was killed can be done again. Its `splits` count what is alive, their shards say
-what the files hold. A store with appends has manifest version 2, so that a release which does not
+what the files hold; `counts` are those of the first writing, each append has its own. A store with appends has manifest version 2, so that a release which does not
 know of superseded rows refuses it.
 """
 

@@ -64,12 +64,10 @@ class _Known:
         subject_id = np.concatenate(ids)
         order = np.argsort(subject_id, kind="stable")
         listed, fingerprints = read_fingerprints(store.fingerprint_paths)
-        place = np.searchsorted(listed, subject_id[order])
-        if len(listed) and not np.array_equal(
-            listed[np.minimum(place, len(listed) - 1)], subject_id[order]
-        ):
+        if not np.isin(subject_id, listed).all():
             message = f"{store.path} has subjects without a fingerprint"
             raise FormatError(message)
+        place = np.searchsorted(listed, subject_id[order])
         return cls(subject_id[order], numbers[order], fingerprints[place])
 
     def find(self, subject_id: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -83,6 +83,9 @@ def check_store(store: TokenStore) -> Findings:
         seen = np.concatenate([seen, split.subject_id])
         if len(np.unique(split.subject_id)) < len(split):
             findings.faults.append(f"{name} has a subject twice")
+        stated = store.manifest["splits"][name]
+        if (len(split), split.n_tokens) != (stated["n_subjects"], stated["n_tokens"]):
+            findings.faults.append(f"{name} holds other numbers than the manifest states")
         for shard in split.shards:
             if (np.diff(shard.subject_id) <= 0).any():
                 findings.faults.append(f"{shard.path}: subjects do not ascend")

@@ -111,9 +111,14 @@ def _directions(column: pa.Array, path: Path) -> NDArray[np.float32]:
 
 
 def token_vectors(
-    tokenizer: Tokenizer, embeddings: ConceptEmbeddings
+    tokenizer: Tokenizer, embeddings: ConceptEmbeddings, *, first: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
     """The tokens whose code has an embedding.
+
+    Args:
+        tokenizer: names the codes.
+        embeddings: of some of them.
+        first: least token id: the parent's number of tokens, to leave what a model has learned.
 
     Returns:
         token ids int64 (n,), ascending; vectors float32 (n, d) of length one; bool (n,), whether
@@ -122,7 +127,7 @@ def token_vectors(
     entry = np.maximum(tokenizer.vocabulary.column("entry", np.int64), 0)
     row = embeddings.find([code.code for code in tokenizer.codes])[entry]
     row[tokenizer.vocabulary.column("entry", np.int64) < 0] = -1
-    tokens = np.flatnonzero(row >= 0)
+    tokens = np.flatnonzero(row[first:] >= 0) + first
     return tokens, embeddings.vectors[row[tokens]], tokenizer.token_bin[tokens] != -1
 
 
