@@ -106,7 +106,7 @@ def _is_manifest(manifest: dict[str, Any]) -> bool:
     )
 
 
-def _has(value: object, parts: dict[str, type]) -> bool:
+def _has(value: object, parts: Mapping[str, type]) -> bool:
     return isinstance(value, dict) and all(type(value.get(k)) is t for k, t in parts.items())
 
 
