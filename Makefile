@@ -5,6 +5,7 @@ OUT    ?= demo
 SRC    ?=
 SEED   ?= 0
 JOBS   ?= 2
+SECONDS ?= 600
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -14,7 +15,7 @@ SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt csrc kernels pytho
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-all check bench install wheelhouse format stubs clean
+.PHONY: demo test test-all check bench fuzz install wheelhouse format stubs clean
 
 install: $(READY)
 
@@ -52,6 +53,27 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py --quick
+
+# Mutated files into every reader, the core under AddressSanitizer and UBSan. It has a build and a
+# small virtual environment of its own, which sees the packages of the other one.
+FUZZ     := build/fuzz
+FUZZ_BIN := $(FUZZ)/venv/bin/python
+LIBRARY   = $(shell $${CXX:-c++} -print-file-name=$(1))
+
+$(FUZZ)/.ready: $(READY)
+	$(BIN)/python -m venv --clear --without-pip $(FUZZ)/venv
+	site=$$($(FUZZ_BIN) -c "import site; print(site.getsitepackages()[0])") && \
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > $$site/packages.pth && \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation \
+	  --no-deps --target $$site -C build-dir=$(FUZZ)/cmake \
+	  -C cmake.define.CHRONOWARD_SANITIZE=ON .
+	touch $@
+
+fuzz: $(FUZZ)/.ready
+	ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=64:max_allocation_size_mb=1024 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libstdc++.so)" \
+	  $(FUZZ_BIN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -90,6 +91,69 @@ EncodeTables read_encode_tables(const py::object& source) {
   return t;
 }
 
+/// Buckets are looked up without looking: edges ascend from one that every length reaches.
+void check_buckets(const std::vector<std::int32_t>& edges, const std::vector<std::int32_t>& tokens,
+                   std::int32_t most_first, const char* name) {
+  const bool ascends =
+      std::adjacent_find(edges.begin(), edges.end(), std::greater_equal{}) == edges.end();
+  if (edges.empty() || edges.size() != tokens.size() || !ascends || edges.front() < 0 ||
+      edges.front() > most_first) {
+    throw FormatError(std::string("the tokenizer's buckets of ") + name + " are malformed");
+  }
+}
+
+bool has_prompt(const EncodeTables& t, TokenClass wanted) {
+  return std::find(t.prompt_classes.begin(), t.prompt_classes.end(),
+                   static_cast<std::uint8_t>(wanted)) != t.prompt_classes.end();
+}
+
+/// Everything that encoding indexes lies inside what it points to.
+void check_encode_tables(const EncodeTables& t) {
+  const std::size_t n = t.token_class.size(), n_entries = t.entry_plain.size();
+  const auto tokens = [n](const std::vector<std::int32_t>& ids, const char* name) {
+    check_below(std::span<const std::int32_t>(ids), n, -1, name);
+  };
+  check_size(t.token_sex.size(), n, "token_sex");
+  check_size(t.token_rank.size(), n, "token_rank");
+  check_size(t.base_code.size(), n, "base_code");
+  check_below(std::span<const std::int32_t>(t.base_code), n_entries, -1, "base_code");
+  tokens({t.end_token, t.visit_start, t.visit_end, t.detail_end, t.death, t.default_sex,
+          t.default_race, t.default_discharge, t.age_unknown, t.gap_repeat_token},
+         "special tokens");
+  tokens(t.year_token, "year_token");
+  tokens(t.age_token, "age_token");
+  tokens(t.entry_plain, "entry_plain");
+  tokens(t.entry_bin_token, "entry_bin_token");
+  tokens(t.text_token, "text_token");
+  tokens(t.gap_token, "gap_token");
+  tokens(t.inner_token, "inner_token");
+  tokens(t.hour_token, "hour_token");
+  check_size(t.hour_token.size(), 24, "hour_token");
+  check_size(t.text_token.size(), t.text_key.size(), "text_token");
+  check_size(t.entry_bin_token.size(), n_entries, "entry_bin_token");
+  check_size(t.entry_n_bins.size(), n_entries, "entry_n_bins");
+  check_size(t.entry_sex.size(), n_entries, "entry_sex");
+  check_size(t.entry_edge_offset.size(), n_entries + 1, "entry_edge_offset");
+  for (std::size_t i = 0; i < n_entries; ++i) {
+    const std::int64_t first = t.entry_edge_offset[i], last = t.entry_edge_offset[i + 1];
+    const std::int64_t n_bins = t.entry_n_bins[i], token = t.entry_bin_token[i];
+    const bool is_inside =
+        first >= 0 && first <= last && last <= static_cast<std::int64_t>(t.edges.size());
+    const bool is_bin = n_bins == 0 || (token >= 0 && last - first < n_bins &&
+                                        token + n_bins <= static_cast<std::int64_t>(n));
+    if (!is_inside || !is_bin) throw FormatError("the tokenizer's value bins are malformed");
+  }
+  check_buckets(t.gap_lo, t.gap_token, 1, "gaps");
+  const std::int32_t day = 1440;
+  if (t.preset != Preset::kEvents) {
+    check_buckets(t.inner_lo, t.inner_token, t.is_calendar ? day : 1, "gaps inside visits");
+  }
+  if (has_prompt(t, TokenClass::age)) check_buckets(t.age_edge_min, t.age_token, 0, "ages");
+  if (has_prompt(t, TokenClass::year) && t.year_token.empty()) {
+    throw FormatError("the tokenizer has no token of a year");
+  }
+}
+
 Grammar read_grammar(const py::object& source) {
   Grammar g;
   g.token_class = column<std::uint8_t>(source, "token_class");
@@ -106,6 +170,18 @@ Grammar read_grammar(const py::object& source) {
   g.duration_hi = column<std::int32_t>(source, "duration_hi");
   g.max_clock_min = scalar<std::int32_t>(source, "max_clock_min");
   g.n_prompt = column<std::uint8_t>(source, "prompt_classes").size();
+  const std::size_t n = g.token_class.size(), n_words = (n + 31) / 32;
+  const std::size_t n_states = g.next_state.size() / std::max<std::size_t>(g.n_classes, 1);
+  check_below(std::span<const std::uint8_t>(g.token_class), g.n_classes, 0, "token_class");
+  check_below(std::span<const std::int8_t>(g.next_state), n_states, -1, "next_state");
+  check_below(std::span<const std::uint8_t>(g.token_sex), 3, 0, "token_sex");
+  check_size(g.token_sex.size(), n, "token_sex");
+  check_size(g.state_mask.size(), n_states * n_words, "state_mask");
+  check_size(g.sex_mask.size(), 3 * n_words, "sex_mask");
+  for (const std::size_t size :
+       {g.duration_rule.size(), g.duration_lo.size(), g.duration_hi.size()}) {
+    check_size(size, n, "durations");
+  }
   return g;
 }
 
@@ -171,9 +247,12 @@ class TokenizerCore {
  public:
   TokenizerCore(const py::object& encode_tables, const py::object& token_columns, bool has_age)
       : encode_(read_encode_tables(encode_tables)) {
+    check_encode_tables(encode_);
     decode_.token_class = encode_.token_class;
     decode_.token_entry = column<std::int32_t>(token_columns, "entry");
+    check_size(decode_.token_entry.size(), decode_.token_class.size(), "entry");
     const auto bins = column<std::int32_t>(token_columns, "bin");
+    check_size(bins.size(), decode_.token_class.size(), "bin");
     for (const std::int32_t bin : bins) decode_.has_value.push_back(bin != -1);
     decode_.has_age = has_age;
     decode_.age_unknown = encode_.age_unknown;

@@ -6,6 +6,8 @@
 #include <limits>
 #include <tuple>
 
+#include "core/errors.hpp"
+
 namespace chronoward {
 namespace {
 
@@ -80,6 +82,7 @@ std::int32_t SubjectEncoder::event_minute(std::int64_t row, std::int32_t clock,
 }
 
 void SubjectEncoder::put(std::int32_t token, std::int32_t clock, std::int32_t event) {
+  if (token < 0) throw FormatError("the tokenizer lacks a token that its grammar needs");
   std::int64_t prior = 0;
   const std::int32_t base = t_.base_code[at(token)];
   const auto token_class = static_cast<TokenClass>(t_.token_class[at(token)]);

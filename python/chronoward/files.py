@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronoward.errors import FormatError, StateError
+from chronoward.errors import ConfigError, FormatError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +54,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # fsync and write do not say it
         raise
 
 
@@ -117,6 +119,31 @@ def read_json(path: Path) -> Any:
         raise FormatError(message) from None
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a file of settings, YAML or JSON: a mapping, without tags and without aliases.
+
+    Aliases are refused because a kilobyte of them can stand for gigabytes.
+
+    Raises:
+        ConfigError: it is none (the message names the file).
+        OSError: the file cannot be read.
+    """
+    import yaml
+
+    text = Path(path).read_bytes()
+    try:
+        has_aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        value = None if has_aliases else yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"{path} is not valid YAML: {reason}"
+        raise ConfigError(message) from None
+    if has_aliases or not isinstance(value, dict):
+        message = f"{path} must hold a mapping{', without aliases' if has_aliases else ''}"
+        raise ConfigError(message)
+    return value
+
+
 def finite_or_none(value: float) -> float | None:
     """The number as JSON can hold it: None for NaN and infinities."""
     return value if math.isfinite(value) else None
@@ -144,9 +171,12 @@ def make_output_folder(path: Path, *, resume: bool = False) -> Path:
         resume: accept a folder that already has content.
 
     Raises:
-        StateError: the folder exists, has content, and `resume` is off.
+        StateError: the folder exists, has content, and `resume` is off; or it is a link.
     """
     path = Path(path)
+    if path.is_symlink():
+        message = f"{path} is a symbolic link; refusing to write through it"
+        raise StateError(message)
     if path.exists():
         if not path.is_dir():
             message = f"{path} exists and is not a folder"

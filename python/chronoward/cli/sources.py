@@ -148,20 +148,10 @@ def ingest_config(path: Path | None) -> IngestConfig | None:
     """
     if path is None:
         return None
-    import yaml
-
     from chronoward.data import IngestConfig
-    from chronoward.errors import ConfigError
+    from chronoward.files import read_settings
 
-    try:
-        dials = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        message = f"{path} is neither YAML nor JSON: {error}"
-        raise ConfigError(message) from None
-    if not isinstance(dials, dict):
-        message = f"{path} must hold a mapping of dials"
-        raise ConfigError(message)
-    return IngestConfig.from_json(dials)
+    return IngestConfig.from_json(read_settings(path))
 
 
 @contextmanager

@@ -10,6 +10,11 @@ from chronoward.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_MOST = 1_000_000
+_NUMBERS = (
+    *("sentinel_years", "inpatient_concepts", "emergency_concepts", "billing_types"),
+    "admission_statuses",
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "concept_policy": ("standard", "source", "standard_then_source"),
     "observation_end": ("last_event", "extract_date"),
@@ -111,12 +116,18 @@ class IngestConfig:
             "text_min_subjects",
             "sex_specific_min_subjects",
         ):
-            if getattr(self, name) < 0:
-                message = f"{name} must not be negative, got {getattr(self, name)}"
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= _MOST:
+                message = f"{name} must be a whole number from 0 to {_MOST}, got {value!r}"
                 raise ConfigError(message)
         for name in ("midnight_share", "artificial_share_warning"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                message = f"{name} must lie between 0 and 1, got {getattr(self, name)}"
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0.0 <= value <= 1.0:
+                message = f"{name} must lie between 0 and 1, got {value!r}"
+                raise ConfigError(message)
+        for name in _NUMBERS:
+            if any(type(number) is not int for number in getattr(self, name)):
+                message = f"{name} must hold whole numbers"
                 raise ConfigError(message)
         if self.extract_date is not None:
             _check_date(self.extract_date)
@@ -148,7 +159,11 @@ class IngestConfig:
                 VisitPattern(**item) for item in arguments["visit_patterns"]
             )
         make: Any = cls
-        made: IngestConfig = make(**arguments)
+        try:
+            made: IngestConfig = make(**arguments)
+        except TypeError:
+            message = "an ingest option has a value of another type"
+            raise ConfigError(message) from None
         return made
 
 

@@ -120,7 +120,10 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         message = f"{path} does not describe a model"
         raise FormatError(message)
     if config.get("version") != VERSION:
-        message = f"{path} has version {config.get('version')}, this release reads {VERSION}"
+        message = (
+            f"{path} has version {config.get('version')}, this release reads {VERSION}; "
+            "train it again with `chronoward train`"
+        )
         raise FormatError(message)
     return config
 

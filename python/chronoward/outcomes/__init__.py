@@ -7,16 +7,19 @@ its name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chronoward.errors import ConfigError
+from chronoward.files import read_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHIPPED = Path(__file__).parent
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # it becomes a folder's name
 _KEYS = {
     "name",
     "title",
@@ -60,6 +63,9 @@ class Outcome:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            message = "the name of an outcome has 1 to 100 letters, digits, -, _ and ."
+            raise ConfigError(message)
         if self.kind not in ("codes", "death", "visit"):
             message = (
                 f"outcome {self.name!r}: kind must be codes, death or visit, not {self.kind!r}"
@@ -92,18 +98,15 @@ def load(name_or_path: str | Path) -> Outcome:
             f"no outcome {str(name_or_path)!r}; shipped: {', '.join(shipped())}; or a YAML file"
         )
         raise ConfigError(message)
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = f"{path} is not valid YAML: {error}"
+        return _from_mapping(read_settings(path), path)
+    except (AttributeError, TypeError):
+        message = f"{path}: a key holds a value of another type"
         raise ConfigError(message) from None
-    return _from_mapping(raw, path)
 
 
-def _from_mapping(raw: Any, path: Path) -> Outcome:
-    if not isinstance(raw, dict) or not {"name", "title"} <= raw.keys():
+def _from_mapping(raw: dict[str, Any], path: Path) -> Outcome:
+    if not {"name", "title"} <= raw.keys():
         message = f"{path}: an outcome needs at least name and title"
         raise ConfigError(message)
     if unknown := raw.keys() - _KEYS:

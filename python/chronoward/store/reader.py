@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_MANIFEST_PARTS = {"tokenizer": str, "tokenizer_sha256": str, "splits": dict, "counts": dict}
+_MANIFEST_PARTS |= dict.fromkeys(("calendar", "observation", "split_rule"), str)
+_SPLIT_PARTS = {"n_subjects": int, "n_tokens": int, "shards": list}
+_SHARD_PARTS = {"file": str, "n_subjects": int, "n_tokens": int, "n_bytes": int, "sha256": str}
+
+
 @dataclass(frozen=True, eq=False)
 class Timeline:
     """One subject's tokens; the arrays are read-only views of the mapped file."""
@@ -102,8 +108,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"and {APPENDED_VERSION}; write the store again with `chronoward tokenize`"
         )
         raise FormatError(message)
-    if manifest.get("checksum") != checksum(manifest):
+    try:
+        is_whole = manifest.get("checksum") == checksum(manifest)
+    except ValueError:  # NaN or infinity, which Python's JSON reads
+        is_whole = False
+    if not is_whole:
         message = f"{path} does not match its own checksum: it was edited or is corrupt"
+        raise FormatError(message)
+    if not _is_manifest(manifest):
+        message = f"{path} lacks a part, or has one of another type"
         raise FormatError(message)
     return manifest
 
@@ -111,6 +124,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _files(append: Mapping[str, Any]) -> list[dict[str, str]]:
     """The files of one append, as the manifest names them."""
     return list(append["files"].values())
+
+
+def _is_manifest(manifest: dict[str, Any]) -> bool:
+    return _has(manifest, _MANIFEST_PARTS) and all(
+        _has(split := manifest["splits"].get(name), _SPLIT_PARTS)
+        and all(_has(entry, _SHARD_PARTS) for entry in split["shards"])
+        for name in SPLITS
+    )
+
+
+def _has(value: object, parts: Mapping[str, type]) -> bool:
+    return isinstance(value, dict) and all(type(value.get(k)) is t for k, t in parts.items())
 
 
 def _check_offsets(name: str, path: Path, column: pa.ListArray, n_values: int) -> NDArray[np.int64]:

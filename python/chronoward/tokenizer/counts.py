@@ -201,6 +201,9 @@ class FitCounts:
             sampler.merge(Sample(*(part[n].to_numpy() for n in names)))
             samples.append(sampler)
         order = [_as_key(k) for k in head["key_order"]]
+        groups = samples[0].sample().group  # of values: places in `order`
+        if len(groups) and not 0 <= groups.min() <= groups.max() < len(order):
+            raise KeyError(int(groups.max()))
         return cls(
             n_events={_as_key(k): n for *k, n in head["n_events"]},
             n_subjects={_as_key(k): n for *k, n in head["n_subjects"]},

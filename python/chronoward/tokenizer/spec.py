@@ -105,6 +105,10 @@ class TokenizerSpec:
         if tuple(f for f in PROMPT_FIELDS if f in self.prompt_fields) != self.prompt_fields:
             message = f"prompt_fields must be some of {PROMPT_FIELDS}, in this order"
             raise ConfigError(message)
+        for name in ("n_value_bins", "n_text_categories", "min_subjects", "max_age_years"):
+            if type(getattr(self, name)) is not int:
+                message = f"{name} must be a whole number; got {getattr(self, name)!r}"
+                raise ConfigError(message)
         if not 2 <= self.n_value_bins <= 100:
             message = f"n_value_bins must be between 2 and 100; got {self.n_value_bins}"
             raise ConfigError(message)

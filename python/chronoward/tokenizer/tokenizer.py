@@ -134,13 +134,23 @@ class Tokenizer:
             message = f"{path} is not a chronoward tokenizer"
             raise FormatError(message)
         if value.get("version") != FORMAT_VERSION:
-            message = f"{path} has version {value.get('version')}, expected {FORMAT_VERSION}"
+            message = (
+                f"{path} has version {value.get('version')}, this release reads {FORMAT_VERSION}; "
+                "fit it again with `chronoward fit`"
+            )
             raise FormatError(message)
         said = value.pop("hash", None)
         if said != hashlib.sha256(files.canonical_json(value)).hexdigest():
             message = f"{path} does not match its own hash; it was changed after it was written"
             raise FormatError(message)
-        return cls(Vocabulary.from_json(value))
+        try:
+            return cls(Vocabulary.from_json(value))
+        except FormatError as error:
+            message = f"{path}: {error}"
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # checks come before tables are made, but cannot foresee all that a hand may write
+            message = f"{path}: a malformed part ({type(error).__name__})"
+        raise FormatError(message)
 
     def grammar(self) -> GrammarTables:
         """The grammar as plain arrays."""

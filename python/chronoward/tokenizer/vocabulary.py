@@ -22,6 +22,7 @@ from chronoward.tokenizer.grammar import (
 )
 from chronoward.tokenizer.spec import TokenizerSpec
 from chronoward.tokenizer.time_scheme import DAY_MIN, YEAR_DAYS
+from chronoward.tokenizer.vocabulary_check import check_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -480,6 +481,7 @@ class Vocabulary:
         if not self.tokens or self.tokens[0].token_class != TokenClass.PAD:
             message = "tokenizer's token 0 is not pad"
             raise FormatError(message)
+        check_parts(self)
 
 
 def _prompt_classes(spec: TokenizerSpec) -> NDArray[np.uint8]:

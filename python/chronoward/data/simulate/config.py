@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chronoward.errors import ConfigError
+from chronoward.files import read_settings
 from chronoward.philox import hash64
 
 if TYPE_CHECKING:
@@ -344,19 +345,7 @@ def load_config(path: Path) -> SimulationConfig:
         ConfigError: not YAML, or unknown or impossible fields.
         OSError: the file cannot be read.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = f"{path} is not valid YAML or JSON: {error}"
-        raise ConfigError(message) from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        message = f"{path}: expected sections with fields"
-        raise ConfigError(message)
-    return SimulationConfig.from_dict(values)
+    return SimulationConfig.from_dict(read_settings(path))
 
 
 def draw_config(seed: int) -> SimulationConfig:
