@@ -184,6 +184,7 @@ class MedsMender:
         """Facts about the events of all pieces (`chronoward.data.meds_facts`)."""
         return self._mending.facts()
 
+
 def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
     """A new file as an array of zeros; its blocks are there, so a full disk is an error now.
 
