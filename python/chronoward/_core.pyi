@@ -24,12 +24,17 @@ __all__: list[str] = [
     "RULES_VERSION",
     "Sampler",
     "ShardArrays",
+    "SplitArrays",
+    "TokenValueArrays",
     "TokenizerCore",
+    "WindowArrays",
     "context_lists",
     "count_contexts",
+    "count_known",
     "count_precedence",
     "cross_entropy",
     "cut_windows",
+    "fill_padded",
     "fill_rows",
     "fit_value_bins",
     "mend_visits",
@@ -37,6 +42,7 @@ __all__: list[str] = [
     "packed_attention",
     "packed_attention_backward",
     "philox4x32",
+    "read_heads",
     "rms_norm",
     "silu_gate",
     "split_heads",
@@ -267,15 +273,50 @@ class ContextBuffers:
 
 class ShardArrays:
     """
-    A shard's arrays, as rows are made of them.
+    A shard's arrays, as batches are made of them.
     """
     def __init__(
         self,
+        offsets: numpy.typing.NDArray[numpy.int64],
         token_id: numpy.typing.NDArray[numpy.int32],
         time_min: numpy.typing.NDArray[numpy.int32],
         n_prior: numpy.typing.NDArray[numpy.uint8],
+        obs_offsets: numpy.typing.NDArray[numpy.int64],
         obs_start_min: numpy.typing.NDArray[numpy.int32],
         obs_end_min: numpy.typing.NDArray[numpy.int32],
+    ) -> None: ...
+
+class SplitArrays:
+    """
+    The shards of a split, in order.
+    """
+    def __init__(self, shards: list[ShardArrays]) -> None: ...
+
+class WindowArrays:
+    """
+    All windows of a split.
+    """
+    def __init__(
+        self,
+        timeline: numpy.typing.NDArray[numpy.int64],
+        begin: numpy.typing.NDArray[numpy.int64],
+        length: numpy.typing.NDArray[numpy.int32],
+        n_lead: numpy.typing.NDArray[numpy.int32],
+        open_visit: numpy.typing.NDArray[numpy.int64],
+        open_detail: numpy.typing.NDArray[numpy.int64],
+    ) -> None: ...
+
+class TokenValueArrays:
+    """
+    The number that each token stands for.
+    """
+    def __init__(
+        self,
+        value: numpy.typing.NDArray[numpy.float32],
+        bin: numpy.typing.NDArray[numpy.int32],
+        first_bin: numpy.typing.NDArray[numpy.int32],
+        n_bins: numpy.typing.NDArray[numpy.int32],
+        bin_value: numpy.typing.NDArray[numpy.float32],
     ) -> None: ...
 
 class MedsMending:
@@ -447,6 +488,16 @@ def count_contexts(
     Times that each token came next and places where it might have, by state and kind.
     """
 
+def count_known(
+    split: SplitArrays,
+    timeline: numpy.typing.NDArray[numpy.int64],
+    until_min: numpy.typing.NDArray[numpy.int64],
+    end_id: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Tokens of each timeline whose clock is at most a minute, its `end` not counted.
+    """
+
 def count_precedence(
     offsets: numpy.typing.NDArray[numpy.int64],
     token_id: numpy.typing.NDArray[numpy.int32],
@@ -497,13 +548,32 @@ def cut_windows(
     Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.
     """
 
+def fill_padded(
+    split: SplitArrays,
+    timeline: numpy.typing.NDArray[numpy.int64],
+    begin: numpy.typing.NDArray[numpy.int64],
+    length: numpy.typing.NDArray[numpy.int64],
+    static_tokens: numpy.typing.NDArray[numpy.int32],
+    values: TokenValueArrays,
+    width: typing.SupportsInt | typing.SupportsIndex,
+    left: bool,
+) -> tuple[
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.uint8],
+]:
+    """
+    Padded rows (code, value, has_value, delta_days, is_static) of parts of timelines.
+    """
+
 def fill_rows(
-    shards: list[ShardArrays],
-    positions: numpy.typing.NDArray[numpy.int64],
-    length: numpy.typing.NDArray[numpy.int32],
-    n_lead: numpy.typing.NDArray[numpy.int32],
-    prompt: numpy.typing.NDArray[numpy.int32],
+    split: SplitArrays,
+    windows: WindowArrays,
+    window: numpy.typing.NDArray[numpy.int64],
     row_offsets: numpy.typing.NDArray[numpy.int64],
+    prompt: numpy.typing.NDArray[numpy.int32],
     token_class: numpy.typing.NDArray[numpy.uint8],
     row_tokens: typing.SupportsInt | typing.SupportsIndex,
     max_segments: typing.SupportsInt | typing.SupportsIndex,
@@ -513,9 +583,12 @@ def fill_rows(
     numpy.typing.NDArray[numpy.uint8],
     numpy.typing.NDArray[numpy.uint8],
     numpy.typing.NDArray[numpy.int32],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.int32],
 ]:
     """
-    Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens) of segments.
+    Rows (token_id, time_min, n_prior, loss_mask, cu_seqlens, timeline, begin, n_lead).
     """
 
 def fit_value_bins(
@@ -611,6 +684,16 @@ def philox4x32(
 ) -> numpy.typing.NDArray[numpy.uint32]:
     """
     Philox4x32-10 blocks: uint32 (n, 4) counters to uint32 (n, 4) words.
+    """
+
+def read_heads(
+    split: SplitArrays,
+    timeline: numpy.typing.NDArray[numpy.int64],
+    position: numpy.typing.NDArray[numpy.int64],
+    n_prompt: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32]]:
+    """
+    Each timeline's first tokens, and its clock at a position.
     """
 
 def rms_norm(
