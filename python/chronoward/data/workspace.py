@@ -182,6 +182,10 @@ def _translated(sql: str) -> Iterator[None]:
         if "Maximum line size" in str(error):
             raise LimitError(_without_values(str(error))) from None
         raise DataError(_without_values(str(error))) from None
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if "interrupted" in str(error).lower():  # Ctrl-C came while DuckDB worked
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _check_gzip(sql: str) -> None:

@@ -45,7 +45,7 @@ def count_train(
     scan = CountingScan(prepared.codes, watched)
 
     def is_counted(subject_id: NDArray[np.int64]) -> NDArray[np.bool_]:
-        is_train = split_of(subject_id) == SPLITS.index("train")
+        is_train = np.asarray(split_of(subject_id) == SPLITS.index("train"))
         if shard is None:
             return is_train
         index, n_shards = shard

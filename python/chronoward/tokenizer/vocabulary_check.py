@@ -13,7 +13,8 @@ from chronoward.errors import FormatError
 from chronoward.tokenizer.grammar import N_KNOTS, DurationRule, TokenClass
 
 if TYPE_CHECKING:
-    from chronoward.tokenizer.vocabulary import CodeEntry, Token, Vocabulary
+    from chronoward.tokenizer.code_entry import CodeEntry
+    from chronoward.tokenizer.vocabulary import Token, Vocabulary
 
 _INT32 = range(-(2**31), 2**31)
 _YEARS = range(1, 10_000)
