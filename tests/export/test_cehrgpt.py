@@ -37,7 +37,7 @@ def make_store(folder: Path, spec: TokenizerSpec) -> Made:
     writer = StoreWriter(store, tokenizer_hash=tokenizer.hash)
     split = np.arange(len(batch)) % 5
     writer.add(batch, np.where(split == 4, 2, np.where(split == 3, 1, 0)).astype(np.int64))
-    writer.finish(calendar="real", observation={}, split_rule="source", counts={})
+    writer.finish(calendar="real", observation="source", split_rule="source", counts={})
     return tokenizer, batch, store
 
 

@@ -92,8 +92,9 @@ def test_placing_is_counted_as_its_own_rule_and_the_twin_agrees(
     assert "placed" not in before.counts
     assert after.counts["placed"] == n_mri > 0
     assert before.counts["unknown_code"] - after.counts.get("unknown_code", 0) == n_mri
-    assert before.counts.get("rolled_up", 0) == after.counts.get("rolled_up", 0)
-    given = prepare_input(events, observation, made.vocabulary, made.resolver(codes))
+    if made.spec.preset != "cehr":  # there a visit without codes is not told; now some have one
+        assert before.counts.get("rolled_up", 0) == after.counts.get("rolled_up", 0)
+    given = prepare_input(events, observation, made.resolver(codes))
     twin = twin_encode(made.encode_tables, given)
     assert after.same_timelines(twin)
     assert after.counts == twin.counts
@@ -109,9 +110,9 @@ def test_a_code_s_ancestor_comes_before_its_nearest_neighbor(
     near = ConceptEmbeddings.read(write(tmp_path / "e.parquet", vectors))
     made = place_unseen(tokenizer_of("compact"), near, at_least=0.5, codes=world[2])
     key = (6, "condition_occurrence", "SNOMED/rare", None)
-    with_ancestors = made.resolver(world[2]).find(key)
+    with_ancestors = made.resolver(world[2]).find(*key)
     assert made.codes[with_ancestors[0]].code == "SNOMED/hf"
-    without = made.resolver(None).find(key)
+    without = made.resolver(None).find(*key)
     assert made.codes[without[0]].code == "SNOMED/pregnancy"
     assert (with_ancestors[1], without[1]) == (0, 2)
 

@@ -95,7 +95,7 @@ def test_the_twin_agrees_on_the_other_site(
 ) -> None:
     child = expanded_of(name)
     events, observation, codes = other_world
-    given = prepare_input(events, observation, child.vocabulary, child.resolver(codes))
+    given = prepare_input(events, observation, child.resolver(codes))
     twin = twin_encode(child.encode_tables, given)
     fast = child.encode(events, observation, codes=codes)
     assert fast.same_timelines(twin)

@@ -61,7 +61,6 @@ def _assert_same_tokens(
         given = prepare_input(
             expected,
             wanted.observation_table(),
-            tokenizer.vocabulary,
             tokenizer.resolver(prepared.codes),
         )
         slow = twin.encode(tokenizer.encode_tables, given)

@@ -93,7 +93,7 @@ class Resolver:
         """Of each of the reader's keys: its entry, and how it was found."""
         keys = self.reader.keys
         if len(keys) > len(self._entry):
-            found = [self._find(*key) for key in keys[len(self._entry) :]]
+            found = [self.find(*key) for key in keys[len(self._entry) :]]
             self._entry = np.append(self._entry, [entry for entry, _ in found]).astype(np.int32)
             self._match = np.append(self._match, [match for _, match in found]).astype(np.uint8)
         return self._entry, self._match
@@ -108,7 +108,8 @@ class Resolver:
             self._text = np.array([*numbers, NO_TEXT], np.int32)
         return self._text
 
-    def _find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, int]:
+    def find(self, role: int, table: str, code: str, unit: str | None) -> tuple[int, int]:
+        """The entry of a key; `EXACT` for exactly this code and unit, `ROLLED_UP` or `PLACED`."""
         kind = kind_of(role, self._vocabulary.spec)
         if kind is None:
             return NOT_IN_PRESET, EXACT
