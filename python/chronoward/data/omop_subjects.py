@@ -46,10 +46,11 @@ def person_expression(work: Workspace, source: OmopSource) -> str:
     if kind == "INTEGER":
         return "person_id::BIGINT"
     text = Columns(person).text("person_id")
-    numeric = r"'^[+-]?[0-9]{1,18}(\.0*)?$'"
+    numeric = r"'^[+-]?[0-9]{1,19}(\.0*)?$'"
     n_null, n_text, n_fraction = work.rows(
         f"SELECT count(*) FILTER ({text} IS NULL), "
-        f"count(*) FILTER (NOT regexp_matches({text}, {numeric})), "
+        f"count(*) FILTER (NOT regexp_matches({text}, {numeric}) "
+        f"OR TRY_CAST({text} AS BIGINT) IS NULL), "
         f"count(*) FILTER (regexp_matches({text}, '^[+-]?[0-9]*\\.[0-9]*[1-9][0-9]*$')) "
         f"FROM {person.scan}"
     )[0]
