@@ -72,6 +72,7 @@ def as_parquet(folder: Path, out: Path) -> Path:
 
 def as_duckdb(folder: Path, out: Path) -> Path:
     """Tables in a DuckDB file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(out)) as connection:
         for name, file in tables_of(folder).items():
             connection.execute(f"CREATE TABLE {name} AS {_typed(connection, name, file)}")

@@ -144,6 +144,21 @@ def test_ids_that_are_text_are_mapped_and_the_map_is_kept(tmp_path: Path) -> Non
     assert set(table["subject_id"].to_pylist()) == {row["subject_id"] for row in mapping}
 
 
+def test_ids_of_64_bits_are_taken_as_they_are(tmp_path: Path) -> None:
+    ids = [-(2**63), -7671795861352464589, 2**63 - 1]
+    prepared = _prepare(tmp_path, {"person": [person(subject) for subject in ids]})
+    (table,) = prepared.batches()
+    assert sorted(set(table["subject_id"].to_pylist())) == ids
+    assert not (prepared.path / "subject_ids.parquet").exists()
+
+
+def test_a_number_among_ids_that_are_text_can_be_excluded(tmp_path: Path) -> None:
+    source = write_omop(tmp_path / "source", {"person": [person("A1"), person("17"), person("18")]})
+    prepared = prepare(source, tmp_path / "work", exclude_subjects=[17])
+    assert prepared.n_subjects == 2
+    assert prepared.report["rules"]["excluded_subject"] == 1
+
+
 def _meds(folder: Path, name: str = "data/train/0.parquet", **columns: Any) -> Path:
     rows: dict[str, Any] = {
         "subject_id": [1, 1, 2],

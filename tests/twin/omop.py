@@ -58,17 +58,17 @@ def mend_omop(tables: Tables, config: IngestConfig, excluded: set[int]) -> Mende
     persons = read_persons(tables["person"], excluded, config)
     concepts = read_concepts(tables.get("concept"), tables.get("concept_ancestor"))
     visits = _stage_visits(tables.get("visit_occurrence", []), persons, config)
-    discharged = _discharge_deaths(visits)
-    ends = {subject: end for subject, (end, _) in discharged.items()}
-    by_discharge = settle_deaths(tables.get("death", []), persons, ends, config, out)
-    for subject in by_discharge:
-        discharged[subject][1].changes.add(Rule.DEATH_FROM_DISCHARGE)
-    settle_periods(tables.get("observation_period", []), persons, out)
     records = stage_records(tables)
     extract = _extract_date(tables, config)
     starts = [v.source.start for v in visits if v.source] + [r.start for r in records if r.start]
     out.calendar = _calendar(starts, extract, config)
     future = extract if out.calendar == "real" else None
+    discharged = _discharge_deaths(visits, future)
+    ends = {subject: end for subject, (end, _) in discharged.items()}
+    deaths = tables.get("death", [])
+    for subject in settle_deaths(deaths, persons, ends, config, future, out):
+        discharged[subject][1].changes.add(Rule.DEATH_FROM_DISCHARGE)
+    settle_periods(tables.get("observation_period", []), persons, out)
     _end_lives(visits, persons, future)
     judge_records(records, persons, config, future)
     made, details = _mend_subjects(visits, records, persons, config)
@@ -182,11 +182,15 @@ def _time_removal(
     return None
 
 
-def _discharge_deaths(visits: list[StagedVisit]) -> dict[int, tuple[datetime, StagedVisit]]:
+def _discharge_deaths(
+    visits: list[StagedVisit], future: datetime | None
+) -> dict[int, tuple[datetime, StagedVisit]]:
     """The first visit end whose discharge says died, of each subject."""
     found: dict[int, tuple[datetime, StagedVisit]] = {}
     for visit in visits:
-        if visit.removed is None and visit.source.discharge in DIED and visit.source.finish:
+        if visit.removed is not None or (future and day(visit.source.start) > future):
+            continue
+        if visit.source.discharge in DIED and visit.source.finish:
             rival = found.get(visit.subject)
             key = visit.source.finish, visit.key.encode()
             if rival is None or key < (rival[0], rival[1].key.encode()):

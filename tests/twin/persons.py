@@ -98,6 +98,7 @@ def settle_deaths(
     persons: Persons,
     discharged: dict[int, datetime],
     config: IngestConfig,
+    future: datetime | None,
     out: Mended,
 ) -> set[int]:
     """Sets the persons' deaths; returns those who died by a discharge that no record precedes.
@@ -107,6 +108,7 @@ def settle_deaths(
         persons: deaths are set here.
         discharged: end of the first visit whose discharge says that the person died.
         config: the dials.
+        future: the extract date, where dates are real.
         out: its ledger gets the death records.
     """
     kept: dict[int, list[tuple[datetime, bool, str]]] = {}
@@ -125,6 +127,8 @@ def settle_deaths(
         birth = persons.birth(subject)
         if removed is None and birth is not None and day(time) < day(birth):
             removed = Rule.BEFORE_BIRTH
+        if removed is None and future is not None and day(time) > future:
+            removed = Rule.FUTURE_DATE
         if removed is not None:
             out.enter("death", key, removed, set())
             continue

@@ -260,9 +260,10 @@ def read_excluded(exclude: Path | Iterable[int] | None) -> list[str]:
 
 def _register_excluded(work: Workspace, excluded: list[str]) -> None:
     work.add_rows("excluded_text", pa.table({"id": pa.array(excluded, pa.string())}))
-    work.run(
-        """CREATE TABLE excluded AS SELECT COALESCE(TRY_CAST(id AS BIGINT),
-        (hash(id) >> 1)::BIGINT) AS subject_id FROM excluded_text"""
+    work.run(  # ids as they are, and hashed, as where one of the source's ids is text all are
+        """CREATE TABLE excluded AS SELECT (hash(id) >> 1)::BIGINT AS subject_id FROM excluded_text
+        UNION SELECT TRY_CAST(id AS BIGINT) FROM excluded_text
+        WHERE TRY_CAST(id AS BIGINT) IS NOT NULL"""
     )
 
 

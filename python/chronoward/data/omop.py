@@ -95,12 +95,16 @@ def load_omop(
         for name in sorted(set(source.tables) & {*CLINICAL, "visit_occurrence", "death"})
         if not work.rows(f"SELECT 1 FROM {source.tables[name].scan} LIMIT 1")
     ]
-    _stage(work, source, config, excluded, say)
+    person = _stage(work, source, config, excluded, say)
     calendar, extract_date = decide_calendar(work, source, config)
     say("rules on records")
     future = "false"
     if extract_date and calendar == "real":
         future = f"date_trunc('day', %s.start) > DATE {quote_text(extract_date)}"
+    visits.find_discharge_deaths(work, future.replace("%s", "r"))
+    omop_subjects.settle_deaths(work, config, future.replace("%s", "s"), excluded)
+    periods = source.tables.get("observation_period")
+    omop_subjects.stage_periods(work, periods, person, excluded)
     visits.settle_after_death(work, future.replace("%s", "r"))
     records.find_midnight_types(work, config)
     records.find_duplicates(work)
@@ -159,8 +163,12 @@ def _stage(
     config: IngestConfig,
     excluded: bool,
     say: Callable[[str], None],
-) -> None:
-    """Reads every table; settles deaths and periods, and visits as far as deaths need them."""
+) -> str:
+    """Reads the tables of records; places visits as far as deaths need them.
+
+    Returns:
+        SQL of the subject's id in any table.
+    """
     person = omop_subjects.person_expression(work, source)
     say("persons and visits")
     omop_subjects.stage_persons(work, source, person, config, excluded)
@@ -169,14 +177,12 @@ def _stage(
     stage_details(work, source.tables.get("visit_detail"), person)
     visits.place_visits(work, config, omop_subjects.subject_gone(excluded))
     check_visit_keys(work, source)
-    visits.find_discharge_deaths(work)
-    omop_subjects.settle_deaths(work, config, excluded)
-    omop_subjects.stage_periods(work, source.tables.get("observation_period"), person, excluded)
     records.make_stage(work)
     for name in CLINICAL:
         if name in source.tables:
             say(f"table {name}")
             stage_clinical(work, source.tables[name], person)
+    return person
 
 
 def stage_visits(work: Workspace, table: SourceTable | None, person: str) -> None:

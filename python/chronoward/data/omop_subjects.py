@@ -47,13 +47,14 @@ def person_expression(work: Workspace, source: OmopSource) -> str:
     text, whole = columns.text("person_id"), columns.integer("person_id")
     is_text = columns.is_text("person_id")
     # ids with leading zeros are text, or 007 and 7 would be one person
-    numeric = r"'^-?(0|[1-9][0-9]{0,17})(\.0*)?$'"
+    numeric = r"'^-?(0|[1-9][0-9]{0,18})(\.0*)?$'"
     fraction = f"regexp_matches({text}, '^[+-]?[0-9]*\\.[0-9]*[1-9][0-9]*$')"
     n_null, n_text, n_fraction, row = work.rows(
         f"SELECT count(*) FILTER (bad = 1), count(*) FILTER (bad = 3), count(*) FILTER (bad = 2), "
         f"min(row) FILTER (bad IN (1, 2)) FROM (SELECT row_number() OVER () AS row, "
         f"CASE WHEN {text} IS NULL THEN 1 WHEN {fraction if is_text else f'{whole} IS NULL'} "
-        f"THEN 2 WHEN NOT regexp_matches({text}, {numeric}) THEN 3 ELSE 0 END AS bad "
+        f"THEN 2 WHEN NOT regexp_matches({text}, {numeric}) OR TRY_CAST({text} AS BIGINT) IS NULL "
+        f"THEN 3 ELSE 0 END AS bad "
         f"FROM {person.scan})"
     )[0]
     if n_null or n_fraction:
@@ -182,11 +183,17 @@ def stage_deaths(work: Workspace, table: SourceTable | None, person: str) -> Non
     work.run("SET preserve_insertion_order = false")
 
 
-def settle_deaths(work: Workspace, config: IngestConfig, excluded: bool) -> None:
+def settle_deaths(work: Workspace, config: IngestConfig, future: str, excluded: bool) -> None:
     """Makes `death_record` (with `gone`) and writes each subject's death into `subject`.
 
     `discharge_death` (subject_id, finish, key) holds the visits whose discharge says died; the
     earliest of all sources wins, a date-only death being the end of its day.
+
+    Args:
+        work: the database.
+        config: the dials.
+        future: SQL condition on `s.start` that says the death lies after the extract date.
+        excluded: whether a table `excluded` is there.
     """
     date_only = "(s.moment IS NULL OR s.moment = date_trunc('day', s.moment))"
     time = "COALESCE(s.moment, s.day)"
@@ -202,8 +209,10 @@ def settle_deaths(work: Workspace, config: IngestConfig, excluded: bool) -> None
               THEN {removed(Rule.SENTINEL_TIME)}
             WHEN date_trunc('day', {time}) < date_trunc('day', p.birth)
               THEN {removed(Rule.BEFORE_BIRTH)}
+            WHEN {future} THEN {removed(Rule.FUTURE_DATE)}
             ELSE 0::UTINYINT END)::UTINYINT AS gone
-          FROM death_stage s LEFT JOIN subject p USING (subject_id))
+          FROM (SELECT *, {time} AS start FROM death_stage s) s
+          LEFT JOIN subject p USING (subject_id))
         SELECT tbl, key, subject_id, date_only, time, CASE WHEN gone = 0 AND row_number() OVER (
             PARTITION BY subject_id, gone ORDER BY time, date_only, key) > 1
           THEN {removed(Rule.DEATH_DUPLICATE)} ELSE gone END AS gone,

@@ -104,13 +104,18 @@ def _end_changes() -> str:
         WHEN end_early THEN {changed(Rule.END_BEFORE_START)} ELSE 0::UBIGINT END"""
 
 
-def find_discharge_deaths(work: Workspace) -> None:
-    """Makes `discharge_death`: the earliest visit end whose discharge says died, per subject."""
+def find_discharge_deaths(work: Workspace, future: str = "false") -> None:
+    """Makes `discharge_death`: the earliest visit end whose discharge says died, per subject.
+
+    Args:
+        work: the database.
+        future: SQL condition on `r.start` that says the visit lies after the extract date.
+    """
     died = number_list(DIED)
     work.run(
         f"""CREATE TABLE discharge_death AS SELECT subject_id, min(finish) AS finish,
-        arg_min(key, (finish, key)) AS key FROM visit_raw
-        WHERE gone = 0 AND discharge IN {died} AND finish IS NOT NULL GROUP BY subject_id"""
+        arg_min(key, (finish, key)) AS key FROM visit_raw r WHERE gone = 0
+          AND discharge IN {died} AND finish IS NOT NULL AND NOT ({future}) GROUP BY subject_id"""
     )
 
 
