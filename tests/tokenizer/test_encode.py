@@ -199,3 +199,22 @@ def test_n_prior_counts_earlier_visits_with_the_code(
     assert batch.n_prior[np.isin(batch.token_id, xray)].tolist() == [0, 0, 1, 1, 2, 2]
     visits = tokenizer.token_ids_of([("visit_occurrence", "Visit/OP")])
     assert batch.n_prior[np.isin(batch.token_id, visits)].tolist() == [0, 1, 2]
+
+
+def test_preset_cehr_tells_no_empty_visits_and_no_units(
+    world: World, tokenizer_of: Callable[[str], Tokenizer]
+) -> None:
+    tokenizer = tokenizer_of("cehr")
+    assert [x for x in tokenizer.labels if "sodium" in x] == ["LOINC/sodium"]  # of two units
+    rows = []
+    for visit in range(3):
+        at = EPOCH_2010 + visit * 10 * 1440 * MIN_US
+        rows.append(row(1, Role.VISIT, "Visit/OP", at, visit_id=visit, end_time=at))
+        if visit != 1:
+            more = {"table": "measurement", "visit_id": visit, "unit": "an odd one"}
+            rows.append(row(1, Role.CODE, "LOINC/sodium", at, **more))
+    batch = tokenizer.encode(table(rows), world[1])
+    told = [tokenizer.labels[t] for t in batch.token_id[4:].tolist()]
+    visit = ["[VS]", "9202", "LOINC/sodium", "[VE]"]
+    assert told == [*visit, "D20", *visit, "[END]"]
+    assert batch.counts == {"empty_visit": 1}
