@@ -10,8 +10,8 @@ The g-th append writes new shards, numbered on, and a folder:
 
 The manifest comes last and names them all by their SHA-256, so that until then the store is what it
 was, and whatever was killed can be done again. Its `splits` count what is alive, their shards say
-what the files hold; `counts` are those of the first writing, each append has its own. A store with appends has manifest version 2, so that a release which does not
-know of superseded rows refuses it.
+what the files hold; `counts` are those of the first writing, each append has its own. A store with
+appends has manifest version 2, so that a release which does not know of superseded rows refuses it.
 """
 
 from __future__ import annotations
