@@ -44,8 +44,7 @@ def fuzz(target: Target, folder: Path, seconds: float, seed: int, findings: Path
         worst_seconds = max(worst_seconds, outcome.seconds)
         worst_bytes = max(worst_bytes, outcome.growth_bytes)
         if outcome.fault:
-            # findings of one place in the code are one finding
-            place = outcome.fault.strip().splitlines()[-1][:200]
+            place = _place(outcome.fault)
             if place not in faults:
                 name = f"{target.name}-{hashlib.sha256(content).hexdigest()[:12]}"
                 findings.mkdir(parents=True, exist_ok=True)
@@ -63,6 +62,13 @@ def fuzz(target: Target, folder: Path, seconds: float, seed: int, findings: Path
     }
     print(json.dumps(summary), flush=True)
     return not faults
+
+
+def _place(fault: str) -> str:
+    """What findings of one place in the code have in common."""
+    lines = fault.strip().splitlines()
+    sanitizer = [line for line in lines if "SUMMARY:" in line or "runtime error:" in line]
+    return (sanitizer or lines)[-1][:200]
 
 
 def main(arguments: list[str] | None = None) -> int:

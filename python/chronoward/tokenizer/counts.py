@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNTS_VERSION: Final = 1
+_MOST_GROUPS: Final = 1 << 12  # of durations and of starts in a file of counts
 NEVER_US: Final = np.iinfo(np.int64).max
 
 Key = tuple[int, str, str, "str | None"]
@@ -186,8 +187,9 @@ class FitCounts:
 
     @classmethod
     def _from_parts(cls, head: dict[str, Any], table: pa.Table) -> FitCounts:
+        order = [_as_key(k) for k in head["key_order"]]
         samples = []
-        for number in range(3):
+        for number, n_groups in enumerate((len(order), _MOST_GROUPS, _MOST_GROUPS)):
             part = table.filter(pa.compute.equal(table["section"], number))
             names = ("group", "priority", "subject", "value")
             if part.select(names).schema.types != [
@@ -197,13 +199,12 @@ class FitCounts:
                 pa.float64(),
             ]:
                 raise KeyError(number)
+            group = part["group"].to_numpy()  # memory is taken up to the largest one
+            if len(group) and not 0 <= group.min() <= group.max() < n_groups:
+                raise KeyError(number)
             sampler = Sampler()
             sampler.merge(Sample(*(part[n].to_numpy() for n in names)))
             samples.append(sampler)
-        order = [_as_key(k) for k in head["key_order"]]
-        groups = samples[0].sample().group  # of values: places in `order`
-        if len(groups) and not 0 <= groups.min() <= groups.max() < len(order):
-            raise KeyError(int(groups.max()))
         return cls(
             n_events={_as_key(k): n for *k, n in head["n_events"]},
             n_subjects={_as_key(k): n for *k, n in head["n_subjects"]},
