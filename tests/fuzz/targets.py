@@ -20,7 +20,7 @@ from chronoward.data.meds import data_files
 from chronoward.data.meds_mend import MedsMender
 from chronoward.data.meds_spool import MedsSpool
 from chronoward.store import TokenStore
-from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit
+from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def _read_meds(folder: Path) -> None:
         scratch=folder / "spool",
         threads=1,
     )
-    for table in mender.pieces(lambda _rows, _columns: None):
+    for table in mender.pieces():
         table.validate(full=True)
 
 
@@ -185,11 +185,7 @@ def _read_tokenizer(folder: Path) -> None:
 def _make_counts(folder: Path) -> Path:
     _make_meds(folder)
     prepared = prepare(folder / "meds", folder / "work")
-    counts = FitCounts()
-    counts.add_codes(prepared.codes)
-    for table in prepared.batches():
-        counts.add(table)
-    counts.save(folder / "counts")
+    count(prepared.batches(), prepared.codes).save(folder / "counts")
     return folder / "counts"
 
 
