@@ -133,7 +133,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     text = Path(path).read_bytes()
     try:
         has_aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        value = None if has_aliases else yaml.safe_load(text)
+        value = None if has_aliases else yaml.safe_load(text) or {}  # an empty file sets nothing
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         message = f"{path} is not valid YAML: {reason}"

@@ -97,7 +97,7 @@ def resharded(folder: Path, out: Path, *, subjects_a_file: int, seed: int | None
         for first in range(0, len(known), subjects_a_file):
             rows = np.flatnonzero((place >= first) & (place < first + subjects_a_file))
             part = table.slice(rows[0], len(rows))
-            pq.write_table(part, out / split / f"{first}.parquet")
+            pq.write_table(part, out / split / f"{first}.parquet", write_page_checksum=True)
     for file in sorted((folder / "metadata").glob("*.parquet")):
         (out / "metadata").mkdir(exist_ok=True)
         (out / "metadata" / file.name).write_bytes(file.read_bytes())

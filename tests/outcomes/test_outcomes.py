@@ -68,7 +68,7 @@ def test_an_outcome_without_a_code_in_the_source_is_an_error() -> None:
     [
         ("name: a\ntitle: A\nfoo: 1\n", "unknown keys"),
         ("name: a\n", "needs at least"),
-        ("- a\n", "needs at least"),
+        ("- a\n", "must hold a mapping"),
         ("name: [\n", "not valid YAML"),
         ("name: a\ntitle: A\n", "names no code"),
         ("name: a\ntitle: A\nkind: wish\n", "kind must be"),

@@ -134,7 +134,7 @@ class _TextNumbers:
             encoded = pa.compute.dictionary_encode(column).combine_chunks()
         translation = self._translation(encoded.dictionary)
         indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
-        return np.take(translation, indices.to_numpy())
+        return np.asarray(translation[indices.to_numpy()])
 
     def _translation(self, dictionary: pa.Array) -> NDArray[np.int32]:
         """The number of each text of a dictionary; its last element serves -1."""

@@ -46,7 +46,7 @@ def test_drawn_clinics_are_possible() -> None:
         ("cancer: {diagnosis_rates: [1, 2]}", "needs 3 numbers"),
         ("censoring: {level: some}", "none, light, heavy"),
         ("records: {n_background_codes: 10.5}", "whole number"),
-        ("[1, 2]", "expected sections"),
+        ("[1, 2]", "must hold a mapping"),
         ("{", "not valid YAML"),
     ],
 )
