@@ -1,4 +1,4 @@
-"""D1: events encoded per CPU-second. D2: the whole command, MEDS to token store, per wall second.
+"""D1: events encoded per CPU-second. D2: the whole command, MEDS to token store. D5: its memory.
 
 The data are made up: subjects of about 500 events, 5,000 codes with Zipf frequencies, codes as a
 string column, a number in 30 % of the rows, no visits.
@@ -6,6 +6,7 @@ string column, a number in 30 % of the rows, no visits.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.process import chronoward
 from benchmarks.record import Measurement, Stopwatch
 
 from chronoward.data import prepare
@@ -119,25 +121,49 @@ def measure_command(quick: bool) -> Iterator[Measurement]:
         write_meds(folder / "small", 50_000)
         _check(tokenize(folder / "small", folder / "small_tokens"))
         write_meds(folder / "meds", n_rows)
-        with Stopwatch() as watch:
-            tokenize(folder / "meds", folder / "tokens", threads=2, memory_limit="2GB")
+        used = chronoward("tokenize", folder / "meds", "--out", folder / "tokens", "--threads", "2")
     extra = {"n_rows": n_rows, "n_codes": N_CODES, "threads": 2}
     yield Measurement(
         id="D2",
         metric="events_per_cpu_second",
-        value=n_rows / watch.cpu,
+        value=n_rows / used.cpu,
         unit="events/CPU-s",
-        seconds=watch.wall,
+        seconds=used.wall,
         extra=extra,
     )
     yield Measurement(
         id="D2",
         metric="whole_command",
-        value=n_rows / watch.wall,
+        value=n_rows / used.wall,
         unit="events/s",
-        seconds=watch.wall,
+        seconds=used.wall,
         extra=extra,
     )
 
 
-MEASURES = {"D1": measure_encode, "D2": measure_command}
+def measure_memory(quick: bool) -> Iterator[Measurement]:
+    """The line of D5: peak anonymous memory of the command, and how it grows with the rows."""
+    sizes = (100_000, 1_000_000) if quick else (10_000_000, 100_000_000)
+    peaks, wall = [], 0.0
+    with tempfile.TemporaryDirectory() as name:
+        for n_rows in sizes:
+            folder = Path(name) / str(n_rows)
+            write_meds(folder / "meds", n_rows)
+            used = chronoward("tokenize", folder / "meds", "--out", folder / "tokens")
+            peaks.append(used.anonymous_gib)
+            wall += used.wall
+            shutil.rmtree(folder)
+    yield Measurement(
+        id="D5",
+        metric="anonymous",
+        value=peaks[1],
+        unit="GiB",
+        against=f"the same command at {sizes[0]:,} rows",
+        baseline=round(peaks[0], 3),
+        ratio=round(peaks[1] / peaks[0], 3),
+        seconds=wall,
+        extra={"n_rows": list(sizes), "n_codes": N_CODES, "threads": 1},
+    )
+
+
+MEASURES = {"D1": measure_encode, "D2": measure_command, "D5": measure_memory}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from benchmarks.data import N_CODES, write_meds
-from benchmarks.peers import Usage, ask, environment, run, versions
+from benchmarks.peers import ask, environment, versions
+from benchmarks.process import Usage, chronoward, run
 from benchmarks.record import Measurement, Stopwatch
 
 from chronoward.loader import Loader
@@ -106,8 +106,7 @@ def preprocess(meds: Path, out: Path) -> Usage:
 
 def tokenize(meds: Path, out: Path) -> Usage:
     """Our command, from MEDS to a token store, in a process of its own."""
-    command = [sys.executable, "-m", "chronoward", "tokenize", str(meds), "--out", str(out)]
-    return run(command)
+    return chronoward("tokenize", meds, "--out", out)
 
 
 Events = list[tuple[int, str]]

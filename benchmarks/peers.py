@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from benchmarks.process import run
 
 # torch first: its CPU build, where pip is told of one, before anything asks for the newest
 _REQUIREMENTS: dict[str, tuple[str, ...]] = {
@@ -41,14 +37,6 @@ _READY = ".ready"
 
 class PeerUnavailableError(RuntimeError):
     """A peer's environment is not there and could not be built."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a process and its children took."""
-
-    wall: float
-    cpu: float
 
 
 def _root() -> Path:
@@ -93,29 +81,6 @@ def environment(name: str) -> Path:
             raise PeerUnavailableError(message)
     (folder / _READY).touch()
     return folder
-
-
-def run(command: Sequence[str], **environ: str) -> Usage:
-    """Runs a command to its end and says what it took, children of it included.
-
-    Args:
-        command: program and arguments.
-        environ: variables to set.
-
-    Raises:
-        RuntimeError: it failed; the message has its last lines.
-    """
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environ}
-    )
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode != 0:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        message = f"{Path(command[0]).name} failed ({done.returncode}): {last}"
-        raise RuntimeError(message)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Usage(wall, cpu)
 
 
 def ask(name: str, script: str, *arguments: str) -> Any:

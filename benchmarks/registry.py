@@ -25,6 +25,8 @@ MODULES: dict[str, str] = {
     "D1": "benchmarks.data",
     "D2": "benchmarks.data",
     "D3": "benchmarks.meds_torch_data",
+    "D4": "benchmarks.omop_data",
+    "D5": "benchmarks.data",
     "D6": "benchmarks.packing",
     "D7": "benchmarks.meds_torch_data",
     "G1": "benchmarks.generation",
