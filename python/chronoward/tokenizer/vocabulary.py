@@ -456,10 +456,11 @@ class Vocabulary:
             message = f"tokenizer has a missing or malformed part: {error}"
             raise FormatError(message) from None
         vocabulary.check()
+        check_parts(vocabulary)
         return vocabulary
 
     def check(self) -> None:
-        """Checks what JSON cannot promise.
+        """Checks that ids, labels and pointers between the parts make sense.
 
         Raises:
             FormatError: token labels or code keys that occur twice, or pointers to nowhere.
@@ -481,7 +482,6 @@ class Vocabulary:
         if not self.tokens or self.tokens[0].token_class != TokenClass.PAD:
             message = "tokenizer's token 0 is not pad"
             raise FormatError(message)
-        check_parts(self)
 
 
 def _prompt_classes(spec: TokenizerSpec) -> NDArray[np.uint8]:

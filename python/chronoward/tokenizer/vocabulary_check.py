@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _INT32 = range(-(2**31), 2**31)
 _YEARS = range(1, 10_000)
+_CLASSES, _RULES = frozenset(TokenClass), frozenset(DurationRule)
 _TEXT_FIELDS = ("kind", "table", "code")
 _OPTIONAL_TEXT = (
     *("unit", "description", "vocabulary_id", "domain_id", "concept_class_id", "sex_specific"),
@@ -78,7 +79,7 @@ def _is_token(v: Vocabulary, token: Token) -> bool:
         return False
     if not all(number in _INT32 for number in numbers):
         return False
-    if token.token_class not in set(TokenClass) or token.rule not in set(DurationRule):
+    if token.token_class not in _CLASSES or token.rule not in _RULES:
         return False
     if (len(token.q) == N_KNOTS) != (token.rule == DurationRule.QUANTILE):
         return False
