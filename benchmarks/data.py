@@ -31,6 +31,7 @@ N_CODES = 5_000
 EVENTS_A_SUBJECT = 500
 VALUE_SHARE = 0.3
 _SHARD_ROWS = 1_000_000
+_REPEATS = 3
 _DAY_US = 86_400_000_000
 
 
@@ -86,7 +87,7 @@ def _check(store: TokenStore) -> None:
 
 
 def measure_encode(quick: bool) -> Iterator[Measurement]:
-    """The line of D1."""
+    """The lines of D1: one thread, in memory that was touched before, and two threads beside it."""
     n_rows = 100_000 if quick else 1_000_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,18 +98,42 @@ def measure_encode(quick: bool) -> Iterator[Measurement]:
         prepared = prepare(folder / "meds", folder / "work")
         tables = list(prepared.batches())
         codes, observation = prepared.codes, prepared.observation
-        with Stopwatch() as watch:
-            batches = [tokenizer.encode(table, observation, codes=codes) for table in tables]
-        n_tokens = sum(batch.n_tokens for batch in batches)
+
+        def encode(threads: int) -> int:
+            batches = [
+                tokenizer.encode(table, observation, codes=codes, threads=threads)
+                for table in tables
+            ]
+            return sum(batch.n_tokens for batch in batches)
+
+        n_tokens = encode(1)
         if n_tokens != sum(s["n_tokens"] for s in store.manifest["splits"].values()):
             message = "encoding twice gave another number of tokens"
             raise AssertionError(message)
+        watches = []
+        for threads in (1, 2):
+            with Stopwatch() as watch:
+                for _ in range(_REPEATS):
+                    encode(threads)
+            watches.append(watch)
+    one, two = watches
+    yield Measurement(
+        id="D1",
+        metric="two_threads",
+        value=_REPEATS * prepared.n_events / two.wall,
+        unit="events/s",
+        against="one thread, wall time",
+        baseline=round(_REPEATS * prepared.n_events / one.wall),
+        ratio=round(one.wall / two.wall, 3),
+        seconds=two.wall,
+        extra={"n_rows": n_rows, "n_tokens": n_tokens, "n_codes": N_CODES},
+    )
     yield Measurement(
         id="D1",
         metric="encode",
-        value=prepared.n_events / watch.cpu,
+        value=_REPEATS * prepared.n_events / one.cpu,
         unit="events/CPU-s",
-        seconds=watch.wall,
+        seconds=one.wall,
         extra={"n_rows": n_rows, "n_tokens": n_tokens, "n_codes": N_CODES},
     )
 
