@@ -19,7 +19,7 @@ BYTES_PER_TOKEN = 14
 TOKENS_PER_SUBJECT, TOKENS_PER_VISIT, TOKENS_PER_DETAIL = 6, 5, 2
 """Prompt and end; gap, start, type, stay and end; start and end."""
 CPU_SECONDS: dict[str, tuple[float, float]] = {
-    "meds": (1.6, 2.9),
+    "meds": (2.0, 2.5),
     "parquet": (1.9, 16.1),
     "duckdb": (1.9, 16.1),
     "text": (2.3, 16.8),
