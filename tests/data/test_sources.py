@@ -324,3 +324,19 @@ def test_a_giant_shard_is_read_in_pieces(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "source", tmp_path / "work")
     assert prepared.n_subjects == 200_000
     assert prepared.report["tables"]["data"]["records"] == len(table) == 1_200_000
+
+
+def test_ids_may_be_text_in_one_table_and_numbers_in_another(omop: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for file in omop.glob("*.csv"):
+        if file.stem == "person":
+            (mixed / file.name).write_bytes(file.read_bytes())
+        else:
+            to = mixed / f"{file.stem}.parquet"
+            duckdb.sql(f"COPY (SELECT * FROM read_csv('{file}')) TO '{to}'")
+    plain, other = (prepare(source, tmp_path / f"work_{source.name}") for source in (omop, mixed))
+    assert other.n_subjects == plain.n_subjects
+    assert [t["subject_id"].unique() for t in other.batches()] == [
+        t["subject_id"].unique() for t in plain.batches()
+    ]

@@ -15,6 +15,7 @@ from chronoward.data.omop_tables import (
     in_calendar,
     key_expression,
     table_number,
+    whole_number,
 )
 from chronoward.data.rules import Rule
 from chronoward.data.workspace import changed, changed_if, number_list, removed
@@ -62,8 +63,10 @@ def person_expression(work: Workspace, source: OmopSource) -> str:
         what = f"{n_null} rows without person_id" if n_null else f"{n_fraction} {bad}"
         message = f"{person.origin}: column person_id: {what} (row {row} is one)"
         raise DataError(message)
-    if not n_text or not is_text:
+    if not is_text:
         return whole
+    if not n_text:  # other tables may hold the same ids as numbers
+        return whole_number("TRIM(person_id::VARCHAR)")
     hashed = "(hash(NULLIF(TRIM(person_id::VARCHAR), '')) >> 1)::BIGINT"
     work.run(
         f"CREATE TABLE subject_ids AS SELECT DISTINCT {hashed} AS subject_id, "
