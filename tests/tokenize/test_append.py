@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from typing import TYPE_CHECKING, Any
@@ -218,6 +219,30 @@ def test_an_omop_source_is_appended_with_its_visits_and_ancestors(
     assert said["changed"] == said["gone"] == 0
     assert said["new"] == len(timelines(anew)) - len(timelines(first)) > 0
     verify(store.path)
+
+
+def test_a_number_among_ids_that_are_text_is_excluded_too(omop: Path, tmp_path: Path) -> None:
+    source = tmp_path / "omop"
+    source.mkdir()
+    renamed = ""
+    for path in sorted(omop.glob("*.csv")):
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        if "person_id" in rows[0]:
+            column = rows[0].index("person_id")
+            renamed = renamed or rows[1][column]
+            for row in rows[1:]:
+                row[column] = "A" if row[column] == renamed else row[column]
+        with (source / path.name).open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    ids = [line.split(",")[0] for line in (source / "person.csv").read_text().splitlines()[1:]]
+    store = tokenize(source, tmp_path / "tokens")
+    n = sum(len(store.split(name)) for name in store.manifest["splits"])
+    (tmp_path / "out.txt").write_text(next(i for i in ids if i != "A"))
+    args = {"append": True, "exclude_subjects": tmp_path / "out.txt"}
+    store = tokenize(source, tmp_path / "tokens", **args)
+    assert store.manifest["appends"][0]["subjects"]["excluded"] == 1
+    assert sum(len(store.split(name)) for name in store.manifest["splits"]) == n - 1
 
 
 def test_nobody_changes_split(nights: dict[str, Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
 
 from chronoward.data import codes as code_table
@@ -157,7 +158,7 @@ def _run(
     splits = None
     if form == "omop":
         if excluded:
-            _register_excluded(work, excluded)
+            work.add_rows("excluded", pa.table({"subject_id": excluded_ids(excluded)}))
         source = open_omop(src)
         if "person" not in source.tables:
             message = f"{src}: no table person"
@@ -258,13 +259,17 @@ def read_excluded(exclude: Path | Iterable[int] | None) -> list[str]:
     return sorted(ids)
 
 
-def _register_excluded(work: Workspace, excluded: list[str]) -> None:
-    work.add_rows("excluded_text", pa.table({"id": pa.array(excluded, pa.string())}))
-    work.run(  # ids as they are, and hashed, as where one of the source's ids is text all are
-        """CREATE TABLE excluded AS SELECT (hash(id) >> 1)::BIGINT AS subject_id FROM excluded_text
-        UNION SELECT TRY_CAST(id AS BIGINT) FROM excluded_text
-        WHERE TRY_CAST(id AS BIGINT) IS NOT NULL"""
-    )
+def excluded_ids(excluded: list[str]) -> pa.Array:
+    """Subject ids (int64) that the ids of an exclusion list may have become: each as it is, and
+    hashed, as all are where one of the source's ids is text."""
+    with duckdb.connect() as connection:
+        connection.register("listed", pa.table({"id": pa.array(excluded, pa.string())}))
+        found = connection.sql(
+            """SELECT (hash(id) >> 1)::BIGINT AS subject_id FROM listed UNION
+            SELECT TRY_CAST(id AS BIGINT) FROM listed WHERE TRY_CAST(id AS BIGINT) IS NOT NULL
+            ORDER BY subject_id"""
+        ).to_arrow_table()
+    return found["subject_id"].combine_chunks()
 
 
 def _identity(src: Source, form: str, config: IngestConfig, excluded: list[str]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data.assemble import read_excluded
+from chronoward.data.assemble import excluded_ids, read_excluded
 from chronoward.errors import ConfigError, FormatError
 from chronoward.schema import SPLITS
 from chronoward.store import StoreWriter, TokenStore
@@ -192,17 +192,6 @@ class _Append:
         }
 
 
-def _excluded_ids(path: Path | None) -> NDArray[np.int64]:
-    """Subject ids of an exclusion list; texts by the hash that ingestion has for them."""
-    import duckdb
-
-    texts = read_excluded(path)
-    sql = "SELECT COALESCE(TRY_CAST(? AS BIGINT), (hash(?) >> 1)::BIGINT)"
-    with duckdb.connect() as connection:
-        ids = [connection.execute(sql, [text, text]).fetchone() for text in texts]
-    return np.array([row[0] for row in ids if row is not None], np.int64)
-
-
 def _open(out: Path) -> TokenStore:
     """The store to append to.
 
@@ -240,7 +229,8 @@ def append(reading: Reading, out: Path) -> TokenStore:
         check_tokenizer(tokenizer, prepared)
         stages = _Append(store, tokenizer, prepared, reading)
         update = stages.encode()
-        stages.leave_out(update, _excluded_ids(reading.exclude_subjects))
+        excluded = excluded_ids(read_excluded(reading.exclude_subjects))
+        stages.leave_out(update, excluded.to_numpy())
         stages.finish(update)
         if reading.temp_dir is not None:
             shutil.rmtree(scratch, ignore_errors=True)
