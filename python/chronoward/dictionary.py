@@ -26,17 +26,23 @@ def numbers_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[Any]]:
     Returns:
         int32 (n,), -1 for null; the distinct texts, perhaps some that do not occur.
     """
+    indices, texts = encoded(column)
+    return indices, texts.to_pylist()
+
+
+def encoded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], pa.Array]:
+    """As `numbers_of`, the texts left in Arrow: those of a file's batches lie at one place."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
-        encoded = column.unify_dictionaries().combine_chunks()
+        found = column.unify_dictionaries().combine_chunks()
     else:
-        encoded = pc.dictionary_encode(column).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
-        return np.zeros(0, np.int32), []
-    indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
-    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), encoded.dictionary.to_pylist()
+        found = pc.dictionary_encode(column).combine_chunks()
+    if isinstance(found, pa.ChunkedArray):  # an empty column stays chunked
+        return np.zeros(0, np.int32), pa.array([], pa.string())
+    indices = found.indices if found.null_count == 0 else found.indices.fill_null(-1)
+    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), found.dictionary
 
 
 def pair_numbers(

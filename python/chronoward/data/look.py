@@ -26,7 +26,7 @@ CPU_SECONDS: dict[str, tuple[float, float]] = {
     "postgresql": (1.9, 19.0),
 }
 """CPU-seconds of `tokenize` on any source, and more a million rows, by `storage`. Measured on
-simulated clinics of 500 and 18,000 subjects (0.09 and 3.2 M rows), one thread, on a busy machine
+simulated clinics of 500 and 18,000 subjects (`meds`: 500 and 5,000), one thread, on a busy machine
 of two cores (docs/sources.md); `duckdb` is taken as `parquet`, `postgresql` as `parquet` after a
 copy of the tables.
 """

@@ -92,7 +92,7 @@ class Numberings:
 
 @dataclass(frozen=True, eq=False)
 class MedsRows:
-    """Rows of one shard, (n,) each, as `chronoward._core.MedsMending.mend` reads them."""
+    """Rows of one shard, (n,) each, as `chronoward._core.MedsMending` reads them."""
 
     subject_id: NDArray[np.int64]
     has_subject: NDArray[np.bool_]

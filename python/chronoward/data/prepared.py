@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,7 +78,7 @@ class PreparedEvents:
         """Arrow parts of the event table, in order; a subject is in one part."""
         return sorted((self.path / "events").glob("*.arrow"), key=lambda path: int(path.stem))
 
-    @property
+    @cached_property
     def codes(self) -> pa.Table:
         """The code table (code_schema), ordered by table and code."""
         return pq.read_table(self.path / "codes.parquet", schema=code_schema())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from chronoward.data.origin import as_source
 from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.placing import Placing
-from chronoward.tokenize.reading import Reading, check_tokenizer, default_dials
+from chronoward.tokenize.reading import Reading, check_tokenizer, default_dials, silent
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer
 from chronoward.tokenizer.expand import as_child
@@ -72,12 +72,10 @@ def expand(
         as_=as_,
         exclude_subjects=exclude_subjects,
         ingest=ingest or default_dials(parent.spec),
-        strict=False,
         threads=threads,
         memory_limit=memory_limit,
         temp_dir=temp_dir,
-        events_dir=None,
-        progress=progress or (lambda _stage, _done, _total: None),
+        progress=progress or silent,
     )
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".expand-") as folder:
         prepared = reading.prepare(Path(folder))

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.data import prepare
+from chronoward.data.origin import as_source
 from chronoward.errors import ConfigError, FormatError
 from chronoward.schema import code_schema
 from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.parts import check_shard
 from chronoward.tokenize.placing import Placing
-from chronoward.tokenize.reading import default_dials
+from chronoward.tokenize.reading import Reading, default_dials, silent
 from chronoward.tokenize.run import make_spec
 from chronoward.tokenize.splitting import choose_rule, make_split
-from chronoward.tokenize.turns import in_turn
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
@@ -109,24 +108,28 @@ def fit(
         message = "give concept_embeddings and place_unseen to merge, not to its shards"
         raise ConfigError(message)
     path = Path(out)
-    report = progress or (lambda _stage, _done, _total: None)
+    reading = Reading(
+        src=as_source(src),
+        as_=as_,
+        exclude_subjects=exclude_subjects,
+        ingest=ingest or default_dials(spec),
+        threads=threads,
+        memory_limit=memory_limit,
+        temp_dir=temp_dir,
+        events_dir=events_dir,
+        progress=progress or silent,
+    )
     with tempfile.TemporaryDirectory(dir=temp_dir or path.parent, prefix=".fit-") as folder:
-        with in_turn(events_dir):
-            prepared = prepare(
-                src,
-                events_dir or Path(folder) / "events",
-                config=ingest or default_dials(spec),
-                as_=as_,
-                threads=threads,
-                memory_limit=memory_limit,
-                exclude_subjects=exclude_subjects,
-                progress=lambda line: report(line, 0, 0),
-            )
+        prepared = reading.prepare(Path(folder))
         split_of = make_split(prepared, choose_rule(prepared, split))
         n = prepared.n_events
         chosen = make_spec(prepared, spec)
         counts = count_train(
-            prepared, chosen, split_of, shard=shard, seen=lambda seen: report("fit", seen, n)
+            prepared,
+            chosen,
+            split_of,
+            shard=shard,
+            seen=lambda seen: reading.progress("fit", seen, n),
         )
         if shard is None:
             fitted = fit_counts(counts, chosen)

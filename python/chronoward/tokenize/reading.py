@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """A source and the options of reading it (see `chronoward.tokenize.tokenize`)."""
@@ -35,11 +39,11 @@ class Reading:
     as_: str | None
     exclude_subjects: Path | None
     ingest: IngestConfig
-    strict: bool
+    strict: bool = False
     threads: int
     memory_limit: str
     temp_dir: Path | None
-    events_dir: Path | None
+    events_dir: Path | None = None
     progress: Progress
 
     def description(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from chronoward.tokenize.counting import count_train
 from chronoward.tokenize.job import job, scratch_folder
 from chronoward.tokenize.parts import EventShare, check_shard, write_source_files
 from chronoward.tokenize.placing import Placing
-from chronoward.tokenize.reading import Observation, Reading, check_tokenizer, default_dials
+from chronoward.tokenize.reading import Observation, Reading, check_tokenizer, default_dials, silent
 from chronoward.tokenize.reports import REPORT
 from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit_counts
@@ -265,7 +265,7 @@ def tokenize(
         memory_limit=memory_limit,
         temp_dir=temp_dir,
         events_dir=events_dir,
-        progress=progress or (lambda _stage, _done, _total: None),
+        progress=progress or silent,
     )
     if append:
         _refuse_with_append(spec, tokenizer, split, placing, shard)

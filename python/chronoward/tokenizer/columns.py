@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import KeyIndex
+from chronoward.dictionary import encoded
 from chronoward.errors import DataError
 from chronoward.schema import Role, event_schema
 
@@ -128,13 +129,8 @@ class _TextNumbers:
         """Numbers of a column, -1 for null."""
         if column.null_count == len(column):
             return np.full(len(column), -1, np.int32)
-        if pa.types.is_dictionary(column.type):
-            encoded = column.unify_dictionaries().combine_chunks()
-        else:
-            encoded = pa.compute.dictionary_encode(column).combine_chunks()
-        translation = self._translation(encoded.dictionary)
-        indices = encoded.indices if encoded.null_count == 0 else encoded.indices.fill_null(-1)
-        return np.asarray(translation[indices.to_numpy()])
+        indices, texts = encoded(column)
+        return np.asarray(self._translation(texts)[indices])
 
     def _translation(self, dictionary: pa.Array) -> NDArray[np.int32]:
         """The number of each text of a dictionary; its last element serves -1."""
@@ -158,8 +154,3 @@ def _is_same(a: pa.Array, b: pa.Array) -> bool:
         return [len(array), array.offset, *buffers]
 
     return place(a) == place(b)
-
-
-def read_events(events: pa.Table) -> EventColumns:
-    """Flat arrays of one event table (`EventReader.read`)."""
-    return EventReader().read(events)
