@@ -6,7 +6,7 @@ What a number stands for is looked at in Python (`meds_tables`); rows are looked
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,20 +92,18 @@ class Numberings:
 
 @dataclass(frozen=True, eq=False)
 class MedsRows:
-    """Rows of one shard, (n,) each, as `chronoward._core.MedsMending` reads them."""
+    """Rows of one shard, (n,) each.
+
+    Attributes:
+        subject_id: int64, 0 for null.
+        has_subject: bool.
+        columns: what `chronoward._core.MedsMending` reads of them, by its names; those that the
+            shard does not have are missing.
+    """
 
     subject_id: NDArray[np.int64]
     has_subject: NDArray[np.bool_]
-    time: NDArray[np.int64]
-    end_time: NDArray[np.int64]
-    available: NDArray[np.int64]
-    code: NDArray[np.int32]
-    text: NDArray[np.int32]
-    unit: NDArray[np.int32]
-    number: NDArray[np.float64]
-    has_number: NDArray[np.uint8]
-    visit_ref: NDArray[np.int64]
-    table: NDArray[np.uint16]
+    columns: dict[str, NDArray[Any]]
 
     def __len__(self) -> int:
         return len(self.subject_id)
@@ -121,8 +119,6 @@ class _Piece:
     names: dict[str, str]
 
     def times(self, name: str) -> NDArray[np.int64]:
-        if name not in self.names:
-            return np.full(len(self.table), NULL_US)
         column = self.table[self.names[name]]
         us = as_microseconds(column, self.file, self.names[name])
         values = np.ascontiguousarray(us.fill_null(NULL_US).to_numpy(), np.int64)
@@ -146,8 +142,6 @@ class _Piece:
             raise DataError(message) from None
 
     def texts(self, name: str, numbering: Numbering, *, trim: bool) -> NDArray[np.int32]:
-        if name not in self.names:
-            return np.full(len(self.table), NONE, np.int32)
         column = self.table[self.names[name]]
         if pa.types.is_null(column.type):
             column = column.cast(pa.string())
@@ -179,32 +173,35 @@ def number_rows(
         FormatError: a text column is corrupt.
         LimitError: a text is too long.
     """
-    n, piece = len(table), _Piece(file, first_row, table, names)
+    piece = _Piece(file, first_row, table, names)
     subject = piece.integers("subject_id")
-    number, has_number = np.zeros(n), np.zeros(n, np.uint8)
+    columns: dict[str, NDArray[Any]] = {
+        "time": piece.times("time"),
+        "code": piece.texts("code", numberings.codes, trim=False),
+    }
+    if "end_time" in names:
+        columns["end_time"] = piece.times("end_time")
+    if "available_time" in names:
+        columns["available"] = piece.times("available_time")
+    if "text_value" in names:
+        columns["text"] = piece.texts("text_value", numberings.texts, trim=True)
+    if "unit" in names:
+        columns["unit"] = piece.texts("unit", numberings.units, trim=True)
     if "numeric_value" in names:
-        column = table[names["numeric_value"]].cast(pa.float64(), safe=False)
-        has_number = np.ascontiguousarray(pc.is_valid(column).to_numpy(), np.uint8)
-        number = np.ascontiguousarray(column.fill_null(0.0).to_numpy(), np.float64)
-    source_table = piece.texts("table", numberings.tables, trim=True)
-    source_table = np.where(source_table == NONE, numberings.tables.of(""), source_table)
-    visit_ref = np.full(n, NULL_US)
+        number = table[names["numeric_value"]].cast(pa.float64(), safe=False)
+        columns["number"] = np.ascontiguousarray(number.fill_null(0.0).to_numpy(), np.float64)
+        columns["has_number"] = np.ascontiguousarray(pc.is_valid(number).to_numpy(), np.uint8)
     if "visit_id" in names:
         filled = piece.integers("visit_id").fill_null(NULL_US)
-        visit_ref = np.ascontiguousarray(filled.to_numpy(), np.int64)
+        columns["visit_ref"] = np.ascontiguousarray(filled.to_numpy(), np.int64)
+    if "table" in names:
+        found = piece.texts("table", numberings.tables, trim=True)
+        found = np.where(found == NONE, numberings.tables.of(""), found)
+        columns["table"] = found.astype(np.uint16)
     return MedsRows(
         subject_id=np.ascontiguousarray(subject.fill_null(0).to_numpy(), np.int64),
         has_subject=np.asarray(pc.is_valid(subject).to_numpy()),
-        time=piece.times("time"),
-        end_time=piece.times("end_time"),
-        available=piece.times("available_time"),
-        code=piece.texts("code", numberings.codes, trim=False),
-        text=piece.texts("text_value", numberings.texts, trim=True),
-        unit=piece.texts("unit", numberings.units, trim=True),
-        number=number,
-        has_number=has_number,
-        visit_ref=visit_ref,
-        table=source_table.astype(np.uint16),
+        columns=columns,
     )
 
 

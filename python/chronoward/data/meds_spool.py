@@ -1,20 +1,20 @@
 """A MEDS source on disk as numbers: read once, then taken subject by subject in ascending order.
 
-Each column of a shard is a `.npy` file, mapped, so memory does not grow with the data. Columns that
-a shard does not have are not written. Shards may hold subjects in any order; what is taken is in
-ascending order of the subject's id.
+Each column of a shard is a file of its bare numbers, mapped, so memory does not grow with the data.
+Columns that a shard does not have are not written. Shards may hold subjects in any order; what is
+taken is in ascending order of the subject's id.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chronoward.data.meds import check_one_home, check_runs, check_schema
-from chronoward.data.meds_rows import NONE, NULL_US, MedsRows, Numberings, read_pieces
+from chronoward.data.meds_rows import NONE, NULL_US, Numberings, read_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,6 @@ _ABSENT: dict[str, tuple[str, Any]] = {
     "table": ("table", None),
 }
 _PIECE_ROWS = 1 << 18
-_ROW_FIELDS = tuple(f.name for f in fields(MedsRows) if f.name not in ("subject_id", "has_subject"))
 _DTYPES = {
     **dict.fromkeys(("time", "end_time", "available", "visit_ref"), np.int64),
     **dict.fromkeys(("code", "text", "unit"), np.int32),
@@ -104,7 +103,7 @@ class MedsSpool:
         self, number: int, file: Path, names: dict[str, str]
     ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
         """Writes a shard's columns; its runs of one subject: ids, first rows, whether known."""
-        kept = [n for n in _ROW_FIELDS if n not in _ABSENT or _ABSENT[n][0] in names]
+        kept = [n for n in _DTYPES if n not in _ABSENT or _ABSENT[n][0] in names]
         self._has.append(set(kept))
         sinks = {n: (self._folder / f"{number}.{n}").open("wb") for n in kept}
         subjects, firsts, knowns = [], [], []
@@ -112,7 +111,7 @@ class MedsSpool:
         try:
             for rows in read_pieces(file, names, self.numberings):
                 for name, sink in sinks.items():
-                    getattr(rows, name).tofile(sink)
+                    rows.columns[name].tofile(sink)
                 if not len(rows):
                     continue
                 is_new = np.ones(len(rows), np.bool_)
@@ -190,7 +189,7 @@ class MedsSpool:
         rows = SubjectRows(self.subject_id[begin:end], offsets, {}, shard, first)
         is_slice = len(shards) == 1 and bool((first[1:] == first[:-1] + lengths[:-1]).all())
         homes = [] if is_slice else _by_shard(shards, *rows.places())
-        for name in _ROW_FIELDS:
+        for name in _DTYPES:
             if not any(name in self._has[number] for number in shards):
                 continue
             if is_slice:
