@@ -51,8 +51,8 @@ def measure(source: Path) -> Measurement:
         report = read_json(store.path / "ingest_report.json")
         tables = report["tables"]
         n_records = sum(counts["records"] for counts in tables.values())
-        ledger = pq.read_table(store.path / "ledger", columns=["disposition"])
-        assert ledger.num_rows == n_records, source.name
+        ledger = pq.read_table(store.path / "ledger", columns=["n_records"])
+        assert sum(ledger["n_records"].to_pylist()) == n_records, source.name
         rules = {rule: n for rule, n in report["rules"].items() if Rule.named(rule).removes}
         counts = store.manifest["counts"]
         splits = store.manifest["splits"].values()

@@ -81,6 +81,24 @@ def canonical_json(value: Any) -> bytes:
     return (_by_line(value, _LINE_LEVELS, "\n") + "\n").encode("utf-8")
 
 
+def with_item(payload: bytes, key: str, value: Any) -> bytes:
+    """Canonical JSON of a mapping with one more item, which it did not have.
+
+    Args:
+        payload: of `canonical_json`, a mapping with items.
+        key: the new item's key.
+        value: its value, no list and no mapping.
+    """
+    lines = payload.decode().split("\n")
+    # the items of the outermost level are the lines with one space before them
+    later = (i for i, text in enumerate(lines) if text[:2] == ' "' and text > f" {_key(key)}")
+    place = next(later, len(lines) - 2)
+    lines[place:place] = [f" {_key(key)}: {_encoder.encode(value)},"]
+    if place == len(lines) - 3:
+        lines[place - 1], lines[place] = lines[place - 1] + ",", lines[place][:-1]
+    return "\n".join(lines).encode()
+
+
 def _by_line(value: Any, levels: int, newline: str) -> str:
     if levels == 0 or not value or not isinstance(value, (dict, list, tuple)):
         return _encoder.encode(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from chronoward.data import PreparedEvents, Rule, prepare
+from chronoward.data import PreparedEvents, Rule, prepare, read_ledger
+from chronoward.data.ledger import RowLedger
 from chronoward.data.omop_tables import DICTIONARIES
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def test_every_row_of_a_meds_source_is_in_the_ledger(
         for file in files
     )
     ledger = (
-        f"SELECT \"table\" || ':' || key AS key "
+        "SELECT \"table\" || ':' || unnest(range(key, key + n_records)) AS key "
         f"FROM read_parquet('{prepared.path}/ledger/*.parquet')"
         " WHERE \"table\" <> 'metadata/codes.parquet'"
     )
@@ -87,3 +89,30 @@ def _check_rules(prepared: PreparedEvents) -> None:
             assert row["rule"] is None
         else:
             assert Rule.named(row["rule"]).effect == row["disposition"]
+
+
+def test_rows_that_fared_alike_share_a_line(tmp_path: Path) -> None:
+    removals = ("", Rule.EXACT_DUPLICATE.value, Rule.AFTER_DEATH.value)
+    book = RowLedger(tmp_path / "ledger", removals, (Rule.VALUE_BOUNDED.value,))
+    gone = np.array([0, 0, 1, 1, 1, 0, 2], np.uint8)
+    changes = np.array([0, 1, 0, 0, 0, 0, 0], np.uint32)
+    book.add("data", "data/a.parquet", gone, changes)
+    book.add("data", "data/none.parquet", gone[:0], changes[:0])
+    book.add("data", "data/b.parquet", np.zeros(1000, np.uint8), np.zeros(1000, np.uint32))
+    assert book.finish() == {
+        "data": {
+            "records": 1007,
+            "kept": 1003,
+            "exact_duplicate": 3,
+            "after_death": 1,
+            "value_bounded": 1,
+        }
+    }
+    lines = pq.read_table(tmp_path / "ledger")
+    assert lines["key"].to_pylist() == [0, 1, 2, 5, 6, 0]
+    assert lines["n_records"].to_pylist() == [1, 1, 3, 1, 1, 1000]
+    records = read_ledger(tmp_path / "ledger")
+    assert records["key"].to_pylist() == [*range(7), *range(1000)]
+    wanted = [None, None, *["exact_duplicate"] * 3, None, "after_death", *[None] * 1000]
+    assert records["rule"].to_pylist() == wanted
+    assert records["changes"].to_pylist() == [[], ["value_bounded"], *[[]] * 1005]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chronoward.data import IngestConfig, PreparedEvents, prepare
+from chronoward.data import IngestConfig, PreparedEvents, prepare, read_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +123,7 @@ WRITERS = {"faulty": write_faulty, "visits": write_visits}
 
 def _ledger(prepared: PreparedEvents) -> pa.Table:
     """The ledger with `<file>:<row>` for a key and the kind of file for a table."""
-    rows = pq.read_table(prepared.path / "ledger").to_pylist()
+    rows = read_ledger(prepared.path / "ledger").to_pylist()
     for row in rows:
         row["key"] = f"{row['table']}:{row['key']}"
         row["table"] = "data" if row["table"].startswith("data/") else "metadata/codes"

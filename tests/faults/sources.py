@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chronoward.data import IngestConfig, PreparedEvents, prepare
+from chronoward.data import IngestConfig, PreparedEvents, prepare, read_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def refused(source: Path, error: type[Exception], match: str, **options: Any) ->
 def accepted(source: Path, config: IngestConfig | None = None, **options: Any) -> PreparedEvents:
     """A source that is read; its report's rules are those of its ledger."""
     prepared = prepare(source, source.parent / f"{source.name}-work", config=config, **options)
-    ledger = pq.read_table(prepared.path / "ledger")
+    ledger = read_ledger(prepared.path / "ledger")
     counts = Counter(rule for rule in ledger["rule"].to_pylist() if rule is not None)
     counts.update(rule for rules in ledger["changes"].to_pylist() for rule in rules)
     assert prepared.report["rules"] == dict(sorted(counts.items()))

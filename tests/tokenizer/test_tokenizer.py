@@ -68,6 +68,16 @@ def test_saving_and_loading_keeps_hash_and_bytes(
     loaded.save(tmp_path / "b.json")
     assert loaded.hash == tokenizer.hash
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.json").read_bytes() == files.canonical_json(
+        files.read_json(tmp_path / "a.json")
+    )
+
+
+@pytest.mark.parametrize("key", ["a", "c", "e"])
+def test_an_item_put_into_canonical_json_stands_where_it_would(key: str) -> None:
+    value = {"b": [{"c": 1}, {"a": ["x", '\n "d"']}], "d": {"e": 1, "a": 2}}
+    made = files.with_item(files.canonical_json(value), key, "f")
+    assert made == files.canonical_json({**value, key: "f"})
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hypothesis import HealthCheck, settings
 
+from chronoward.data import read_ledger
 from chronoward.schema import Role, event_schema
 from chronoward.tokenizer import TokenizerSpec, fit, twin
 from chronoward.tokenizer.inputs import prepare_input
@@ -28,7 +28,7 @@ def assert_same(prepared: PreparedEvents, wanted: Mended) -> None:
     Raises:
         AssertionError: production and twin differ.
     """
-    ledger = pq.read_table(prepared.path / "ledger").to_pylist()
+    ledger = read_ledger(prepared.path / "ledger").to_pylist()
     found = sorted(
         (
             "data" if r["table"].startswith("data/") else r["table"],

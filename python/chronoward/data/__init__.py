@@ -13,6 +13,7 @@ from chronoward.packages import on_first_use
 if TYPE_CHECKING:
     from chronoward.data.assemble import prepare
     from chronoward.data.config import CEHRGPT_DIALS, IngestConfig, VisitPattern
+    from chronoward.data.ledger import read_ledger
     from chronoward.data.meds_writer import write_meds
     from chronoward.data.memory import MedsTables
     from chronoward.data.origin import recognize
@@ -27,6 +28,7 @@ _HOMES = {
     "Rule": "chronoward.data.rules",
     "VisitPattern": "chronoward.data.config",
     "prepare": "chronoward.data.assemble",
+    "read_ledger": "chronoward.data.ledger",
     "recognize": "chronoward.data.origin",
     "write_meds": "chronoward.data.meds_writer",
 }
@@ -39,6 +41,7 @@ __all__ = [
     "Rule",
     "VisitPattern",
     "prepare",
+    "read_ledger",
     "recognize",
     "write_meds",
 ]

@@ -1,4 +1,4 @@
-"""The ledger: one row a source record, what became of it and by which rules.
+"""The ledger: what became of every source record and by which rules.
 
 `gone` and `changes` of the record tables are unpacked here, once. Columns:
 
@@ -6,6 +6,7 @@
 |---|---|---|
 | table | the table | the file, such as `data/train/0.parquet` |
 | key | the primary key as text, else `<table>:<row>` | the row in the file, from 0 (int64) |
+| n_records | 1 | this many rows from `key` on share the line |
 | disposition | kept, dropped, merged or quarantined | |
 | rule | of a removed record | |
 | changes | rules that changed a kept one | |
@@ -41,6 +42,7 @@ def ledger_schema() -> pa.Schema:
         [
             pa.field("table", pa.string(), nullable=False),
             pa.field("key", pa.string(), nullable=False),
+            pa.field("n_records", pa.int64(), nullable=False),
             pa.field("disposition", pa.string(), nullable=False),
             pa.field("rule", pa.string()),
             pa.field("changes", pa.list_(pa.string()), nullable=False),
@@ -101,7 +103,8 @@ def write(work: Workspace, folder: Path) -> None:
     )
     changes = f"CASE changes {lists} ELSE []::VARCHAR[] END" if lists else "[]::VARCHAR[]"
     stream = work.stream(
-        f"""SELECT tbl AS "table", key, CASE gone {effect} ELSE 'kept' END AS disposition,
+        f"""SELECT tbl AS "table", key, 1::BIGINT AS n_records,
+        CASE gone {effect} ELSE 'kept' END AS disposition,
         CASE gone {gone} END AS rule, {changes} AS changes
         FROM (SELECT * FROM ledger ORDER BY tbl, key, gone, changes)"""
     )
@@ -126,6 +129,7 @@ def row_ledger_schema() -> pa.Schema:
         [
             pa.field("table", text, nullable=False),
             pa.field("key", pa.int64(), nullable=False),
+            pa.field("n_records", pa.int64(), nullable=False),
             pa.field("disposition", text, nullable=False),
             pa.field("rule", text),
             pa.field("changes", pa.list_(pa.string()), nullable=False),
@@ -134,7 +138,7 @@ def row_ledger_schema() -> pa.Schema:
 
 
 class RowLedger:
-    """A ledger of records that are rows of files, written in their order.
+    """A ledger of records that are rows of files, in their order; a line a run of equal fates.
 
     Args:
         folder: for `<n>.parquet`; made.
@@ -153,6 +157,7 @@ class RowLedger:
         self._effect_of = np.array([place[effect] for effect in effects], np.int32)
         self._counts: dict[str, dict[str, int]] = {}
         self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
         self._n_parts = 0
 
     def add(
@@ -167,7 +172,7 @@ class RowLedger:
             changes: bits of changing rules, 0 where gone.
         """
         counts = self._counts.setdefault(table, {"records": 0, "kept": 0})
-        for begin in range(0, max(len(gone), 1), PART_RECORDS):
+        for begin in range(0, len(gone), PART_RECORDS):
             part = slice(begin, begin + PART_RECORDS)
             self._enter(counts, file, begin, np.asarray(gone[part]), np.asarray(changes[part]))
 
@@ -179,17 +184,20 @@ class RowLedger:
         gone: NDArray[np.uint8],
         changes: NDArray[np.uint32],
     ) -> None:
-        counts["records"] += len(gone)
-        for number, n in enumerate(np.bincount(gone).tolist()):
-            name = "kept" if number == 0 else self._rules[number].as_py()
-            if n:
-                counts[name] = counts.get(name, 0) + n
+        differs = (gone[1:] != gone[:-1]) | (changes[1:] != changes[:-1])
+        first = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(differs) + 1])
+        n_records = np.diff(first, append=len(gone))
+        gone, changes = gone[first], changes[first]
+        counts["records"] += int(n_records.sum())
+        for number in np.unique(gone).tolist():
+            name = self._rules[number].as_py() or "kept"
+            counts[name] = counts.get(name, 0) + int(n_records[gone == number].sum())
         changed = np.flatnonzero(changes)
         masks, which = np.unique(changes[changed], return_inverse=True)
         named = [self._named(mask) for mask in masks.tolist()]
-        for names, n in zip(named, np.bincount(which).tolist(), strict=True):
+        for i, names in enumerate(named):
             for name in names:
-                counts[name] = counts.get(name, 0) + n
+                counts[name] = counts.get(name, 0) + int(n_records[changed[which == i]].sum())
         lengths = np.zeros(len(gone) + 1, np.int32)
         lengths[changed + 1] = np.array([len(names) for names in named], np.int32)[which]
         lists = pa.array(named, pa.list_(pa.string())).take(pa.array(which))
@@ -197,7 +205,8 @@ class RowLedger:
             pa.DictionaryArray.from_arrays(
                 pa.array(np.zeros(len(gone), np.int32)), pa.array([file])
             ),
-            pa.array(np.arange(begin, begin + len(gone))),
+            pa.array(begin + first),
+            pa.array(n_records),
             pa.DictionaryArray.from_arrays(pa.array(self._effect_of[gone]), self._effects),
             pa.DictionaryArray.from_arrays(
                 pa.array(gone.astype(np.int32), mask=gone == 0), self._rules
@@ -205,7 +214,8 @@ class RowLedger:
             pa.ListArray.from_arrays(pa.array(np.cumsum(lengths, dtype=np.int32)), lists.flatten()),
         ]
         self._waiting.append(pa.Table.from_arrays(columns, schema=row_ledger_schema()))
-        if sum(map(len, self._waiting)) >= PART_RECORDS:  # a part takes many small files
+        self._n_waiting += len(first)
+        if self._n_waiting >= PART_RECORDS:  # a part takes many files
             self._write()
 
     def _named(self, mask: int) -> list[str]:
@@ -216,13 +226,36 @@ class RowLedger:
         table = pa.concat_tables([row_ledger_schema().empty_table(), *self._waiting])
         _write_part(table.unify_dictionaries(), self._folder / f"{self._n_parts}.parquet")
         self._n_parts += 1
-        self._waiting = []
+        self._waiting, self._n_waiting = [], 0
 
     def finish(self) -> dict[str, dict[str, int]]:
         """Per table: records, kept, and the number of records by rule."""
         if self._waiting or not self._n_parts:
             self._write()
         return self._counts
+
+
+def read_ledger(folder: Path) -> pa.Table:
+    """The ledger with one line a record, in its order.
+
+    Args:
+        folder: `ledger/` of a token store or of prepared events.
+
+    Returns:
+        As `row_ledger_schema` or `ledger_schema`, without `n_records`.
+
+    Raises:
+        OSError: there is no ledger.
+    """
+    runs = pq.read_table(folder)
+    n_records = runs["n_records"].to_numpy()
+    place = np.repeat(np.arange(len(runs)), n_records)
+    records = runs.drop_columns(["n_records"]).take(pa.array(place))
+    if records.schema.field("key").type != pa.int64():
+        return records
+    within = np.arange(len(place)) - np.repeat(np.cumsum(n_records) - n_records, n_records)
+    key = pa.array(records["key"].to_numpy() + within)
+    return records.set_column(1, records.schema.field("key"), key)
 
 
 def _names(mask: int) -> list[str]:

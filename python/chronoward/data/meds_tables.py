@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from chronoward._core import MedsMending
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering, Numberings
@@ -21,8 +23,6 @@ from chronoward.data.visits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from chronoward.data.config import IngestConfig, VisitPattern
@@ -56,6 +56,8 @@ def _kind(code: str) -> int:
 
 def _event_code(code: str, kind: int) -> str:
     """The code as the event table has it: prefixes of sex, race and ethnicity made one."""
+    if kind == OTHER_KIND:
+        return code
     rest = _rest(code)
     if kind == SEX:
         known = {"F": "F", "FEMALE": "F", "8532": "F", "M": "M", "MALE": "M", "8507": "M"}
@@ -65,11 +67,7 @@ def _event_code(code: str, kind: int) -> str:
         DEATH: "MEDS_DEATH",
         RACE: f"Race/{rest}",
         ETHNICITY: f"Ethnicity/{rest}",
-    }.get(kind, code)
-
-
-def _opens(code: str, prefix: str) -> bool:
-    return code == prefix or code.startswith(f"{prefix}//")
+    }[kind]
 
 
 def _text(text: str) -> tuple[int, float, str]:
@@ -95,8 +93,15 @@ def _year_us(year: int) -> int:
     return start.days * DAY_US
 
 
-def _flags(values: Iterable[bool]) -> NDArray[np.uint8]:
-    return np.fromiter(values, np.uint8)
+def _flags(values: pa.BooleanArray) -> NDArray[np.uint8]:
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.uint8)
+
+
+def _named(codes: pa.StringArray, name: str | None) -> NDArray[np.uint8]:
+    """Which codes are `name`, alone or with further parts."""
+    if name is None:
+        return np.zeros(len(codes), np.uint8)
+    return _flags(pc.or_(pc.equal(codes, name), pc.starts_with(codes, f"{name}//")))
 
 
 def make_mending(
@@ -127,11 +132,13 @@ def make_mending(
     for text in numberings.texts.texts[len(parsed) :]:  # POS, NEG, not_done
         parsed.append((CATEGORY, 0.0, text))
         category.append(numberings.texts.of(text))
-    discharge = [
-        events.of(f"Discharge/{_rest(code)}") if "//" in code and _closes(code, config) else NONE
-        for code in codes
-    ]
-    patterns = [_pattern(pattern, codes, events) for pattern in config.visit_patterns]
+    names = pa.array(codes, pa.string())
+    has_parts = _flags(pc.match_substring(names, "//"))
+    closing = np.any([_named(names, p.end) for p in config.visit_patterns], axis=0) & has_parts
+    discharge = np.full(len(codes), NONE, np.int32)
+    for i in np.flatnonzero(closing).tolist():
+        discharge[i] = events.of(f"Discharge/{_rest(codes[i])}")
+    patterns = [_pattern(pattern, names, events) for pattern in config.visit_patterns]
     stay, artificial = events.of("Visit/IP"), events.of("Visit/0")
     order = sorted(range(len(events.texts)), key=lambda i: events.texts[i].encode())
     rank = np.empty(len(order), np.int32)
@@ -139,8 +146,8 @@ def make_mending(
     mending = MedsMending(
         code_kind=np.array(kinds, np.uint8),
         event_code=np.array(event_code, np.int32),
-        is_visit_code=_flags(code.startswith("Visit/") for code in codes),
-        is_discharge_code=_flags(code.startswith("Discharge/") for code in codes),
+        is_visit_code=_flags(pc.starts_with(names, "Visit/")),
+        is_discharge_code=_flags(pc.starts_with(names, "Discharge/")),
         code_rank=rank,
         text_kind=np.array([kind for kind, _, _ in parsed], np.uint8),
         text_number=np.array([number for _, number, _ in parsed], np.float64),
@@ -155,8 +162,8 @@ def make_mending(
         future_us=-(2**63) if future_us is None else future_us,
     )
     mending.set_visit_codes(
-        discharge_code=np.array(discharge, np.int32),
-        is_bare=_flags("//" not in code for code in codes),
+        discharge_code=discharge,
+        is_bare=1 - has_parts,
         visit_class=np.array([visit_class(c, inpatient_codes) for c in events.texts], np.uint8),
         stay_code=stay,
         artificial_code=artificial,
@@ -184,10 +191,6 @@ def sentinel_years_us(config: IngestConfig) -> NDArray[np.int64]:
     return np.array([[_year_us(y + k) for y in years] for k in (0, 1)], np.int64)
 
 
-def _closes(code: str, config: IngestConfig) -> bool:
-    return any(p.end is not None and _opens(code, p.end) for p in config.visit_patterns)
-
-
 def visit_class(code: str, inpatient_codes: set[str]) -> int:
     """Class of a visit code: by the source's metadata, else by the code itself."""
     if code in inpatient_codes or code.upper() in INPATIENT_CODES:
@@ -196,16 +199,15 @@ def visit_class(code: str, inpatient_codes: set[str]) -> int:
 
 
 def _pattern(
-    pattern: VisitPattern, codes: list[str], events: Numbering
+    pattern: VisitPattern, codes: pa.StringArray, events: Numbering
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32], VisitPattern]:
-    opens = _flags(_opens(code, pattern.start) for code in codes)
-    end = pattern.end
-    closes = _flags(end is not None and _opens(code, end) for code in codes)
+    opens, closes = _named(codes, pattern.start), _named(codes, pattern.end)
     visit_code = np.full(len(codes), NONE, np.int32)
     for i in np.flatnonzero(opens).tolist():
         name = pattern.visit_type
         if name is None:
-            parts = codes[i].split("//")
-            name = f"Visit/{parts[1] if len(parts) > 1 and parts[1] else codes[i]}"
+            code = codes[i].as_py()
+            parts = code.split("//")
+            name = f"Visit/{parts[1] if len(parts) > 1 and parts[1] else code}"
         visit_code[i] = events.of(name)
     return opens, closes, visit_code, pattern

@@ -22,7 +22,7 @@ from chronoward.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 3
+VERSION = 4
 MANIFEST = "prepared.json"
 REPORT = "ingest_report.json"
 

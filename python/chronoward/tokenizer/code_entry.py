@@ -42,8 +42,7 @@ class CodeEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON holds them."""
-        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
-        return {name: value for name, value, default in values if value != default}
+        return {name: value for name, value in vars(self).items() if value != _DEFAULTS[name]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CodeEntry:
@@ -59,3 +58,6 @@ class CodeEntry:
         if "quantiles" in parts:
             parts["quantiles"] = tuple(tuple(bin_) for bin_ in parts["quantiles"])
         return cls(**parts)
+
+
+_DEFAULTS = {field.name: field.default for field in fields(CodeEntry)}

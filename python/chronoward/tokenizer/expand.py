@@ -109,7 +109,7 @@ class _Added:
         for i, (entry, own) in enumerate(zip(self.codes, self.tokens, strict=True)):
             tokens = _named(entry, own, taken, grown)
             taken |= {token.label for token in tokens}
-            added += [replace(token, entry=len(old.codes) + i) for token in tokens]
+            added += [token._replace(entry=len(old.codes) + i) for token in tokens]
         if old.spec.values == "split":
             added += _value_tokens(grown, taken)
         added.sort(key=lambda token: token.token_class)  # stable, as `fit` sorts them
@@ -122,7 +122,7 @@ def _named(
     """An entry's tokens under the shortest label that is free."""
     before = len(next(token.label for token in tokens if token.bin == -1))
     for name in possible_labels(entry, grown.spec):
-        renamed = [replace(token, label=name + token.label[before:]) for token in tokens]
+        renamed = [token._replace(label=name + token.label[before:]) for token in tokens]
         if not taken & {token.label for token in renamed}:
             break
     return renamed  # where all are taken the vocabulary's own check says so

@@ -382,11 +382,11 @@ def _time_token(
         label=bucket.label, token_class=token_class, lo=bucket.lo, hi=bucket.hi, value=bucket.days
     )
     if spec.is_calendar:
-        return replace(token, rule=DurationRule.CALENDAR_DAY)
+        return token._replace(rule=DurationRule.CALENDAR_DAY)
     if bucket.is_repeat:  # a run of n means n half years, so that a run can be read back
         constant = (REPEAT_MIN,) * N_KNOTS
-        return replace(
-            token, token_class=TokenClass.GAP_REPEAT, rule=DurationRule.QUANTILE, q=constant
+        return token._replace(
+            token_class=TokenClass.GAP_REPEAT, rule=DurationRule.QUANTILE, q=constant
         )
     minutes, subjects = counts.sampled_durations(kind)
     inside = (minutes >= bucket.lo) & (minutes < bucket.hi)
@@ -398,7 +398,7 @@ def _time_token(
     q = fit_duration_quantiles(
         minutes[seen], subjects[seen], bucket.lo, max(cap, bucket.lo + 1), spec.min_subjects
     )
-    return replace(token, rule=DurationRule.QUANTILE, q=q)
+    return token._replace(rule=DurationRule.QUANTILE, q=q)
 
 
 def _with_starts(vocabulary: Vocabulary, counts: FitCounts) -> Vocabulary:

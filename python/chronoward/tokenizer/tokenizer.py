@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -109,17 +109,19 @@ class Tokenizer:
         return np.asarray(self.vocabulary.column("bin", np.int32))
 
     @cached_property
-    def _payload(self) -> dict[str, Any]:
-        return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **self.vocabulary.to_json()}
+    def _json(self) -> bytes:
+        """The canonical JSON without the hash."""
+        parts = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **self.vocabulary.to_json()}
+        return files.canonical_json(parts)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON without the hash itself."""
-        return hashlib.sha256(files.canonical_json(self._payload)).hexdigest()
+        return hashlib.sha256(self._json).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Writes tokenizer.json: canonical, so equal tokenizers give equal bytes."""
-        files.write_json(Path(path), {**self._payload, "hash": self.hash})
+        files.write_bytes(Path(path), files.with_item(self._json, "hash", self.hash))
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -40,8 +39,7 @@ SEX_INDEX: Final = {"F": 1, "M": 2}
 NO_AGE: Final = -1  # value of the token `age:unknown`
 
 
-@dataclass(frozen=True, kw_only=True)
-class Token:
+class Token(NamedTuple):
     """One token. `value`: the year, the age band's first day, the sex, days or hours, by class.
 
     `entry` is the code entry it stands for, -1 for structural tokens. `bin`: -1 without a value, b
@@ -103,9 +101,8 @@ class Vocabulary:
 
     @cached_property
     def _token_columns(self) -> dict[str, tuple[Any, ...]]:
-        rows = map(attrgetter(*_TOKEN_FIELDS), self.tokens)
-        columns = zip(*rows, strict=True) if self.tokens else ((),) * len(_TOKEN_FIELDS)
-        return dict(zip(_TOKEN_FIELDS, columns, strict=True))
+        columns = zip(*self.tokens, strict=True) if self.tokens else ((),) * len(Token._fields)
+        return dict(zip(Token._fields, columns, strict=True))
 
     def column(self, name: str, dtype: type) -> NDArray[Any]:
         """One attribute of all tokens, (V,)."""
@@ -273,16 +270,18 @@ class Vocabulary:
         )
 
     def _default_tokens(self) -> NDArray[np.int32]:
-        plain = self._plain_tokens()
+        plain = self._plain_tokens
         by_kind = {entry.kind: i for i, entry in enumerate(self.codes) if _is_unknown(entry)}
         kinds = ("sex", "race", "visit", "discharge")
         return np.array([plain[by_kind[k]] if k in by_kind else -1 for k in kinds], np.int32)
 
+    @cached_property
     def _plain_tokens(self) -> NDArray[np.int32]:
+        """int32 (E,): the token of each entry that has no value."""
         plain = np.full(len(self.codes), -1, np.int32)
-        for i, token in enumerate(self.tokens):
-            if token.entry >= 0 and token.bin == -1:
-                plain[token.entry] = i
+        entry = self.column("entry", np.int32)
+        without_value = np.flatnonzero((entry >= 0) & (self.column("bin", np.int32) == -1))
+        plain[entry[without_value]] = without_value
         return plain
 
     def _entry_tables(self) -> dict[str, Any]:
@@ -311,7 +310,7 @@ class Vocabulary:
         offsets = np.zeros(n + 1, np.int64)
         np.cumsum([len(e.edges) for e in self.codes], out=offsets[1:])
         return {
-            "entry_plain": self._plain_tokens(),
+            "entry_plain": self._plain_tokens,
             "entry_bin_token": bin_token,
             "entry_n_bins": np.array([e.n_bins for e in self.codes], np.int32),
             "entry_edge_offset": offsets,
@@ -329,44 +328,38 @@ class Vocabulary:
         """Canonical order: what an expansion brought comes after all that was there before, so
         that the codes of a moment still stand in the order of their ids."""
         bounds = [g.n_tokens for g in self.generations]
-        generation = np.searchsorted(bounds, np.arange(len(self.tokens)), side="right").tolist()
-        plain = self._plain_tokens()
-
-        def order(i: int) -> tuple[int, str, str, str, str, int, int]:
-            token = self.tokens[i]
-            if token.entry < 0:
-                return (generation[i], "", "", "", "", 0, i)
-            entry = self.codes[token.entry]
-            within = token.bin + 1 if token.bin >= -1 else 10_000 - token.bin
-            # CEHR-GPT breaks ties by the concept id as text, over all tables
-            first = self.tokens[plain[token.entry]].label if self.spec.preset == "cehr" else ""
-            return (generation[i], first, entry.table, entry.code, entry.unit or "", within, i)
-
+        generation = np.searchsorted(bounds, np.arange(len(self.tokens)), side="right")
+        keys = [(e.table, e.code, e.unit or "") for e in self.codes]
+        if self.spec.preset == "cehr":  # breaks ties by the concept id as text, over all tables
+            labels = [self.tokens[i].label for i in self._plain_tokens.tolist()]
+            keys = [(label, *key) for label, key in zip(labels, keys, strict=True)]  # type: ignore[misc]
+        place = {key: i for i, key in enumerate(sorted(set(keys)))}
+        # structural tokens, entry -1, come first
+        of_entry = np.array([*(place[key] for key in keys), -1], np.int64)
+        entry, bins = self.column("entry", np.int32), self.column("bin", np.int32)
+        within = np.where(entry < 0, 0, np.where(bins >= -1, bins + 1, 10_000 - bins))
         rank = np.empty(len(self.tokens), np.int32)
-        rank[sorted(range(len(self.tokens)), key=order)] = np.arange(len(self.tokens))
+        order = np.lexsort((within, of_entry[entry], generation))  # stable: ties by id
+        rank[order] = np.arange(len(self.tokens))
         return rank
 
     def make_grammar_tables(self) -> GrammarTables:
         """The plain arrays for engine and packer."""
         token_class = self.column("token_class", np.uint8)
-        sex_specific = {
-            i: SEX_INDEX[self.codes[t.entry].sex_specific or ""]
-            for i, t in enumerate(self.tokens)
-            if t.entry >= 0 and self.codes[t.entry].sex_specific in SEX_INDEX
-        }
+        sex_of_entry = [SEX_INDEX.get(e.sex_specific or "", 0) for e in self.codes]
+        sex = np.array([*sex_of_entry, 0], np.uint8)[self.column("entry", np.int32)]
+        sex_specific = {i: int(sex[i]) for i in np.flatnonzero(sex).tolist()}
         # observation starts on a date: a wait of hours from there is not encoded, so not drawn
         is_short = (token_class == TokenClass.GAP) & (self.column("lo", np.int32) < DAY_MIN)
         refused = {self.state_names.index("start"): is_short}
         state_mask, sex_mask = make_masks(token_class, self.next_state, sex_specific, refused)
         duration_q = np.zeros((len(self.tokens), N_KNOTS), np.int32)
-        for i, token in enumerate(self.tokens):
-            if token.rule == DurationRule.QUANTILE:
-                duration_q[i] = token.q
-            elif token.rule:
-                duration_q[i] = token.value
+        rule = self.column("rule", np.uint8)
+        for i in np.flatnonzero(rule).tolist():
+            token = self.tokens[i]
+            duration_q[i] = token.q if token.rule == DurationRule.QUANTILE else token.value
         year_first, year_token = self.year_tokens
         age_edge_min, age_token, age_unknown = self.age_tokens
-        rule = self.column("rule", np.uint8)
         return GrammarTables(
             token_class=token_class,
             next_state=self.next_state,
@@ -465,7 +458,7 @@ class Vocabulary:
         Raises:
             FormatError: token labels or code keys that occur twice, or pointers to nowhere.
         """
-        labels = [token.label for token in self.tokens]
+        labels = self._token_columns["label"]
         if len(set(labels)) != len(labels):
             twice = sorted({label for label in labels if labels.count(label) > 1})[:3]
             message = f"tokenizer has duplicate token labels: {twice}"
@@ -473,7 +466,7 @@ class Vocabulary:
         if len(self.entry_index) != len(self.codes):
             message = "tokenizer has duplicate code entries"
             raise FormatError(message)
-        if any(not -1 <= token.entry < len(self.codes) for token in self.tokens):
+        if any(not -1 <= entry < len(self.codes) for entry in self._token_columns["entry"]):
             message = "tokenizer has tokens whose code does not exist"
             raise FormatError(message)
         if any(("code", t, kept) not in self.dominant_entry for t, _, kept in self.placements):
@@ -490,6 +483,3 @@ def _prompt_classes(spec: TokenizerSpec) -> NDArray[np.uint8]:
 
 def _is_unknown(entry: CodeEntry) -> bool:
     return UNKNOWN_CODE.get(entry.kind) == entry.code
-
-
-_TOKEN_FIELDS: Final = tuple(f.name for f in fields(Token))
