@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,12 @@ from benchmarks.record import Measurement, Stopwatch
 
 from chronoward.data import prepare
 from chronoward.philox import uniforms
+from chronoward.store import TokenStore
 from chronoward.tokenize import tokenize, verify
 from chronoward.tokenizer import TokenClass, Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from chronoward.store import TokenStore
 
 N_CODES = 5_000
 EVENTS_A_SUBJECT = 500
@@ -86,55 +86,84 @@ def _check(store: TokenStore) -> None:
         raise AssertionError(message)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What `_REPEATS` times encoding a source's events took, in memory touched before."""
+
+    n_events: int
+    n_tokens: int
+    one: Stopwatch
+    two: Stopwatch
+    """The same with two threads."""
+
+    @property
+    def rate(self) -> float:
+        """Events per CPU-second, one thread."""
+        return self.n_events / self.one.cpu
+
+
+def time_encoding(meds: Path, folder: Path) -> Encoding:
+    """Encodes a MEDS source over and over.
+
+    Args:
+        meds: the source.
+        folder: for what is made on the way.
+
+    Raises:
+        AssertionError: the tokens are not those of the token store.
+    """
+    store = tokenize(meds, folder / "tokens")
+    tokenizer = Tokenizer.load(store.tokenizer_path)
+    prepared = prepare(meds, folder / "work")
+    tables = list(prepared.batches())
+    codes, observation = prepared.codes, prepared.observation
+
+    def encode(threads: int) -> int:
+        batches = [
+            tokenizer.encode(table, observation, codes=codes, threads=threads) for table in tables
+        ]
+        return sum(batch.n_tokens for batch in batches)
+
+    n_tokens = encode(1)
+    if n_tokens != sum(s["n_tokens"] for s in store.manifest["splits"].values()):
+        message = "encoding twice gave another number of tokens"
+        raise AssertionError(message)
+    watches = []
+    for threads in (1, 2):
+        with Stopwatch() as watch:
+            for _ in range(_REPEATS):
+                encode(threads)
+        watches.append(watch)
+    return Encoding(_REPEATS * prepared.n_events, n_tokens, *watches)
+
+
 def measure_encode(quick: bool) -> Iterator[Measurement]:
     """The lines of D1: one thread, in memory that was touched before, and two threads beside it."""
     n_rows = 100_000 if quick else 1_000_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_meds(folder / "meds", n_rows)
-        store = tokenize(folder / "meds", folder / "tokens")
-        _check(store)
-        tokenizer = Tokenizer.load(store.tokenizer_path)
-        prepared = prepare(folder / "meds", folder / "work")
-        tables = list(prepared.batches())
-        codes, observation = prepared.codes, prepared.observation
-
-        def encode(threads: int) -> int:
-            batches = [
-                tokenizer.encode(table, observation, codes=codes, threads=threads)
-                for table in tables
-            ]
-            return sum(batch.n_tokens for batch in batches)
-
-        n_tokens = encode(1)
-        if n_tokens != sum(s["n_tokens"] for s in store.manifest["splits"].values()):
-            message = "encoding twice gave another number of tokens"
-            raise AssertionError(message)
-        watches = []
-        for threads in (1, 2):
-            with Stopwatch() as watch:
-                for _ in range(_REPEATS):
-                    encode(threads)
-            watches.append(watch)
-    one, two = watches
+        took = time_encoding(folder / "meds", folder)
+        _check(TokenStore.open(folder / "tokens"))
+    extra = {"n_rows": n_rows, "n_tokens": took.n_tokens, "n_codes": N_CODES}
     yield Measurement(
         id="D1",
         metric="two_threads",
-        value=_REPEATS * prepared.n_events / two.wall,
+        value=took.n_events / took.two.wall,
         unit="events/s",
         against="one thread, wall time",
-        baseline=round(_REPEATS * prepared.n_events / one.wall),
-        ratio=round(one.wall / two.wall, 3),
-        seconds=two.wall,
-        extra={"n_rows": n_rows, "n_tokens": n_tokens, "n_codes": N_CODES},
+        baseline=round(took.n_events / took.one.wall),
+        ratio=round(took.one.wall / took.two.wall, 3),
+        seconds=took.two.wall,
+        extra=extra,
     )
     yield Measurement(
         id="D1",
         metric="encode",
-        value=_REPEATS * prepared.n_events / one.cpu,
+        value=took.rate,
         unit="events/CPU-s",
-        seconds=one.wall,
-        extra={"n_rows": n_rows, "n_tokens": n_tokens, "n_codes": N_CODES},
+        seconds=took.one.wall,
+        extra=extra,
     )
 
 

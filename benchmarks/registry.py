@@ -36,11 +36,14 @@ MODULES: dict[str, str] = {
     "T1": "benchmarks.training",
 }
 # parts of an id above, run only when named
-PARTS: dict[str, str] = dict.fromkeys(
-    ("R5.main", "R5.shuffled", "R5.censoring", "R5.rollouts"), "benchmarks.accuracy"
-)
+PARTS: dict[str, str] = {
+    **dict.fromkeys(
+        ("R5.main", "R5.shuffled", "R5.censoring", "R5.rollouts"), "benchmarks.accuracy"
+    ),
+    **dict.fromkeys(("D1.real", "D2.real", "D2.yardstick", "D3.real"), "benchmarks.real_data"),
+}
 # take `work_dir`; left out of --quick unless named: even their small form takes minutes
-LONG = frozenset({"R5", *PARTS})
+LONG = frozenset({"R5", *(part for part in PARTS if part.startswith("R5"))})
 # run another project in its own environment (see peers.py); without ids they run where it is ready
 PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data"}
 

@@ -16,13 +16,13 @@ namespace {
 
 Array<std::int32_t> number_keys(KeyIndex& index, const Bytes& role,
                                 const Array<std::int32_t>& table, const Array<std::int32_t>& code,
-                                const Array<std::int32_t>& unit) {
+                                const Array<std::int32_t>& unit, int n_threads) {
   const KeyColumns columns{view(role, "role"), view(table, "table"), view(code, "code"),
                            view(unit, "unit")};
   std::vector<std::int32_t> out;
   {
     const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = index.number(columns);
+    out = index.number(columns, n_threads);
   }
   return to_numpy(std::move(out));
 }
@@ -120,7 +120,7 @@ py::dict sampled_rows(BottomSample& sample) {
   SampledRows rows;
   {
     const py::gil_scoped_release released;
-    rows = sample.rows();
+    rows = sample.take();
   }
   py::dict out;
   out["group"] = to_numpy(std::move(rows.group));
@@ -137,7 +137,7 @@ void bind_fit(py::module_& m) {
                        "Numbers the distinct keys (role, table, code, unit) of many batches.")
       .def(py::init<>())
       .def("number", &number_keys, py::arg("role").noconvert(), py::arg("table").noconvert(),
-           py::arg("code").noconvert(), py::arg("unit").noconvert(),
+           py::arg("code").noconvert(), py::arg("unit").noconvert(), py::arg("n_threads") = 1,
            "The number of each row's key.")
       .def("keys", &keys_from, py::arg("first"),
            "(role, table, code, unit) of the keys from one on.")
@@ -155,7 +155,8 @@ void bind_fit(py::module_& m) {
       .def("add_sampled", &add_sampled_rows, py::kw_only(), py::arg("group").noconvert(),
            py::arg("priority").noconvert(), py::arg("subject").noconvert(),
            py::arg("value").noconvert(), "Offers rows of another sample.")
-      .def("rows", &sampled_rows, "The sample: columns by name, sorted by group and priority.");
+      .def("take", &sampled_rows,
+           "The sample, which is then forgotten: columns by name, sorted by group and priority.");
   py::class_<FitScan>(m, "FitScan", "Counts and samples of the subjects that are counted.")
       .def(py::init<std::size_t>(), py::arg("sample_size"))
       .def("add", &scan, py::kw_only(), py::arg("offsets").noconvert(),

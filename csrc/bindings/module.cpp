@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_errors();
   bind_attention(m);
   bind_engine(m);
+  bind_event_arrays(m);
   bind_fit(m);
   bind_output(m);
   bind_pack(m);

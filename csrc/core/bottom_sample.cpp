@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <stdexcept>
+#include <utility>
 
 #include "core/philox.hpp"
 
@@ -70,11 +71,19 @@ void BottomSample::shrink(Group& group) const {
   group.rows.resize(size_);
 }
 
-SampledRows BottomSample::rows() {
-  SampledRows out;
-  for (std::size_t g = 0; g < groups_.size(); ++g) {
-    Group& group = groups_[g];
+SampledRows BottomSample::take() {
+  std::size_t n = 0;
+  for (Group& group : groups_) {
     shrink(group);
+    n += group.rows.size();
+  }
+  SampledRows out;
+  out.group.reserve(n);
+  out.priority.reserve(n);
+  out.subject.reserve(n);
+  out.value.reserve(n);
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    Group group = std::exchange(groups_[g], Group{});
     std::sort(group.rows.begin(), group.rows.end());
     for (const Row& row : group.rows) {
       out.group.push_back(static_cast<std::int64_t>(g));

@@ -1,6 +1,7 @@
 #include "core/encode.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/encode_subject.hpp"
@@ -9,23 +10,22 @@
 namespace chronoward {
 namespace {
 
-template <typename T>
-void append(std::vector<T>& to, const std::vector<T>& from) {
-  to.insert(to.end(), from.begin(), from.end());
-}
-
-/// The parts one after the other, as columns.
-TokenTimelines join(const std::vector<EncodedPart>& parts, int n_threads) {
+/// The parts one after the other.
+TokenTimelines join(std::vector<TokenTimelines>&& parts, int n_threads) {
+  if (parts.size() == 1) return std::move(parts.front());
   TokenTimelines out;
   std::vector<std::size_t> first;  // of each part's tokens
   std::size_t n_tokens = 0;
+  const auto append = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
   out.offsets.push_back(0);
-  for (const EncodedPart& part : parts) {
+  for (const TokenTimelines& part : parts) {
     for (std::size_t i = 1; i < part.offsets.size(); ++i) {
       out.offsets.push_back(static_cast<std::int64_t>(n_tokens) + part.offsets[i]);
     }
     first.push_back(n_tokens);
-    n_tokens += part.tokens.size();
+    n_tokens += part.token_id.size();
     append(out.origin_us, part.origin_us);
     append(out.obs_start_min, part.obs_start_min);
     append(out.obs_end_min, part.obs_end_min);
@@ -35,38 +35,45 @@ TokenTimelines join(const std::vector<EncodedPart>& parts, int n_threads) {
   out.time_min.resize(n_tokens);
   out.event_min.resize(n_tokens);
   out.n_prior.resize(n_tokens);
+  const auto put = [](auto& to, const auto& from, std::size_t place) {
+    std::copy(from.begin(), from.end(), to.begin() + static_cast<std::ptrdiff_t>(place));
+  };
   parallel_for(parts.size(), n_threads, [&](std::size_t begin, std::size_t end, std::size_t) {
     for (std::size_t p = begin; p < end; ++p) {
-      std::size_t to = first[p];
-      for (const PlacedToken& token : parts[p].tokens) {
-        out.token_id[to] = token.id;
-        out.time_min[to] = token.clock;
-        out.event_min[to] = token.event;
-        out.n_prior[to] = token.n_prior;
-        ++to;
-      }
+      put(out.token_id, parts[p].token_id, first[p]);
+      put(out.time_min, parts[p].time_min, first[p]);
+      put(out.event_min, parts[p].event_min, first[p]);
+      put(out.n_prior, parts[p].n_prior, first[p]);
     }
   });
   return out;
+}
+
+/// Room for what subjects will need: about one time token a code at most, and a prompt each.
+void reserve(TokenTimelines& out, std::size_t n_rows, std::size_t n_subjects) {
+  const std::size_t n_tokens = 2 * n_rows + 8 * n_subjects;
+  out.token_id.reserve(n_tokens);
+  out.time_min.reserve(n_tokens);
+  out.event_min.reserve(n_tokens);
+  out.n_prior.reserve(n_tokens);
+  out.offsets.reserve(n_subjects + 1);
 }
 
 }  // namespace
 
 TokenTimelines encode(const EncodeTables& tables, const EventView& events, int n_threads) {
   const std::size_t n_subjects = events.row_offsets.size() - 1;
-  std::vector<EncodedPart> parts(static_cast<std::size_t>(std::max(1, n_threads)));
+  const EncodeFacts facts(tables, events);
+  std::vector<TokenTimelines> parts(static_cast<std::size_t>(std::max(1, n_threads)));
+  for (TokenTimelines& part : parts) part.offsets.push_back(0);
   parallel_for(n_subjects, n_threads, [&](std::size_t begin, std::size_t end, std::size_t range) {
-    EncodedPart& out = parts[range];
-    const auto n_rows =
-        static_cast<std::size_t>(events.row_offsets[end] - events.row_offsets[begin]);
-    // about one time token per code at most, and a prompt each
-    out.tokens.reserve(2 * n_rows + 8 * (end - begin));
-    out.offsets.reserve(end - begin + 1);
-    out.offsets.push_back(0);
-    SubjectEncoder encoder(tables, events, out);
+    TokenTimelines& out = parts[range];
+    const std::int64_t n_rows = events.row_offsets[end] - events.row_offsets[begin];
+    reserve(out, static_cast<std::size_t>(n_rows), end - begin);
+    SubjectEncoder encoder(tables, events, facts, out);
     for (std::size_t i = begin; i < end; ++i) encoder.encode(i);
   });
-  return join(parts, n_threads);
+  return join(std::move(parts), n_threads);
 }
 
 }  // namespace chronoward

@@ -95,6 +95,14 @@ struct EncodeTables {
   std::int32_t gap_repeat_token = -1;
 };
 
+/// What every event asks of its key, in one place of memory.
+struct KeyFacts {
+  std::int32_t entry, plain, bin_token, n_bins;
+  std::int64_t first_edge;
+  std::int32_t n_edges;
+  std::uint8_t match, sex;
+};
+
 /// Events of whole subjects, rows row_offsets[i] .. row_offsets[i + 1] belong to subject i.
 struct EventView {
   std::span<const std::int64_t> time_us, available_us;
@@ -123,14 +131,6 @@ struct TokenTimelines {
 struct PlacedToken {
   std::int32_t id, clock, event;
   std::uint8_t n_prior;
-};
-
-/// What one thread encodes.
-struct EncodedPart {
-  std::vector<std::int64_t> origin_us, offsets;
-  std::vector<PlacedToken> tokens;
-  std::vector<std::int32_t> obs_start_min, obs_end_min;
-  EncodeCounts counts{};
 };
 
 /// Encodes all subjects; the result does not depend on `n_threads`.

@@ -1,6 +1,7 @@
 #include "core/encode_subject.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -19,31 +20,71 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 }  // namespace
 
 SubjectEncoder::Buckets::Buckets(const std::vector<std::int32_t>& edges) : edges_(edges) {
-  for (std::size_t bits = 0; bits < first_.size(); ++bits) {
-    const auto below = [bits](std::int32_t edge) { return std::int64_t{edge} < (1LL << bits); };
-    first_[bits] = static_cast<std::uint32_t>(std::count_if(edges.begin(), edges.end(), below));
+  for (std::size_t cell = 0; cell < last_.size(); ++cell) {
+    const auto least =
+        static_cast<std::int64_t>(cell < 8 ? cell : (8 + cell % 8) << (cell / 8 - 1));
+    const auto above = std::upper_bound(edges.begin(), edges.end(), least);
+    last_[cell] = std::max(static_cast<std::int32_t>(above - edges.begin()) - 1, 0);
   }
 }
 
 std::size_t SubjectEncoder::Buckets::of(std::int32_t x) const {
-  const auto bits = static_cast<std::size_t>(std::bit_width(static_cast<std::uint32_t>(x)));
-  const auto first = edges_.begin() + (bits == 0 ? 0 : first_[bits - 1]);
-  const auto last = edges_.begin() + first_[bits];
-  return static_cast<std::size_t>(std::upper_bound(first, last, x) - edges_.begin()) - 1;
+  const auto minutes = static_cast<std::uint32_t>(x);
+  const auto bits = static_cast<std::size_t>(std::bit_width(minutes));
+  const std::size_t cell = bits < 4 ? minutes : (bits - 3) * 8 + (minutes >> (bits - 4) & 7U);
+  auto found = static_cast<std::size_t>(last_[cell]);
+  while (found + 1 < edges_.size() && edges_[found + 1] <= x) ++found;
+  return found;
+}
+
+EncodeFacts::EncodeFacts(const EncodeTables& t, const EventView& events)
+    : key(events.key_entry.size()), counted(t.token_class.size()) {
+  std::array<std::int32_t, 256> last_rank;  // by class
+  last_rank.fill(kNone);
+  for (std::size_t i = 0; i < counted.size(); ++i) {
+    const bool is_death = t.token_class[i] == static_cast<std::uint8_t>(TokenClass::death);
+    counted[i] = is_death ? kNone : t.base_code[i];
+    std::int32_t& last = last_rank[t.token_class[i]];
+    ids_are_ranks = ids_are_ranks && t.token_rank[i] > last;
+    last = t.token_rank[i];
+  }
+  for (std::size_t i = 0; i < key.size(); ++i) {
+    key[i] = {.entry = events.key_entry[i],
+              .plain = kNone,
+              .bin_token = kNone,
+              .n_bins = 0,
+              .first_edge = 0,
+              .n_edges = 0,
+              .match = events.key_exact[i],
+              .sex = 0};
+    if (key[i].entry < 0) continue;
+    const std::size_t entry = at(key[i].entry);
+    key[i].plain = t.entry_plain[entry];
+    key[i].bin_token = t.entry_bin_token[entry];
+    key[i].n_bins = t.entry_n_bins[entry];
+    key[i].first_edge = t.entry_edge_offset[entry];
+    key[i].n_edges = static_cast<std::int32_t>(t.entry_edge_offset[entry + 1] - key[i].first_edge);
+    key[i].sex = t.entry_sex[entry];
+  }
 }
 
 SubjectEncoder::SubjectEncoder(const EncodeTables& tables, const EventView& events,
-                               EncodedPart& out)
+                               const EncodeFacts& facts, TokenTimelines& out)
     : t_(tables),
       e_(events),
+      facts_(facts),
       out_(out),
       seen_(tables.entry_plain.size()),
       gaps_(tables.gap_lo),
       inner_(tables.inner_lo),
       ages_(tables.age_edge_min) {}
 
-std::int32_t SubjectEncoder::entry_of(std::int64_t row) const {
-  return e_.key_entry[at(e_.key[at(row)])];
+const KeyFacts& SubjectEncoder::key_of(std::int64_t row) const {
+  return facts_.key[at(e_.key[at(row)])];
+}
+
+std::int32_t SubjectEncoder::rank_of(std::int32_t token) const {
+  return facts_.ids_are_ranks ? token : t_.token_rank[at(token)];
 }
 
 std::int32_t SubjectEncoder::moment_of(std::int32_t clock, bool is_flat) const {
@@ -83,22 +124,37 @@ std::int32_t SubjectEncoder::event_minute(std::int64_t row, std::int32_t clock,
 
 void SubjectEncoder::put(std::int32_t token, std::int32_t clock, std::int32_t event) {
   if (token < 0) throw FormatError("the tokenizer lacks a token that its grammar needs");
-  std::int64_t prior = 0;
-  const std::int32_t base = t_.base_code[at(token)];
-  const auto token_class = static_cast<TokenClass>(t_.token_class[at(token)]);
-  if (token == t_.visit_start && t_.preset != Preset::kEvents) ++visit_;
-  if (base >= 0 && token_class != TokenClass::death) {
-    const std::int32_t visit = t_.preset == Preset::kEvents ? clock / kDayMin : visit_;
-    Seen& seen = seen_[at(base)];
-    if (seen.subject != subject_) seen = {subject_, kNone, 0};
-    prior = seen.n - static_cast<std::int32_t>(seen.last == visit);
-    if (seen.last != visit) {
-      seen.last = visit;
-      ++seen.n;
-    }
+  if (token == t_.visit_start && t_.preset != Preset::kEvents) last_visit_ = ++visit_;
+  const std::int32_t counted = facts_.counted[at(token)];
+  if (counted >= 0) return put_code(counted, token, clock, event);
+  tokens_.push_back({token, clock, event, 0});
+}
+
+void SubjectEncoder::put_code(std::int32_t entry, std::int32_t token, std::int32_t clock,
+                              std::int32_t event) {
+  std::int32_t visit = visit_;
+  if (t_.preset == Preset::kEvents) {
+    visit = first_visit_ + clock / kDayMin;
+    last_visit_ = std::max(last_visit_, visit);
   }
-  out_.tokens.push_back(
-      {token, clock, event, static_cast<std::uint8_t>(std::min<std::int64_t>(prior, 255))});
+  Seen& seen = seen_[at(entry)];
+  if (seen.last < first_visit_) seen = {kNone, 0};  // of an earlier subject
+  const std::int32_t prior = seen.n - static_cast<std::int32_t>(seen.last == visit);
+  if (seen.last != visit) {
+    seen.last = visit;
+    ++seen.n;
+  }
+  tokens_.push_back({token, clock, event, static_cast<std::uint8_t>(std::min(prior, 255))});
+}
+
+void SubjectEncoder::forget_seen() {
+  first_visit_ = last_visit_ + 1;
+  constexpr std::int32_t kRoom = 1 << 30;  // no subject has as many visits, or days
+  if (first_visit_ >= kRoom) {
+    std::fill(seen_.begin(), seen_.end(), Seen{});
+    first_visit_ = 0;
+  }
+  visit_ = last_visit_ = first_visit_;
 }
 
 void SubjectEncoder::scan(std::int64_t begin, std::int64_t end) {
@@ -111,8 +167,10 @@ void SubjectEncoder::scan(std::int64_t begin, std::int64_t end) {
   const auto keep_least = [](std::int32_t& kept, std::int32_t token) {
     if (kept < 0 || token < kept) kept = token;
   };
+  constexpr std::int64_t kAhead = 16;
   for (std::int64_t row = begin; row < end; ++row) {
-    const std::int32_t entry = entry_of(row);
+    if (row + kAhead < end) __builtin_prefetch(&key_of(row + kAhead));
+    const std::int32_t entry = key_of(row).entry;
     if (entry == kNotInPreset) {
       count(EncodeRule::kNotInPreset);
       continue;
@@ -148,48 +206,46 @@ void SubjectEncoder::scan(std::int64_t begin, std::int64_t end) {
   if (race_token_ < 0) race_token_ = t_.default_race;
 }
 
-bool SubjectEncoder::code_tokens(std::int64_t row, std::int32_t& token, std::int32_t& value_token) {
-  const std::size_t key = at(e_.key[at(row)]);
-  const std::int32_t entry = e_.key_entry[key];
+bool SubjectEncoder::code_tokens(std::int64_t row, CodeTokens& found) {
+  const KeyFacts& key = key_of(row);
+  const std::int32_t entry = key.entry;
   if (entry < 0) {
     count(EncodeRule::kUnknownCode);
     return false;
   }
-  const auto match = static_cast<KeyMatch>(e_.key_exact[key]);
+  const auto match = static_cast<KeyMatch>(key.match);
   const bool is_exact = match == KeyMatch::kExact;
   if (match == KeyMatch::kRolledUp) count(EncodeRule::kRolledUp);
   if (match == KeyMatch::kPlaced) count(EncodeRule::kPlaced);
-  const std::uint8_t only = t_.entry_sex[at(entry)];
-  if (only != 0 && sex_ != 0 && only != sex_) {
+  if (key.sex != 0 && sex_ != 0 && key.sex != sex_) {
     count(EncodeRule::kSexConflict);
     return false;
   }
-  token = t_.entry_plain[at(entry)];
-  value_token = kNone;
+  found = {key.plain, kNone, entry};
   const float value = e_.value[at(row)];
   if (std::isinf(value)) count(EncodeRule::kInfiniteValue);
   const std::int32_t text = e_.text[at(row)];
-  if (is_exact && t_.entry_n_bins[at(entry)] > 0 && std::isfinite(value)) {
+  if (is_exact && key.n_bins > 0 && std::isfinite(value)) {
+    const float* edges = t_.edges.data() + key.first_edge;
     std::int32_t bin = 0;
-    const std::int64_t last = t_.entry_edge_offset[at(entry) + 1];
-    for (std::int64_t i = t_.entry_edge_offset[at(entry)]; i < last; ++i) {
-      bin += static_cast<std::int32_t>(value >= t_.edges[at(i)]);
+    for (std::int32_t i = 0; i < key.n_edges; ++i) {
+      bin += static_cast<std::int32_t>(value >= edges[i]);
     }
-    value_token = t_.entry_bin_token[at(entry)] + bin;
+    found.value_token = key.bin_token + bin;
   } else if (is_exact && text >= 0) {
     const std::int32_t number = e_.text_number[at(text)];
     if (number == kNoText) return true;  // values are not part of this vocabulary
     const std::int64_t wanted = (static_cast<std::int64_t>(entry) << 32) | std::max(number, 0);
-    const auto found = std::lower_bound(t_.text_key.begin(), t_.text_key.end(), wanted);
-    if (number >= 0 && found != t_.text_key.end() && *found == wanted) {
-      value_token = t_.text_token[static_cast<std::size_t>(found - t_.text_key.begin())];
+    const auto place = std::lower_bound(t_.text_key.begin(), t_.text_key.end(), wanted);
+    if (number >= 0 && place != t_.text_key.end() && *place == wanted) {
+      found.value_token = t_.text_token[static_cast<std::size_t>(place - t_.text_key.begin())];
     } else {
       count(EncodeRule::kUnknownText);
     }
   }
-  if (value_token >= 0 && !t_.is_split) {
-    token = value_token;
-    value_token = kNone;
+  if (found.value_token >= 0 && !t_.is_split) {
+    found.token = found.value_token;
+    found.value_token = kNone;
   }
   return true;
 }
@@ -199,6 +255,7 @@ void SubjectEncoder::push_item(const Item& item) {
     return std::tie(i.visit, i.moment, i.order, i.rank, i.value_rank, i.event);
   };
   if (is_sorted_ && !items_.empty() && key(item) < key(items_.back())) is_sorted_ = false;
+  __builtin_prefetch(&seen_[at(item.entry)], 1);
   items_.push_back(item);
 }
 
@@ -221,7 +278,7 @@ void SubjectEncoder::put_items(std::size_t begin, std::size_t end, std::int32_t 
         continue;
       }
     }
-    put(item.token, clock, item.event);
+    put_code(item.entry, item.token, clock, item.event);
     if (item.value_token >= 0) put(item.value_token, clock, item.event);
   }
 }
@@ -284,13 +341,12 @@ void SubjectEncoder::put_moments() {
 }
 
 void SubjectEncoder::put_prompt() {
-  const std::size_t begin = at(out_.offsets.back());
   const std::size_t n = t_.prompt_classes.size();
   std::int32_t clock = 0;
   if (prompt_min_ >= 0) {
     clock = prompt_min_;
-  } else if (out_.tokens.size() > begin + n) {
-    clock = out_.tokens[begin + n].clock;
+  } else if (tokens_.size() > n) {
+    clock = tokens_[n].clock;
   } else if (has_observation_) {
     clock = out_.obs_start_min[first_observation_];
   }
@@ -307,14 +363,13 @@ void SubjectEncoder::put_prompt() {
     } else if (token_class == TokenClass::sex) {
       token = sex_token_;
     }
-    out_.tokens[begin + i] = {token, clock, clock, 0};
+    tokens_[i] = {token, clock, clock, 0};
   }
-  const std::int32_t last = out_.tokens.size() > begin + n ? out_.tokens.back().clock : clock;
+  const std::int32_t last = tokens_.size() > n ? tokens_.back().clock : clock;
   put(t_.end_token, last, last);
 }
 
 void SubjectEncoder::encode(std::size_t subject) {
-  ++subject_;
   scan(e_.row_offsets[subject], e_.row_offsets[subject + 1]);
   const std::int64_t obs_begin = e_.obs_offsets[subject], obs_end = e_.obs_offsets[subject + 1];
   constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
@@ -340,14 +395,14 @@ void SubjectEncoder::encode(std::size_t subject) {
       std::find(t_.prompt_classes.begin(), t_.prompt_classes.end(),
                 static_cast<std::uint8_t>(TokenClass::sex)) != t_.prompt_classes.end();
   sex_ = has_sex ? t_.token_sex[at(sex_token_)] : 0;
-  visit_ = 0;
+  forget_seen();
   before_ = prompt_min_ = kNone;
   watched_from_ = has_observation_ && waits ? out_.obs_start_min[first_observation_] : kNone;
   next_discharge_ = 0;
   items_.clear();
   is_sorted_ = true;
   // the prompt, filled when its clock is known
-  out_.tokens.resize(out_.tokens.size() + t_.prompt_classes.size());
+  tokens_.resize(t_.prompt_classes.size());
   if (t_.preset == Preset::kEvents) {
     collect_moments();
     sort_items();
@@ -362,7 +417,22 @@ void SubjectEncoder::encode(std::size_t subject) {
   if (death_min_ >= 0) put_death();
   put_prompt();
   out_.origin_us.push_back(origin_us_);
-  out_.offsets.push_back(static_cast<std::int64_t>(out_.tokens.size()));
+  keep_tokens();
+}
+
+void SubjectEncoder::keep_tokens() {
+  const std::size_t first = out_.token_id.size(), n = tokens_.size();
+  out_.token_id.resize(first + n);
+  out_.time_min.resize(first + n);
+  out_.event_min.resize(first + n);
+  out_.n_prior.resize(first + n);
+  for (std::size_t i = 0; i < n; ++i) {
+    out_.token_id[first + i] = tokens_[i].id;
+    out_.time_min[first + i] = tokens_[i].clock;
+    out_.event_min[first + i] = tokens_[i].event;
+    out_.n_prior[first + i] = tokens_[i].n_prior;
+  }
+  out_.offsets.push_back(static_cast<std::int64_t>(first + n));
 }
 
 }  // namespace chronoward

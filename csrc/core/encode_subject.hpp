@@ -9,11 +9,23 @@
 
 namespace chronoward {
 
+/// The facts of one call of `encode`.
+struct EncodeFacts {
+  EncodeFacts(const EncodeTables& tables, const EventView& events);
+
+  std::vector<KeyFacts> key;
+  std::vector<std::int32_t> counted;  // of each token: the entry whose visits it counts, or -1
+  /// Whether canonical order is the order of ids inside each class: no rank is then looked up.
+  bool ids_are_ranks = true;
+};
+
 /// Encodes one subject after another into the same output; keeps its scratch space.
 /// The Python twin (chronoward/tokenizer/twin.py) is the specification, function by function.
 class SubjectEncoder {
  public:
-  SubjectEncoder(const EncodeTables& tables, const EventView& events, EncodedPart& out);
+  /// @param facts of tokens and of the events' keys, made of both.
+  SubjectEncoder(const EncodeTables& tables, const EventView& events, const EncodeFacts& facts,
+                 TokenTimelines& out);
 
   void encode(std::size_t subject);
 
@@ -25,7 +37,7 @@ class SubjectEncoder {
   };
   /// A code of a visit or moment; sorts by (visit, moment, order, rank, value_rank, event).
   struct Item {
-    std::int32_t visit, moment, order, rank, value_rank, event, clock, token, value_token;
+    std::int32_t visit, moment, order, rank, value_rank, event, clock, token, value_token, entry;
   };
   struct Detail {
     std::int32_t visit, start, end, rank, token;
@@ -34,7 +46,7 @@ class SubjectEncoder {
   struct Mark {
     std::int32_t clock, token;
   };
-  /// Finds the bucket of a duration: a binary search among those with as many bits.
+  /// Finds the bucket of a duration: a table by its highest four bits, then a step or two.
   class Buckets {
    public:
     explicit Buckets(const std::vector<std::int32_t>& edges);
@@ -44,12 +56,16 @@ class SubjectEncoder {
 
    private:
     const std::vector<std::int32_t>& edges_;
-    std::array<std::uint32_t, 33> first_{};  // edges below 2^bits
+    std::array<std::int32_t, 232> last_{};  // last edge not above the least duration of a cell
   };
-  /// Visits (days in preset events) in which a code entry was seen so far.
+  /// Visits (days in preset events) in which a code entry was seen so far, of a subject whose
+  /// visits are numbered from `first_visit_` on.
   struct Seen {
-    std::int64_t subject = -1;
     std::int32_t last = -1, n = 0;
+  };
+  /// What an event becomes.
+  struct CodeTokens {
+    std::int32_t token, value_token, entry;
   };
 
   void scan(std::int64_t begin, std::int64_t end);
@@ -63,7 +79,7 @@ class SubjectEncoder {
   void push_item(const Item& item);
   void sort_items();
   bool is_told(std::int64_t row) const;
-  bool code_tokens(std::int64_t row, std::int32_t& token, std::int32_t& value_token);
+  bool code_tokens(std::int64_t row, CodeTokens& found);
   void put_discharge(std::size_t visit, std::int32_t clock);
   void put_visit(std::size_t visit, std::size_t& item, std::size_t& detail);
   void put_items(std::size_t begin, std::size_t end, std::int32_t clock);
@@ -76,6 +92,10 @@ class SubjectEncoder {
   void put_inner(std::int32_t before, std::int32_t after);
   void make_marks(std::size_t visit, std::size_t& detail);
   void put(std::int32_t token, std::int32_t clock, std::int32_t event);
+  /// The same of a token whose entry is known.
+  void put_code(std::int32_t entry, std::int32_t token, std::int32_t clock, std::int32_t event);
+  /// Begins to count the visits of another subject.
+  void forget_seen();
   void put_prompt();
 
   std::int32_t minute_uncounted(std::int64_t us) const;
@@ -83,12 +103,20 @@ class SubjectEncoder {
   /// The event's own minute, not after `clock`; `available` is the minute of its available time.
   std::int32_t event_minute(std::int64_t row, std::int32_t clock, std::int32_t available) const;
   std::int32_t moment_of(std::int32_t clock, bool is_flat) const;
-  std::int32_t entry_of(std::int64_t row) const;
+  const KeyFacts& key_of(std::int64_t row) const;
+  std::int32_t rank_of(std::int32_t token) const;
+  std::int32_t value_rank_of(const CodeTokens& found) const {
+    return found.value_token < 0 ? -1 : rank_of(found.value_token);
+  }
+  /// Appends the subject's tokens to the output's columns.
+  void keep_tokens();
   void count(EncodeRule rule) { ++out_.counts[static_cast<std::size_t>(rule)]; }
 
   const EncodeTables& t_;
   const EventView& e_;
-  EncodedPart& out_;
+  const EncodeFacts& facts_;
+  TokenTimelines& out_;
+  std::vector<PlacedToken> tokens_;  // of the subject
 
   std::vector<std::int64_t> visit_rows_, item_rows_, death_rows_;
   std::vector<Visit> visits_;
@@ -101,10 +129,11 @@ class SubjectEncoder {
   std::vector<Seen> seen_;
   Buckets gaps_, inner_, ages_;
 
-  std::int64_t subject_ = -1;
   std::int64_t origin_us_ = 0, birth_us_ = 0, first_us_ = 0;
   std::int32_t sex_token_ = -1, race_token_ = -1, death_min_ = -1, sex_ = 0;
-  std::int32_t visit_ = 0;          // number of visits begun, for n_prior
+  std::int32_t first_visit_ = 0;    // number of the subject's first visit or day
+  std::int32_t last_visit_ = -1;    // largest number given to a visit or day
+  std::int32_t visit_ = 0;          // number of the visit that is open, for n_prior
   std::int32_t before_ = -1;        // clock of the last visit's end or last moment, -1 at the start
   std::int32_t watched_from_ = -1;  // start of observation where a gap may come first, else -1
   std::int32_t prompt_min_ = -1;    // the same, once such a gap was put

@@ -24,10 +24,9 @@ std::int32_t SubjectEncoder::last_event_of(std::int64_t visit_id) {
 }
 
 bool SubjectEncoder::is_told(std::int64_t row) const {
-  const std::int32_t entry = entry_of(row);
-  if (entry < 0 || static_cast<Role>(e_.role[at(row)]) != Role::kCode) return false;
-  const std::uint8_t only = t_.entry_sex[at(entry)];
-  return only == 0 || sex_ == 0 || only == sex_;
+  const KeyFacts& key = key_of(row);
+  if (key.entry < 0 || static_cast<Role>(e_.role[at(row)]) != Role::kCode) return false;
+  return key.sex == 0 || sex_ == 0 || key.sex == sex_;
 }
 
 void SubjectEncoder::find_told_visits() {
@@ -49,8 +48,8 @@ void SubjectEncoder::find_visits() {
     const std::int64_t end = e_.end_us[at(row)];
     visit.end = end == kNullUs ? last_event_of(visit.id) : minute(end);
     visit.event = event_minute(row, visit.start, visit.start);
-    visit.entry = entry_of(row);
-    visit.is_exact = e_.key_exact[at(e_.key[at(row)])] != 0;
+    visit.entry = key_of(row).entry;
+    visit.is_exact = static_cast<KeyMatch>(key_of(row).match) != KeyMatch::kRolledUp;
     visits_.push_back(visit);
   }
   std::stable_sort(visits_.begin(), visits_.end(), [](const Visit& a, const Visit& b) {
@@ -118,8 +117,8 @@ void SubjectEncoder::fill_visits() {
   cached_id_ = kNullUs;
   cached_visit_ = -1;
   for (const std::int64_t row : item_rows_) {
-    std::int32_t token = 0, value_token = 0;
-    if (!code_tokens(row, token, value_token)) continue;
+    CodeTokens found{};
+    if (!code_tokens(row, found)) continue;
     const std::int32_t v = visit_of(e_.visit_id[at(row)]);
     if (v < 0) {
       count(EncodeRule::kWithoutVisit);
@@ -129,39 +128,36 @@ void SubjectEncoder::fill_visits() {
     const std::int32_t m = minute(e_.available_us[at(row)]);
     const std::int32_t clock = std::min(std::max(m, visit.start), visit.end);
     if (clock != m) count(EncodeRule::kClampedToVisit);
-    const std::int32_t rank = t_.token_rank[at(token)];
+    const std::int32_t rank = rank_of(found.token);
     const auto role = static_cast<Role>(e_.role[at(row)]);
     if (role == Role::kDischarge) {
-      discharges_.emplace_back(v, token);
+      discharges_.emplace_back(v, found.token);
     } else if (role == Role::kDetail) {
       const std::int64_t end_us = e_.end_us[at(row)];
       const std::int32_t end = end_us == kNullUs ? visit.end : minute(end_us);
-      details_.push_back({v, clock, std::min(std::max(end, clock), visit.end), rank, token});
+      details_.push_back({v, clock, std::min(std::max(end, clock), visit.end), rank, found.token});
     } else {
       const std::int32_t event = event_minute(row, clock, m);
-      const std::int32_t value_rank = value_token < 0 ? -1 : t_.token_rank[at(value_token)];
-      push_item({v, moment_of(clock, visit.is_flat), t_.order_by_time ? event : 0, rank, value_rank,
-                 event, clock, token, value_token});
+      push_item({v, moment_of(clock, visit.is_flat), t_.order_by_time ? event : 0, rank,
+                 value_rank_of(found), event, clock, found.token, found.value_token, found.entry});
     }
   }
   std::sort(details_.begin(), details_.end());
   std::stable_sort(discharges_.begin(), discharges_.end(), [this](const auto& a, const auto& b) {
-    return std::pair(a.first, t_.token_rank[at(a.second)]) <
-           std::pair(b.first, t_.token_rank[at(b.second)]);
+    return std::pair(a.first, rank_of(a.second)) < std::pair(b.first, rank_of(b.second));
   });
 }
 
 void SubjectEncoder::collect_moments() {
   for (const std::int64_t row : item_rows_) {
-    std::int32_t token = 0, value_token = 0;
-    if (!code_tokens(row, token, value_token)) continue;
+    CodeTokens found{};
+    if (!code_tokens(row, found)) continue;
     const std::int32_t m = minute(e_.available_us[at(row)]);
     const std::int32_t clock = death_min_ < 0 ? m : std::min(m, death_min_);
     if (clock != m) count(EncodeRule::kAfterDeath);
     const std::int32_t event = event_minute(row, clock, m);
-    const std::int32_t value_rank = value_token < 0 ? -1 : t_.token_rank[at(value_token)];
-    push_item({0, clock, t_.order_by_time ? event : 0, t_.token_rank[at(token)], value_rank, event,
-               clock, token, value_token});
+    push_item({0, clock, t_.order_by_time ? event : 0, rank_of(found.token), value_rank_of(found),
+               event, clock, found.token, found.value_token, found.entry});
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "core/parallel.hpp"
+
 namespace chronoward {
 namespace {
 
@@ -9,7 +11,7 @@ constexpr int kUnitBits = 20, kCodeBits = 27, kTableBits = 12;  // and 4 of the 
 constexpr std::size_t kFirstSize = 1024;
 constexpr std::int64_t kEmpty = -1;
 
-std::int64_t within(std::int32_t number, int bits) {
+inline std::int64_t within(std::int32_t number, int bits) {
   if (number < 0 || number >= std::int32_t{1} << bits) {
     throw std::out_of_range("a key's table, code or unit is out of range");
   }
@@ -20,22 +22,28 @@ std::int64_t part(std::int64_t packed, int shift, int bits) {
   return packed >> shift & ((std::int64_t{1} << bits) - 1);
 }
 
+[[gnu::always_inline]] inline std::int64_t packed_key(const KeyColumns& rows, std::size_t i) {
+  std::int64_t packed = rows.role[i] & 15;
+  packed = packed << kTableBits | within(rows.table[i], kTableBits);
+  packed = packed << kCodeBits | within(rows.code[i], kCodeBits);
+  return packed << kUnitBits | within(rows.unit[i] + 1, kUnitBits);
+}
+
 }  // namespace
 
 KeyIndex::KeyIndex() : slots_(kFirstSize, kEmpty), numbers_(kFirstSize, 0) {}
 
-std::vector<std::int32_t> KeyIndex::number(const KeyColumns& rows) {
+std::vector<std::int32_t> KeyIndex::number(const KeyColumns& rows, int n_threads) {
   const std::size_t n = rows.role.size();
   if (rows.table.size() != n || rows.code.size() != n || rows.unit.size() != n) {
     throw std::invalid_argument("columns of keys must have one length");
   }
   std::vector<std::int32_t> out(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    std::int64_t packed = rows.role[i] & 15;
-    packed = packed << kTableBits | within(rows.table[i], kTableBits);
-    packed = packed << kCodeBits | within(rows.code[i], kCodeBits);
-    packed = packed << kUnitBits | within(rows.unit[i] + 1, kUnitBits);
-    out[i] = number_of(packed);
+  parallel_for(n, n_threads, [&](std::size_t begin, std::size_t end, std::size_t) {
+    for (std::size_t i = begin; i < end; ++i) out[i] = find(packed_key(rows, i));
+  });
+  for (std::size_t i = 0; i < n; ++i) {  // new keys are numbered in the order of the rows
+    if (out[i] < 0) out[i] = number_of(packed_key(rows, i));
   }
   return out;
 }
@@ -46,6 +54,15 @@ KeyIndex::Key KeyIndex::key(std::size_t i) const {
           .table = static_cast<std::int32_t>(part(packed, kUnitBits + kCodeBits, kTableBits)),
           .code = static_cast<std::int32_t>(part(packed, kUnitBits, kCodeBits)),
           .unit = static_cast<std::int32_t>(part(packed, 0, kUnitBits)) - 1};
+}
+
+std::int32_t KeyIndex::find(std::int64_t packed) const {
+  std::size_t slot = slot_of(packed);
+  while (slots_[slot] != packed) {
+    if (slots_[slot] == kEmpty) return -1;
+    slot = (slot + 1) & (slots_.size() - 1);
+  }
+  return numbers_[slot];
 }
 
 std::int32_t KeyIndex::number_of(std::int64_t packed) {

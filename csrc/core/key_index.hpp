@@ -19,11 +19,11 @@ class KeyIndex {
  public:
   KeyIndex();
 
-  /// The number of each row's key.
+  /// The number of each row's key; the result does not depend on `n_threads`.
   ///
   /// @throws std::invalid_argument columns of different lengths.
   /// @throws std::out_of_range 4,096 tables, 2^27 codes or 2^20 units, or a negative number.
-  std::vector<std::int32_t> number(const KeyColumns& rows);
+  std::vector<std::int32_t> number(const KeyColumns& rows, int n_threads);
 
   std::size_t size() const { return seen_.size(); }
 
@@ -34,6 +34,7 @@ class KeyIndex {
   Key key(std::size_t i) const;
 
  private:
+  std::int32_t find(std::int64_t packed) const;
   std::int32_t number_of(std::int64_t packed);
   std::size_t slot_of(std::int64_t packed) const;
   void grow();

@@ -34,6 +34,7 @@ __all__: list[str] = [
     "count_precedence",
     "cross_entropy",
     "cut_windows",
+    "fill_null",
     "fill_padded",
     "fill_rows",
     "fit_value_bins",
@@ -47,6 +48,7 @@ __all__: list[str] = [
     "silu_gate",
     "split_heads",
     "splitmix64",
+    "subject_offsets",
     "validate_timelines",
 ]
 
@@ -157,6 +159,7 @@ class KeyIndex:
         table: numpy.typing.NDArray[numpy.int32],
         code: numpy.typing.NDArray[numpy.int32],
         unit: numpy.typing.NDArray[numpy.int32],
+        n_threads: typing.SupportsInt | typing.SupportsIndex = 1,
     ) -> numpy.typing.NDArray[numpy.int32]:
         """
         The number of each row's key.
@@ -189,9 +192,9 @@ class BottomSample:
         """
         Offers rows of another sample.
         """
-    def rows(self) -> dict:
+    def take(self) -> dict:
         """
-        The sample: columns by name, sorted by group and priority.
+        The sample, which is then forgotten: columns by name, sorted by group and priority.
         """
 
 class FitScan:
@@ -548,6 +551,39 @@ def cut_windows(
     Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.
     """
 
+@typing.overload
+def fill_null(
+    values: numpy.typing.NDArray[numpy.uint8],
+    valid: numpy.typing.NDArray[numpy.uint8],
+    first_bit: typing.SupportsInt | typing.SupportsIndex,
+    null: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    """
+
+@typing.overload
+def fill_null(
+    values: numpy.typing.NDArray[numpy.uint32],
+    valid: numpy.typing.NDArray[numpy.uint8],
+    first_bit: typing.SupportsInt | typing.SupportsIndex,
+    null: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    """
+
+@typing.overload
+def fill_null(
+    values: numpy.typing.NDArray[numpy.uint64],
+    valid: numpy.typing.NDArray[numpy.uint8],
+    first_bit: typing.SupportsInt | typing.SupportsIndex,
+    null: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint64]:
+    """
+    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    """
+
 def fill_padded(
     split: SplitArrays,
     timeline: numpy.typing.NDArray[numpy.int64],
@@ -736,6 +772,13 @@ def split_heads(
 def splitmix64(words: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:
     """
     splitmix64 of each uint64 word.
+    """
+
+def subject_offsets(
+    subject_id: numpy.typing.NDArray[numpy.int64],
+) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Where the rows of each subject begin, and the end of all; ids must ascend.
     """
 
 def validate_timelines(

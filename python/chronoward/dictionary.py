@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chronoward.nulls import without_nulls
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,8 +43,7 @@ def encoded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], pa.Array]:
         found = pc.dictionary_encode(column).combine_chunks()
     if isinstance(found, pa.ChunkedArray):  # an empty column stays chunked
         return np.zeros(0, np.int32), pa.array([], pa.string())
-    indices = found.indices if found.null_count == 0 else found.indices.fill_null(-1)
-    return np.ascontiguousarray(indices.to_numpy(), dtype=np.int32), found.dictionary
+    return without_nulls(found.indices, np.int32(-1)), found.dictionary
 
 
 def pair_numbers(

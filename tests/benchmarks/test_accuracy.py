@@ -261,7 +261,7 @@ def test_the_independent_outcome_is_judged_by_what_a_study_of_its_size_can_tell(
 
 
 def test_the_long_measure_and_its_parts_are_registered_and_take_a_folder() -> None:
-    assert set(LONG) == {"R5", *PARTS}
+    assert set(LONG) == {"R5", *(part for part in PARTS if part.startswith("R5."))}
     assert "R5" in MODULES
     assert all(callable(measure(name)) for name in LONG)
 

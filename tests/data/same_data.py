@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chronoward.data import cdm
+from chronoward.data.parquet_file import has_page_checksums
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +83,8 @@ def as_duckdb(folder: Path, out: Path) -> Path:
 def resharded(folder: Path, out: Path, *, subjects_a_file: int, seed: int | None = None) -> Path:
     """MEDS in other files; with a seed subjects, and rows within subjects, are shuffled."""
     files = sorted((folder / "data").rglob("*.parquet"))
+    # files without checksums are a warning of the report, so the others have none either
+    has_checksums = all(has_page_checksums(file, pq.read_metadata(file)) for file in files)
     for split in sorted({file.parent.relative_to(folder) for file in files}):
         mine = [pq.read_table(f) for f in files if f.parent == folder / split]
         table = pa.concat_tables(mine, promote_options="default")
@@ -97,7 +100,8 @@ def resharded(folder: Path, out: Path, *, subjects_a_file: int, seed: int | None
         for first in range(0, len(known), subjects_a_file):
             rows = np.flatnonzero((place >= first) & (place < first + subjects_a_file))
             part = table.slice(rows[0], len(rows))
-            pq.write_table(part, out / split / f"{first}.parquet", write_page_checksum=True)
+            path = out / split / f"{first}.parquet"
+            pq.write_table(part, path, write_page_checksum=has_checksums)
     for file in sorted((folder / "metadata").glob("*.parquet")):
         (out / "metadata").mkdir(exist_ok=True)
         (out / "metadata" / file.name).write_bytes(file.read_bytes())

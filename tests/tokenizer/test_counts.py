@@ -83,6 +83,8 @@ def test_the_sample_is_the_rows_of_least_priority_however_they_arrive() -> None:
     for number, part in enumerate(np.array_split(rng.permutation(n), 50)):
         for sampler in (whole, halves[number % 2]):
             sampler.add(*(column[part] for column in rows))
+        if number == 25:
+            whole.sample()  # looking on the way changes nothing
     swapped = np.array([2, 1, 0])
     merged = Sampler()
     for half in halves:

@@ -21,6 +21,7 @@ from chronoward.data.parquet_file import (
     readable,
 )
 from chronoward.errors import DataError, FormatError, LimitError
+from chronoward.nulls import without_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ class Numbering:
 
     texts: list[str] = field(default_factory=list)
     _number: dict[str, int] = field(default_factory=dict)
+    _known: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
 
     def of(self, text: str) -> int:
         """The number of a text, a new one where it is new."""
@@ -68,16 +70,26 @@ class Numbering:
                 message = f"a text of {longest:,} bytes, over the limit of {MAX_FIELD_BYTES:,}"
                 raise LimitError(message)
             chunk.validate(full=True)  # indices point into the dictionary, its text is UTF-8
-            values = chunk.dictionary.to_pylist()
-            if any(value is not None and "\0" in value for value in values):
+            values = chunk.dictionary.cast(pa.large_string())
+            if pc.any(pc.match_substring(values, "\0")).as_py():
                 message = "a NUL byte"
                 raise DataError(message)
-            if trim:
-                values = [None if value is None else value.strip(" ") for value in values]
-            number = np.array([self.of(v) if v else NONE for v in values] + [NONE], np.int32)
-            indices = chunk.indices.fill_null(len(values)) if chunk.null_count else chunk.indices
-            parts.append(number[indices.to_numpy()])
+            number = self._of_all(pc.utf8_trim(values, " ") if trim else values)
+            number = np.append(number, np.int32(NONE))
+            parts.append(number[without_nulls(chunk.indices, np.int32(len(values)))])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _of_all(self, values: pa.LargeStringArray) -> NDArray[np.int32]:
+        """Numbers of distinct texts, -1 for null and empty."""
+        if 4 * len(values) < len(self.texts):  # looking them up by themselves costs less
+            return np.array([self.of(v) if v else NONE for v in values.to_pylist()], np.int32)
+        if len(self._known) != len(self.texts):
+            self._known = pa.array(self.texts, pa.large_string())
+        number = without_nulls(pc.index_in(values, self._known), np.int32(NONE)).copy()
+        for place in np.flatnonzero(number == NONE).tolist():
+            text = values[place].as_py()
+            number[place] = self.of(text) if text else NONE
+        return number
 
 
 @dataclass
@@ -121,7 +133,7 @@ class _Piece:
     def times(self, name: str) -> NDArray[np.int64]:
         column = self.table[self.names[name]]
         us = as_microseconds(column, self.file, self.names[name])
-        values = np.ascontiguousarray(us.fill_null(NULL_US).to_numpy(), np.int64)
+        values = without_nulls(us, np.int64(NULL_US))
         if name == "available_time":  # ours: no rule of the source's records is about it
             is_outside = (values != NULL_US) & ((values < FIRST_US) | (values >= END_US))
             if is_outside.any():
@@ -189,17 +201,16 @@ def number_rows(
         columns["unit"] = piece.texts("unit", numberings.units, trim=True)
     if "numeric_value" in names:
         number = table[names["numeric_value"]].cast(pa.float64(), safe=False)
-        columns["number"] = np.ascontiguousarray(number.fill_null(0.0).to_numpy(), np.float64)
+        columns["number"] = without_nulls(number, np.float64(0))
         columns["has_number"] = np.ascontiguousarray(pc.is_valid(number).to_numpy(), np.uint8)
     if "visit_id" in names:
-        filled = piece.integers("visit_id").fill_null(NULL_US)
-        columns["visit_ref"] = np.ascontiguousarray(filled.to_numpy(), np.int64)
+        columns["visit_ref"] = without_nulls(piece.integers("visit_id"), np.int64(NULL_US))
     if "table" in names:
         found = piece.texts("table", numberings.tables, trim=True)
         found = np.where(found == NONE, numberings.tables.of(""), found)
         columns["table"] = found.astype(np.uint16)
     return MedsRows(
-        subject_id=np.ascontiguousarray(subject.fill_null(0).to_numpy(), np.int64),
+        subject_id=without_nulls(subject, np.int64(0)),
         has_subject=np.asarray(pc.is_valid(subject).to_numpy()),
         columns=columns,
     )

@@ -109,7 +109,8 @@ class PreparedEvents:
             max_events: as many subjects as fit into it, one with more events alone; None: as they
                 lie on the disk, a quarter of a million events or one subject.
         """
-        pieces = (_whole(piece) for piece in self._pieces())
+        nulls = _Nulls()
+        pieces = (_whole(piece, nulls) for piece in self._pieces())
         yield from pieces if max_events is None else whole_subjects(pieces, max_events)
 
     def _pieces(self) -> Iterator[pa.Table]:
@@ -119,11 +120,25 @@ class PreparedEvents:
                     yield pa.Table.from_batches([reader.get_batch(number)])
 
 
-def _whole(piece: pa.Table) -> pa.Table:
+class _Nulls:
+    """Columns of nulls; each type's is made once, and cut to length."""
+
+    def __init__(self) -> None:
+        self._made: dict[pa.DataType, pa.Array] = {}
+
+    def of(self, kind: pa.DataType, n: int) -> pa.ChunkedArray:
+        """n nulls."""
+        made = self._made.get(kind)
+        if made is None or len(made) < n:
+            made = self._made[kind] = pa.nulls(n, kind)
+        return pa.chunked_array([made[:n]])
+
+
+def _whole(piece: pa.Table, nulls: _Nulls) -> pa.Table:
     """With nulls for the columns that nobody has."""
     schema = stored_event_schema()
     columns = {name: piece[name] for name in piece.column_names}
     for name in ABSENT_COLUMNS:
         if name not in columns:
-            columns[name] = pa.chunked_array([pa.nulls(len(piece), schema.field(name).type)])
+            columns[name] = nulls.of(schema.field(name).type, len(piece))
     return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -100,7 +100,7 @@ class _Stages:
         n_seen = 0
         for table in self.prepared.batches():
             if len(table):
-                given = tokenizer.input_of(table, observation.of(table), codes)
+                given = tokenizer.input_of(table, observation.of(table), codes, self.threads)
                 batch = tokenizer.encode_input(given, self.threads)
                 writer.add(batch, self.split_of(batch.subject_id))
                 seen.add(given.subject_id, tokenizer.fingerprints(given, codes))

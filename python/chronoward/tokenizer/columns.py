@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from chronoward._core import KeyIndex
+from chronoward._core import KeyIndex, subject_offsets
 from chronoward.dictionary import encoded
 from chronoward.errors import DataError
+from chronoward.nulls import without_nulls
 from chronoward.schema import Role, event_schema
 
 if TYPE_CHECKING:
@@ -23,14 +24,16 @@ Key = tuple[int, str, str, "str | None"]  # role, table, code, unit
 
 @dataclass(frozen=True, eq=False)
 class EventColumns:
-    """Events of whole subjects, (N,) each; `key` indexes `keys`, `text` indexes `texts` (-1 none);
-    both are the reader's, which grow.
+    """Events of n whole subjects, (N,) each; `key` indexes `keys`, `text` indexes `texts` (-1
+    none); both are the reader's, which grow. Subject i owns rows row_offsets[i] to
+    row_offsets[i + 1].
 
     Times are microseconds since 1970, `NULL_US` where there is none; visit_id likewise; `value` is
     NaN where there is no number.
     """
 
     subject_id: NDArray[np.int64]
+    row_offsets: NDArray[np.int64]
     time_us: NDArray[np.int64]
     available_us: NDArray[np.int64]
     role: NDArray[np.uint8]
@@ -46,14 +49,18 @@ class EventColumns:
         return len(self.subject_id)
 
 
-def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    column = table.column(name)
-    if len(column) and column.null_count == len(column):
-        return np.full(len(column), NULL_US)
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
-    filled = column.combine_chunks() if column.null_count == 0 else column.fill_null(NULL_US)
-    return np.ascontiguousarray(filled.to_numpy(), dtype=np.int64)
+class _Constants:
+    """Columns of one value each, of any length: nobody writes to them, so they are made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, NDArray[Any]] = {}
+
+    def of(self, value: Any, n: int) -> NDArray[Any]:
+        """`value`, a NumPy scalar, n times."""
+        made = self._made.get(value)
+        if made is None or len(made) < n:
+            made = self._made[value] = np.full(n, value)
+        return made[:n]
 
 
 class EventReader:
@@ -63,13 +70,15 @@ class EventReader:
         self.keys: list[Key] = []
         self.texts: list[str] = []
         self._index = KeyIndex()
+        self._constants = _Constants()
         self._numbers = {name: _TextNumbers() for name in ("table", "code", "unit", "text_value")}
 
-    def read(self, events: pa.Table) -> EventColumns:
+    def read(self, events: pa.Table, threads: int = 1) -> EventColumns:
         """Flat arrays of an event table.
 
         Args:
             events: columns of `chronoward.schema.event_schema`; strings may be dictionary-encoded.
+            threads: worker threads; the result does not depend on it.
 
         Raises:
             DataError: a column is missing, or subjects do not ascend (not whole and contiguous).
@@ -78,37 +87,53 @@ class EventReader:
         if missing:
             message = f"event table lacks the columns {missing}"
             raise DataError(message)
-        subject_id = _integers(events, "subject_id")
-        if (subject_id[1:] < subject_id[:-1]).any():
-            row = int(np.argmax(subject_id[1:] < subject_id[:-1])) + 1
-            message = f"events row {row}: subjects must be contiguous and ascending"
-            raise DataError(message)
-        role = np.ascontiguousarray(events.column("role").to_numpy(), dtype=np.uint8)
+        subject_id = self._integers(events, "subject_id")
+        row_offsets = subject_offsets(subject_id)
+        role = self._plain(events.column("role"), np.uint8(0))
         if len(role) and role.max() > max(Role):
             message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
             raise DataError(message)
-        numbers = {name: which.of(events[name]) for name, which in self._numbers.items()}
+        numbers = {name: self._numbered(events[name], name) for name in self._numbers}
         text = numbers.pop("text_value")
-        key = self._index.number(role, *numbers.values())
+        key = self._index.number(role, *numbers.values(), n_threads=threads)
         self._name_keys()
         self.texts = self._numbers["text_value"].texts
-        time_us, available_us = (_integers(events, name) for name in ("time", "available_time"))
+        time_us, available_us = (
+            self._integers(events, name) for name in ("time", "available_time")
+        )
         if events["available_time"].null_count:
             available_us = np.where(available_us == NULL_US, time_us, available_us)
-        value = events.column("numeric_value").fill_null(np.float32(np.nan)).to_numpy()
         return EventColumns(
             subject_id=subject_id,
+            row_offsets=row_offsets,
             time_us=time_us,
             available_us=available_us,
             role=role,
             key=key,
-            value=np.ascontiguousarray(value, dtype=np.float32),
+            value=self._plain(events.column("numeric_value"), np.float32(np.nan)),
             text=text,
-            visit_id=_integers(events, "visit_id"),
-            end_us=_integers(events, "end_time"),
+            visit_id=self._integers(events, "visit_id"),
+            end_us=self._integers(events, "end_time"),
             keys=self.keys,
             texts=self.texts,
         )
+
+    def _integers(self, events: pa.Table, name: str) -> NDArray[np.int64]:
+        column = events.column(name)
+        if pa.types.is_timestamp(column.type) and column.type.unit != "us":
+            column = column.cast(pa.timestamp("us"))
+        return self._plain(column, np.int64(NULL_US))
+
+    def _plain(self, column: pa.ChunkedArray, null: np.generic) -> NDArray[Any]:
+        """A column of numbers as an array of `null`'s type, which stands for nulls."""
+        if column.null_count == len(column):
+            return self._constants.of(null, len(column))
+        return without_nulls(column, null)
+
+    def _numbered(self, column: pa.ChunkedArray, name: str) -> NDArray[np.int32]:
+        if column.null_count == len(column):
+            return self._constants.of(np.int32(-1), len(column))
+        return self._numbers[name].of(column)
 
     def _name_keys(self) -> None:
         tables, codes, units = (self._numbers[name].texts for name in ("table", "code", "unit"))
@@ -123,17 +148,17 @@ class _TextNumbers:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self._number: dict[str, int] = {}
-        self._last: tuple[pa.Array, NDArray[np.int32]] | None = None
+        self._last: tuple[pa.Array, NDArray[np.int32] | None] | None = None
 
     def of(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
         """Numbers of a column, -1 for null."""
-        if column.null_count == len(column):
-            return np.full(len(column), -1, np.int32)
         indices, texts = encoded(column)
-        return np.asarray(self._translation(texts)[indices])
+        number = self._translation(texts)
+        return indices if number is None else np.asarray(number[indices])
 
-    def _translation(self, dictionary: pa.Array) -> NDArray[np.int32]:
-        """The number of each text of a dictionary; its last element serves -1."""
+    def _translation(self, dictionary: pa.Array) -> NDArray[np.int32] | None:
+        """The number of each text of a dictionary, its last element serves -1; None where the
+        numbers are the places in the dictionary, as in the first one."""
         if self._last is not None and _is_same(self._last[0], dictionary):
             return self._last[1]
         number = np.full(len(dictionary) + 1, -1, np.int32)
@@ -142,8 +167,9 @@ class _TextNumbers:
                 self._number[text] = len(self.texts)
                 self.texts.append(text)
             number[i] = self._number[text]
-        self._last = (dictionary, number)
-        return number
+        is_place = bool((number[:-1] == np.arange(len(dictionary))).all())
+        self._last = (dictionary, None if is_place else number)
+        return self._last[1]
 
 
 def _is_same(a: pa.Array, b: pa.Array) -> bool:

@@ -254,11 +254,12 @@ class CountingScan:
             DataError: not an event table, or subjects not contiguous.
         """
         c = self._reader.read(events)
-        first = np.flatnonzero(np.diff(c.subject_id, prepend=c.subject_id[:1] - 1))
-        subject_id = c.subject_id[first]
-        chosen = np.ones(len(first), np.bool_) if is_counted is None else is_counted(subject_id)
+        subject_id = c.subject_id[c.row_offsets[:-1]]
+        chosen = (
+            np.ones(len(subject_id), np.bool_) if is_counted is None else is_counted(subject_id)
+        )
         self._scan.add(
-            offsets=np.append(first, len(c)),
+            offsets=c.row_offsets,
             subject_id=subject_id,
             is_counted=chosen.astype(np.uint8),
             since_us=self._watched.since_us(subject_id),

@@ -134,21 +134,23 @@ class Resolver:
         return next(i for i, e in enumerate(self._vocabulary.codes) if e.kind == kind)
 
 
-def prepare_input(events: pa.Table, observation: pa.Table, resolver: Resolver) -> EncodeInput:
+def prepare_input(
+    events: pa.Table, observation: pa.Table, resolver: Resolver, threads: int = 1
+) -> EncodeInput:
     """Flat arrays for encode.
 
     Args:
         events: event table of whole subjects, ascending.
         observation: observation periods; those of other subjects are ignored.
         resolver: for the tokenizer's vocabulary and the source's code table.
+        threads: worker threads; the result does not depend on it.
 
     Raises:
         DataError: a table does not have its schema, or subjects do not ascend.
     """
-    columns = resolver.reader.read(events)
+    columns = resolver.reader.read(events, threads)
     key_entry, key_exact = resolver.entries()
-    first = np.flatnonzero(np.diff(columns.subject_id, prepend=columns.subject_id[:1] - 1))
-    subject_id = columns.subject_id[first]
+    subject_id = columns.subject_id[columns.row_offsets[:-1]]
     obs_offsets, obs_start, obs_end = _observation(observation, subject_id)
     return EncodeInput(
         columns=columns,
@@ -156,7 +158,7 @@ def prepare_input(events: pa.Table, observation: pa.Table, resolver: Resolver) -
         key_exact=key_exact,
         text_number=resolver.text_numbers(),
         subject_id=subject_id,
-        row_offsets=np.append(first, len(columns)).astype(np.int64),
+        row_offsets=columns.row_offsets,
         obs_offsets=obs_offsets,
         obs_start_us=obs_start,
         obs_end_us=obs_end,

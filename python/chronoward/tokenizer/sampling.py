@@ -54,19 +54,25 @@ class Sampler:
         value: NDArray[np.float64],
     ) -> None:
         """Offers rows, (n,) each; `salt` tells rows of one subject and value apart."""
+        self._give_back()
         self._core.add(group=group, subject=subject, salt=salt, value=value)
-        self._sample = None
 
     def merge(self, sample: Sample, new_group: NDArray[np.int64] | None = None) -> None:
         """Offers what others sampled, their group g as new_group[g] where that is given."""
+        self._give_back()
         group = sample.group if new_group is None else new_group[sample.group]
         self._core.add_sampled(
             group=group, priority=sample.priority, subject=sample.subject, value=sample.value
         )
-        self._sample = None
 
     def sample(self) -> Sample:
         """The sample of everything offered so far."""
         if self._sample is None:
-            self._sample = Sample(**self._core.rows())
+            self._sample = Sample(**self._core.take())
         return self._sample
+
+    def _give_back(self) -> None:
+        """Lets the core have the rows again, which are kept once."""
+        if self._sample is not None:
+            rows, self._sample = self._sample, None
+            self._core.add_sampled(**vars(rows))

@@ -180,17 +180,21 @@ class Tokenizer:
         Raises:
             DataError: a table does not have its schema, or subjects do not ascend.
         """
-        return self.encode_input(self.input_of(events, observation, codes), threads)
+        return self.encode_input(self.input_of(events, observation, codes, threads), threads)
 
     def input_of(
-        self, events: pa.Table, observation: pa.Table, codes: pa.Table | None = None
+        self,
+        events: pa.Table,
+        observation: pa.Table,
+        codes: pa.Table | None = None,
+        threads: int = 1,
     ) -> EncodeInput:
         """What `encode` reads of its tables: flat columns, keys looked up.
 
         Raises:
             DataError: a table does not have its schema, or subjects do not ascend.
         """
-        return prepare_input(events, observation, self.resolver(codes))
+        return prepare_input(events, observation, self.resolver(codes), threads)
 
     def encode_input(self, given: EncodeInput, threads: int = 1) -> TokenBatch:
         """As `encode`, of what `input_of` made."""
