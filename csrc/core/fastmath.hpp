@@ -62,3 +62,9 @@ inline float fast_log(float x) noexcept {
 #define CHRONOWARD_CLONES
 #define CHRONOWARD_WIDE_CLONES
 #endif
+// Functions marked so become part of the clone that calls them.
+#ifdef CHRONOWARD_HAS_CLONES
+#define CHRONOWARD_INLINE inline __attribute__((always_inline))
+#else
+#define CHRONOWARD_INLINE inline
+#endif

@@ -12,8 +12,6 @@ constexpr std::size_t kLanes = 8;
 using Lanes = float __attribute__((vector_size(32)));
 using Tile = float __attribute__((vector_size(4 * kTile)));  // one register of AVX-512, two of AVX2
 
-#define CHRONOWARD_INLINE inline __attribute__((always_inline))
-
 template <typename Vector>
 CHRONOWARD_INLINE Vector load(const float* p) {
   Vector x;
