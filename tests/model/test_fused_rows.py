@@ -16,9 +16,9 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def slow_gate(x: torch.Tensor) -> torch.Tensor:
+def slow_gated_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     gate, up = x.chunk(2, dim=-1)
-    return functional.silu(gate) * up
+    return (functional.silu(gate) * up) @ weight.T
 
 
 def slow_heads(projected, weights, angles):
@@ -46,17 +46,20 @@ def errors(fast, slow, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[f
     ]
     pairs = [
         *zip(found, wanted, strict=True),
-        *zip(torch.autograd.grad(totals[0], given), torch.autograd.grad(totals[1], wide), strict=True),
+        *zip(
+            torch.autograd.grad(totals[0], given), torch.autograd.grad(totals[1], wide), strict=True
+        ),
     ]
     return [float((x.detach().double() - y.detach()).norm() / y.detach().norm()) for x, y in pairs]
 
 
-BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 4e-3}  # of a rounding: 6e-8 and 2e-3 at random
+BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # two roundings of bf16: 2e-3 each
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_the_gate_and_its_gradient_equal_torch_in_fp64(dtype: torch.dtype) -> None:
-    found = errors(fused_rows.gate, slow_gate, [3 * random(N, 2 * D)], dtype)
+def test_the_gated_product_and_its_gradients_equal_torch_in_fp64(dtype: torch.dtype) -> None:
+    inputs = [3 * random(N, 2 * D), random(10, D, seed=1)]
+    found = errors(fused_rows.gated_product, slow_gated_product, inputs, dtype)
     assert max(found) < BOUNDS[dtype]
 
 
@@ -91,11 +94,12 @@ def test_heads_and_their_gradients_equal_torch_in_fp64(
 
 
 def test_nan_stays_nan_and_large_gates_do_not_overflow() -> None:
-    x = torch.tensor([[-1e4, float("nan"), 1e4, 1.0, 1.0, 1.0]])
+    nan = float("nan")
+    x = torch.tensor([[-1e4, 0.0, 1e4, 1.0, 1.0, 1.0], [nan, 0.0, 0.0, 1.0, 1.0, 1.0]])
     for dtype in (torch.float32, torch.bfloat16):
-        out = fused_rows.gate(x.to(dtype))
+        out = fused_rows.gated_product(x.to(dtype), torch.eye(3))
         assert out[0, 0] == 0
-        assert out[0, 1].isnan()
+        assert out[1, 0].isnan()
         assert out[0, 2] == torch.tensor(1e4).to(dtype)
 
 

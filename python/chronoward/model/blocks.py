@@ -92,14 +92,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return result
 
 
-def gated(gate_and_up: Tensor) -> Tensor:
-    """silu(gate) * up.  # (T, 2F) -> (T, F)"""
-    if fused_rows.is_fast(gate_and_up):
-        return fused_rows.gate(gate_and_up)
-    gate, up = gate_and_up.chunk(2, dim=-1)
-    return functional.silu(gate) * up
-
-
 def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Angular frequencies of the index (per token) and of time (per minute), fp64.
 
@@ -174,8 +166,9 @@ class Block(nn.Module):
         """
         projected = self.qkv_projection(self.attention_norm(x, fused_rows.product_dtype(x)))
         if fused_rows.is_fast(projected):
-            norms = (self.query_norm, self.key_norm)
-            weights = None if None in norms else tuple(norm.weight for norm in norms)
+            weights = None
+            if self.query_norm is not None and self.key_norm is not None:
+                weights = (self.query_norm.weight, self.key_norm.weight)
             heads = (self.n_heads, self.n_kv_heads)
             return fused_rows.split_heads(
                 projected, weights, angles, heads, self.attention_norm.eps
@@ -204,5 +197,9 @@ class Block(nn.Module):
         """
         x = x + self.attention_output(attended.reshape(x.shape[0], -1))
         normalized = self.feed_forward_norm(x, fused_rows.product_dtype(x))
-        result: Tensor = x + self.down(gated(self.gate_and_up(normalized)))
+        gate_and_up = self.gate_and_up(normalized)
+        if fused_rows.is_fast(gate_and_up):
+            return x + fused_rows.gated_product(gate_and_up, self.down.weight)
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        result: Tensor = x + self.down(functional.silu(gate) * up)
         return result

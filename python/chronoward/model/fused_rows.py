@@ -39,24 +39,32 @@ def _array(x: Tensor) -> NDArray[Any]:
     return array
 
 
-class GateFunction(torch.autograd.Function):
-    """silu(gate) * up.  # (T, 2F) -> (T, F)"""
+def _gated(gate_and_up: Tensor) -> Tensor:
+    width = gate_and_up.shape[1] // 2
+    out = gate_and_up.new_empty(gate_and_up.shape[0], width)
+    _core.gate_rows(_array(gate_and_up), width, _array(out), torch.get_num_threads())
+    return out
+
+
+class GatedProductFunction(torch.autograd.Function):
+    """(silu(gate) * up) Wᵀ; what is between the two products is made again for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
-        width = gate_and_up.shape[1] // 2
-        out = gate_and_up.new_empty(gate_and_up.shape[0], width)
-        _core.gate_rows(_array(gate_and_up), width, _array(out), torch.get_num_threads())
-        ctx.save_for_backward(gate_and_up)
-        return out
+    def forward(ctx: Any, gate_and_up: Tensor, weight: Tensor) -> Tensor:
+        matrix = weight.to(gate_and_up.dtype)
+        ctx.save_for_backward(gate_and_up, weight)
+        return _gated(gate_and_up) @ matrix.T
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (gate_and_up,) = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate_and_up, weight = ctx.saved_tensors
+        gradient = gradient.to(gate_and_up.dtype)
+        d_weight = gradient.T @ _gated(gate_and_up)
+        d_gated = gradient @ weight.to(gate_and_up.dtype)
         result = torch.empty_like(gate_and_up)
-        arrays = (_array(gate_and_up), _array(gradient), gate_and_up.shape[1] // 2, _array(result))
+        arrays = (_array(gate_and_up), _array(d_gated), d_gated.shape[1], _array(result))
         _core.gate_rows_backward(*arrays, torch.get_num_threads())
-        return result
+        return result, d_weight.to(weight.dtype)
 
 
 class NormFunction(torch.autograd.Function):
@@ -123,9 +131,9 @@ class HeadsFunction(torch.autograd.Function):
         return (*made, None, None, None, None)
 
 
-def gate(gate_and_up: Tensor) -> Tensor:
-    """silu(gate) * up.  # (T, 2F) -> (T, F)"""
-    result: Tensor = GateFunction.apply(gate_and_up)  # type: ignore[no-untyped-call]
+def gated_product(gate_and_up: Tensor, weight: Tensor) -> Tensor:
+    """(silu(gate) * up) Wᵀ.  # (T, 2F), (d, F) -> (T, d)"""
+    result: Tensor = GatedProductFunction.apply(gate_and_up, weight)  # type: ignore[no-untyped-call]
     return result
 
 
