@@ -35,14 +35,16 @@ prefixes: [{prefix}]
 """
 
 
-def write_store(folder: Path, *, n_train: int) -> Path:
+def write_store(folder: Path, *, n_train: int, n_held_out: int = 0) -> Path:
     events, observation, codes = make_world(60, seed=1)
     tokenizer = fit([events], codes, TokenizerSpec(min_subjects=1))
     batch = tokenizer.encode(events, observation, codes=codes)
     folder.mkdir()
     tokenizer.save(folder / "tokenizer.json")
     writer = StoreWriter(folder, tokenizer_hash=tokenizer.hash)
-    writer.add(batch, (np.arange(len(batch)) >= n_train).astype(np.uint8))
+    split = (np.arange(len(batch)) >= n_train).astype(np.uint8)
+    split[len(batch) - n_held_out :] = 2
+    writer.add(batch, split)
     writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
     return folder
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from chronoward import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -61,7 +63,7 @@ class GatedProductFunction(torch.autograd.Function):
         gradient = gradient.to(gate_and_up.dtype)
         d_weight = gradient.T @ _gated(gate_and_up)
         d_gated = gradient @ weight.to(gate_and_up.dtype)
-        result = torch.empty_like(gate_and_up)
+        result = torch.empty_like(gate_and_up, memory_format=torch.contiguous_format)
         arrays = (_array(gate_and_up), _array(d_gated), d_gated.shape[1], _array(result))
         _core.gate_rows_backward(*arrays, torch.get_num_threads())
         return result, d_weight.to(weight.dtype)
@@ -84,9 +86,15 @@ class NormFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        arrays = (_array(t) for t in (x, weight, inverse, gradient, d_x, d_weight))
-        _core.norm_rows_backward(*arrays, torch.get_num_threads())
+        saved = (_array(x), _array(weight), _array(inverse), _array(gradient))
+        made = (_array(d_x), _array(d_weight))
+        _core.norm_rows_backward(*saved, *made, torch.get_num_threads())
         return d_x, d_weight, None, None
+
+
+def _five_arrays(tensors: Sequence[Tensor]) -> tuple[Any, Any, Any, Any, Any]:
+    a, b, c, d, e = (_array(x) for x in tensors)
+    return a, b, c, d, e
 
 
 class HeadsFunction(torch.autograd.Function):
@@ -107,8 +115,8 @@ class HeadsFunction(torch.autograd.Function):
         q, k, v = (torch.empty(n, h, d_head) for h in (*heads, heads[1]))
         inverse = torch.empty(n if len(query_weight) else 0, sum(heads))
         fixed = (projected, query_weight, key_weight, cosine, sine)
-        made = (_array(x) for x in (q, k, v, inverse))
-        _core.head_rows(*(_array(x) for x in fixed), eps, *made, torch.get_num_threads())
+        made = (_array(q), _array(k), _array(v), _array(inverse))
+        _core.head_rows(*_five_arrays(fixed), eps, *made, torch.get_num_threads())
         ctx.save_for_backward(*fixed, inverse)
         ctx.eps = eps
         return q, k, v
@@ -118,15 +126,15 @@ class HeadsFunction(torch.autograd.Function):
         *fixed, inverse = ctx.saved_tensors
         projected, query_weight, key_weight = fixed[:3]
         made = (
-            torch.empty_like(projected),
+            torch.empty_like(projected, memory_format=torch.contiguous_format),
             torch.zeros_like(query_weight),
             torch.zeros_like(key_weight),
         )
+        d_q, d_k, d_v = (_array(x) for x in gradients)
+        read = (_array(inverse), d_q, d_k, d_v)
+        written = (_array(made[0]), _array(made[1]), _array(made[2]))
         _core.head_rows_backward(
-            *(_array(x) for x in fixed),
-            ctx.eps,
-            *(_array(x) for x in (inverse, *gradients, *made)),
-            torch.get_num_threads(),
+            *_five_arrays(fixed), ctx.eps, *read, *written, torch.get_num_threads()
         )
         return (*made, None, None, None, None)
 

@@ -114,7 +114,7 @@ class SubtimeHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Three tensors of scores, fp32.  # (n, d_model) -> (n, C_f)"""
-        years, months, days = torch.split(self.scores(hidden).float(), FACTORS, dim=1)
+        years, months, days = torch.split(self.scores(hidden).float(), list(FACTORS), dim=1)
         return years, months, days
 
 
