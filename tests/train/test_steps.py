@@ -131,6 +131,14 @@ def test_every_line_says_what_share_of_the_peak_was_used(toy, tmp_path) -> None:
     assert all(0 < line["peak_share"] < 1 for line in trainer._log.lines if line["kind"] == "train")
 
 
+def test_timing_a_step_whose_loss_is_not_finite_leaves_the_weights(toy, tmp_path) -> None:
+    trainer = make_trainer(toy, tmp_path / "c")
+    before, original = module_bytes(trainer.model), trainer.loss
+    trainer.loss = lambda *args, **options: original(*args, **options) * float("nan")
+    trainer.seconds_per_step()
+    assert module_bytes(trainer.model) == before
+
+
 @pytest.mark.parametrize("average", [0.0, 1.0])
 def test_an_average_without_a_decay_is_refused(average: float) -> None:
     with pytest.raises(ConfigError, match="average must lie between"):

@@ -238,12 +238,13 @@ class Trainer:
         enough = TRIAL_SHARE * 60 * (self.config.minutes or 0.0)
         while len(times) < LEAST_TRIALS or sum(times) < enough:
             start, step = time.monotonic(), len(times) % n_batches
-            self._add_gradients(self._data.train.step(0, step), (0, step), Sums())
-            trial.step()
+            sums = Sums()
+            self._add_gradients(self._data.train.step(0, step), (0, step), sums)
+            if self._clip(sums):
+                trial.step()
             trial.zero_grad()
-            times.append(time.monotonic() - start)
-        self.model.zero_grad(set_to_none=True)
-        return float(self._ranks.first(sorted(times)[len(times) // 2]))
+            times.append(self._ranks.first(time.monotonic() - start))
+        return sorted(times)[len(times) // 2]
 
     def _batch(
         self, rows: Sequence[PackedRow], epoch: int, step: int
