@@ -34,6 +34,8 @@ MODULES: dict[str, str] = {
     "R5": "benchmarks.accuracy",
     "S4": "benchmarks.synthesis",
     "T1": "benchmarks.training",
+    "T2": "benchmarks.training",
+    "T5": "benchmarks.resume",
 }
 # parts of an id above, run only when named
 PARTS: dict[str, str] = {
@@ -45,7 +47,7 @@ PARTS: dict[str, str] = {
 # take `work_dir`; left out of --quick unless named: even their small form takes minutes
 LONG = frozenset({"R5", *(part for part in PARTS if part.startswith("R5"))})
 # run another project in its own environment (see peers.py); without ids they run where it is ready
-PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data"}
+PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data", "T2": "transformers"}
 
 
 def unnamed(quick: bool) -> tuple[list[str], list[str]]:

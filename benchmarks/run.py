@@ -1,10 +1,10 @@
 """python benchmarks/run.py [ID …] [--quick] [--work-dir DIR]: JSON lines on standard output.
 
 One line a number. Without ids it runs all that need no GPU; with --quick it leaves out those that
-train for minutes (R5), which then run when named. Those against another project (D3, D7) build its
-environment when named, and are left out otherwise where there is none. A measure whose correctness
-check fails prints no number: its error goes to standard error, the others still run, and the exit
-code is 1.
+train for minutes (R5), which then run when named. Those against another project (D3, D7, T2) build
+its environment when named, and are left out otherwise where there is none. A measure whose
+correctness check fails prints no number: its error goes to standard error, the others still run,
+and the exit code is 1.
 """
 
 from __future__ import annotations

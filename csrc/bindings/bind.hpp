@@ -16,5 +16,6 @@ void bind_philox(pybind11::module_& m);
 void bind_meds(pybind11::module_& m);
 void bind_records(pybind11::module_& m);
 void bind_tokenizer(pybind11::module_& m);
+void bind_training(pybind11::module_& m);
 
 }  // namespace chronoward::bindings

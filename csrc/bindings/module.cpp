@@ -47,4 +47,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_meds(m);
   bind_philox(m);
   bind_tokenizer(m);
+  bind_training(m);
 }

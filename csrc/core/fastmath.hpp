@@ -53,7 +53,18 @@ inline float fast_log(float x) noexcept {
 // Functions marked so are compiled for AVX2 + FMA too and chosen when the program is loaded.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
+#define CHRONOWARD_HAS_CLONES
 #define CHRONOWARD_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+// and for AVX-512
+#define CHRONOWARD_WIDE_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CHRONOWARD_CLONES
+#define CHRONOWARD_WIDE_CLONES
+#endif
+// Functions marked so become part of the clone that calls them.
+#ifdef CHRONOWARD_HAS_CLONES
+#define CHRONOWARD_INLINE inline __attribute__((always_inline))
+#else
+#define CHRONOWARD_INLINE inline
 #endif

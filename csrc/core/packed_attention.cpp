@@ -96,9 +96,9 @@ struct Workspace {
   std::vector<float> keys, values;                // (padded, width)
   std::vector<float> d_keys, d_values;
   std::vector<std::int32_t> times;            // (padded,)
-  std::vector<float> elapsed;                 // (4, padded)
-  std::vector<float> scores, d_weights;       // (4, padded)
-  std::vector<float> queries, d_out, result;  // (4, width)
+  std::vector<float> elapsed;                 // (kRows, padded)
+  std::vector<float> scores, d_weights;       // (kRows, padded)
+  std::vector<float> queries, d_out, result;  // (kRows, width)
 
   void prepare(const PackedRow& row, const PackedInputs& inputs, const Part& part,
                std::size_t kv_head, bool backward) {
@@ -132,11 +132,11 @@ struct Workspace {
   }
 };
 
-/// Four queries of a task: where they are and how many keys each sees.
+/// Eight queries of a task: where they are and how many keys each sees.
 struct Block {
   std::size_t start;           // of the segment
   std::size_t first;           // of the block, inside the segment
-  std::size_t n_rows;          // 1..4
+  std::size_t n_rows;          // 1..8
   std::size_t visible[kRows];  // keys a row sees; 0 for rows past the part
   std::size_t n_keys;          // the most, to whole tiles
 };
@@ -153,7 +153,7 @@ Block make_block(const PackedRow& row, const Part& part, std::size_t first) {
   return block;
 }
 
-/// Copies one head of four rows of (T, heads, d_head); rows past the part stay zero.
+/// Copies one head of eight rows of (T, heads, d_head); rows past the part stay zero.
 void gather_rows(const PackedRow& row, std::span<const float> source, const Block& block,
                  std::size_t head, std::size_t width, std::vector<float>& target) {
   std::fill(target.begin(), target.end(), 0.0F);
@@ -176,7 +176,7 @@ void scatter_rows(const PackedRow& row, const Block& block, std::size_t head, st
 /// Scores of a block with bias, -infinity where a row must not look.
 void make_scores(const PackedRow& row, const Block& block, std::size_t head, Workspace& w) {
   const float scale = 1.0F / std::sqrt(static_cast<float>(row.d_head));
-  packed::four_by_columns(w.queries.data(), w.width, w.key_columns.data(), row.d_head, row.d_head,
+  packed::rows_by_columns(w.queries.data(), w.width, w.key_columns.data(), row.d_head, row.d_head,
                           block.n_keys, scale, w.scores.data(), w.padded);
   for (std::size_t r = 0; r < kRows; ++r) {
     float* scores = w.scores.data() + r * w.padded;
@@ -219,7 +219,7 @@ void forward_task(const PackedRow& row, const PackedInputs& inputs, const Part& 
         const auto i = block.start + block.first + r;
         log_sum[i * row.n_heads + head] = packed::softmax_row(scores, block.n_keys, &inverse[r]);
       }
-      packed::four_by_columns(w.scores.data(), w.padded, w.values.data(), w.padded, block.n_keys,
+      packed::rows_by_columns(w.scores.data(), w.padded, w.values.data(), w.padded, block.n_keys,
                               w.width, 1.0F, w.result.data(), w.width);
       for (std::size_t r = 0; r < block.n_rows; ++r) {
         for (std::size_t d = 0; d < row.d_head; ++d) w.result[r * w.width + d] *= inverse[r];
@@ -267,16 +267,15 @@ void backward_task(const PackedRow& row, const PackedInputs& inputs, std::span<c
       gather_rows(row, inputs.q, block, head, w.width, w.queries);
       gather_rows(row, d_out, block, head, w.width, w.d_out);
       make_scores(row, block, head, w);
-      packed::four_by_columns(w.d_out.data(), w.width, w.value_columns.data(), row.d_head,
+      packed::rows_by_columns(w.d_out.data(), w.width, w.value_columns.data(), row.d_head,
                               row.d_head, block.n_keys, 1.0F, w.d_weights.data(), w.padded);
       for (std::size_t r = 0; r < kRows; ++r) {
         float log_total = 0.0F, delta = 0.0F;
         if (r < block.n_rows) {
           const auto i = (block.start + block.first + r) * row.n_heads + head;
           log_total = log_sum[i];
-          for (std::size_t d = 0; d < row.d_head; ++d) {
-            delta += d_out[i * row.d_head + d] * out[i * row.d_head + d];
-          }
+          delta = static_cast<float>(
+              packed::dot(d_out.data() + i * row.d_head, out.data() + i * row.d_head, row.d_head));
         }
         packed::softmax_gradient(w.scores.data() + r * w.padded, w.d_weights.data() + r * w.padded,
                                  block.n_keys, log_total, delta);
@@ -287,7 +286,7 @@ void backward_task(const PackedRow& row, const PackedInputs& inputs, std::span<c
       for (float& x : w.queries) x *= scale;
       packed::add_outer(w.d_weights.data(), w.padded, w.queries.data(), w.width, block.n_keys,
                         w.d_keys.data(), w.padded);
-      packed::four_by_columns(w.d_weights.data(), w.padded, w.keys.data(), w.padded, block.n_keys,
+      packed::rows_by_columns(w.d_weights.data(), w.padded, w.keys.data(), w.padded, block.n_keys,
                               w.width, scale, w.result.data(), w.width);
       scatter_rows(row, block, head, w.width, w.result, gradients.q);
     }

@@ -10,85 +10,166 @@ namespace {
 
 constexpr std::size_t kLanes = 8;
 using Lanes = float __attribute__((vector_size(32)));
+using Tile = float __attribute__((vector_size(4 * kTile)));  // one register of AVX-512, two of AVX2
 
-Lanes load(const float* p) {
-  Lanes x;
+template <typename Vector>
+CHRONOWARD_INLINE Vector load(const float* p) {
+  Vector x;
   std::memcpy(&x, p, sizeof(x));
   return x;
 }
 
-void store(float* p, Lanes x) { std::memcpy(p, &x, sizeof(x)); }
+template <typename Vector>
+CHRONOWARD_INLINE void store(float* p, Vector x) {
+  std::memcpy(p, &x, sizeof(x));
+}
+
+/// What the two products work on; see the header.
+struct Product {
+  const float* rows;
+  std::size_t row_stride;
+  const float* columns;
+  std::size_t n_stored;
+  std::size_t depth;
+  float scale;
+  float* out;
+  std::size_t out_stride;
+};
+
+struct Outer {
+  const float* weights;
+  std::size_t weight_stride;
+  const float* rows;
+  std::size_t width;
+  std::size_t n;
+  float* target;
+  std::size_t n_stored;
+};
+
+/// R rows from `row` on by C tiles of columns from `t` on, all sums in registers.
+template <std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void product_of_tiles(const Product& p, std::size_t row, std::size_t t) {
+  Tile sums[R][C]{};
+  const float* rows = p.rows + row * p.row_stride;
+  const float* columns = p.columns + t * p.n_stored;
+  for (std::size_t d = 0; d < p.depth; ++d) {
+    Tile column[C];
+    for (std::size_t c = 0; c < C; ++c) {
+      column[c] = load<Tile>(columns + (c * p.n_stored + d) * kTile);
+    }
+    for (std::size_t r = 0; r < R; ++r) {
+      const float x = rows[r * p.row_stride + d];
+      for (std::size_t c = 0; c < C; ++c) sums[r][c] += x * column[c];
+    }
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t c = 0; c < C; ++c) {
+      store(p.out + (row + r) * p.out_stride + t + c * kTile, sums[r][c] * p.scale);
+    }
+  }
+}
+
+template <std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void product(const Product& p, std::size_t n) {
+  std::size_t t = 0;
+  for (; t + C * kTile <= n; t += C * kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) product_of_tiles<R, C>(p, r, t);
+  }
+  for (; t < n; t += kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) product_of_tiles<R, 1>(p, r, t);
+  }
+}
+
+/// R rows' part of C tiles of features from `f` on.
+template <std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void outer_of_tiles(const Outer& o, std::size_t row, std::size_t f) {
+  Tile rows[R][C];
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t c = 0; c < C; ++c) {
+      rows[r][c] = load<Tile>(o.rows + (row + r) * o.width + f + c * kTile);
+    }
+  }
+  const float* weights = o.weights + row * o.weight_stride;
+  float* target = o.target + f * o.n_stored;
+  for (std::size_t t = 0; t < o.n; ++t) {
+    Tile sums[C];
+    for (std::size_t c = 0; c < C; ++c) sums[c] = load<Tile>(target + (c * o.n_stored + t) * kTile);
+    for (std::size_t r = 0; r < R; ++r) {
+      const float w = weights[r * o.weight_stride + t];
+      for (std::size_t c = 0; c < C; ++c) sums[c] += w * rows[r][c];
+    }
+    for (std::size_t c = 0; c < C; ++c) store(target + (c * o.n_stored + t) * kTile, sums[c]);
+  }
+}
+
+template <std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void outer(const Outer& o) {
+  std::size_t f = 0;
+  for (; f + C * kTile <= o.width; f += C * kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) outer_of_tiles<R, C>(o, r, f);
+  }
+  for (; f < o.width; f += kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) outer_of_tiles<R, 1>(o, r, f);
+  }
+}
+
+// How many rows and tiles fit the registers: 32 of 16 floats, or 16 of 8.
+#ifdef CHRONOWARD_HAS_CLONES
+__attribute__((target("arch=x86-64-v4"))) void multiply(const Product& p, std::size_t n) {
+  product<8, 2>(p, n);
+}
+__attribute__((target("arch=x86-64-v4"))) void accumulate(const Outer& o) { outer<8, 2>(o); }
+__attribute__((target("arch=x86-64-v3"))) void multiply(const Product& p, std::size_t n) {
+  product<4, 1>(p, n);
+}
+__attribute__((target("arch=x86-64-v3"))) void accumulate(const Outer& o) { outer<4, 1>(o); }
+__attribute__((target("default")))
+#endif
+void multiply(const Product& p, std::size_t n) {
+  product<4, 1>(p, n);
+}
+#ifdef CHRONOWARD_HAS_CLONES
+__attribute__((target("default")))
+#endif
+void accumulate(const Outer& o) {
+  outer<4, 1>(o);
+}
 
 }  // namespace
 
-CHRONOWARD_CLONES void four_by_columns(const float* rows, std::size_t row_stride,
-                                       const float* columns, std::size_t n_stored,
-                                       std::size_t depth, std::size_t n, float scale, float* out,
-                                       std::size_t out_stride) {
-  for (std::size_t t = 0; t < n; t += kTile) {
-    Lanes low[kRows]{}, high[kRows]{};
-    const float* column = columns + t * n_stored;
-    for (std::size_t d = 0; d < depth; ++d, column += kTile) {
-      const Lanes a = load(column);
-      const Lanes b = load(column + kLanes);
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const float x = rows[r * row_stride + d];
-        low[r] += x * a;
-        high[r] += x * b;
-      }
-    }
-    for (std::size_t r = 0; r < kRows; ++r) {
-      store(out + r * out_stride + t, low[r] * scale);
-      store(out + r * out_stride + t + kLanes, high[r] * scale);
-    }
-  }
+void rows_by_columns(const float* rows, std::size_t row_stride, const float* columns,
+                     std::size_t n_stored, std::size_t depth, std::size_t n, float scale,
+                     float* out, std::size_t out_stride) {
+  multiply({rows, row_stride, columns, n_stored, depth, scale, out, out_stride}, n);
 }
 
-CHRONOWARD_CLONES void add_outer(const float* weights, std::size_t weight_stride, const float* rows,
-                                 std::size_t width, std::size_t n, float* target,
-                                 std::size_t n_stored) {
-  for (std::size_t c = 0; c < width; c += kTile) {
-    Lanes low[kRows], high[kRows];
-    for (std::size_t r = 0; r < kRows; ++r) {
-      low[r] = load(rows + r * width + c);
-      high[r] = load(rows + r * width + c + kLanes);
-    }
-    float* place = target + c * n_stored;
-    for (std::size_t t = 0; t < n; ++t, place += kTile) {
-      Lanes a = load(place);
-      Lanes b = load(place + kLanes);
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const float w = weights[r * weight_stride + t];
-        a += w * low[r];
-        b += w * high[r];
-      }
-      store(place, a);
-      store(place + kLanes, b);
-    }
-  }
+void add_outer(const float* weights, std::size_t weight_stride, const float* rows,
+               std::size_t width, std::size_t n, float* target, std::size_t n_stored) {
+  accumulate({weights, weight_stride, rows, width, n, target, n_stored});
 }
 
-CHRONOWARD_CLONES void minutes_between(const std::int32_t* times, std::size_t n, std::int32_t now,
-                                       float* elapsed) {
+CHRONOWARD_WIDE_CLONES void minutes_between(const std::int32_t* times, std::size_t n,
+                                            std::int32_t now, float* elapsed) {
   for (std::size_t t = 0; t < n; ++t) {
     const std::int32_t gap = now - times[t];  // as integers: floats would lose minutes
     elapsed[t] = static_cast<float>(gap < 0 ? -gap : gap);
   }
 }
 
-CHRONOWARD_CLONES void add_linear(const float* elapsed, std::size_t n, float slope, float* scores) {
+CHRONOWARD_WIDE_CLONES void add_linear(const float* elapsed, std::size_t n, float slope,
+                                       float* scores) {
   for (std::size_t t = 0; t < n; ++t) scores[t] -= slope * elapsed[t];
 }
 
-CHRONOWARD_CLONES void add_log(const float* elapsed, std::size_t n, float a, float inverse_tau,
-                               float* scores) {
+CHRONOWARD_WIDE_CLONES void add_log(const float* elapsed, std::size_t n, float a, float inverse_tau,
+                                    float* scores) {
   for (std::size_t t = 0; t < n; ++t) scores[t] -= a * fast_log(1.0F + elapsed[t] * inverse_tau);
 }
 
-CHRONOWARD_CLONES float exponentials(float* scores, std::size_t n, float* top) {
+CHRONOWARD_WIDE_CLONES float exponentials(float* scores, std::size_t n, float* top) {
   Lanes tops = Lanes{} + kNothing;
   for (std::size_t t = 0; t < n; t += kLanes) {
-    const Lanes x = load(scores + t);
+    const auto x = load<Lanes>(scores + t);
     tops = x > tops ? x : tops;
   }
   float most = tops[0];
@@ -113,8 +194,8 @@ float softmax_row(float* scores, std::size_t n, float* inverse) {
   return top + std::log(sum);
 }
 
-CHRONOWARD_CLONES void softmax_gradient(float* scores, float* d_weights, std::size_t n,
-                                        float log_sum, float delta) {
+CHRONOWARD_WIDE_CLONES void softmax_gradient(float* scores, float* d_weights, std::size_t n,
+                                             float log_sum, float delta) {
   for (std::size_t t = 0; t < n; ++t) {
     // recomputed scores may pass the sum they once made by a rounding error
     const float exponent = scores[t] - log_sum;
@@ -123,18 +204,20 @@ CHRONOWARD_CLONES void softmax_gradient(float* scores, float* d_weights, std::si
   }
 }
 
-CHRONOWARD_CLONES double dot(const float* x, const float* y, std::size_t n) {
+CHRONOWARD_WIDE_CLONES double dot(const float* x, const float* y, std::size_t n) {
   float sums[kLanes] = {};
-  for (std::size_t t = 0; t < n; t += kLanes) {
+  std::size_t t = 0;
+  for (; t + kLanes <= n; t += kLanes) {
     for (std::size_t i = 0; i < kLanes; ++i) sums[i] += x[t + i] * y[t + i];
   }
   double total = 0.0;
   for (const float lane : sums) total += static_cast<double>(lane);
+  for (; t < n; ++t) total += static_cast<double>(x[t] * y[t]);
   return total;
 }
 
-CHRONOWARD_CLONES void log_moments(const float* d, const float* elapsed, std::size_t n,
-                                   float inverse_tau, double* first, double* second) {
+CHRONOWARD_WIDE_CLONES void log_moments(const float* d, const float* elapsed, std::size_t n,
+                                        float inverse_tau, double* first, double* second) {
   float ones[kLanes] = {}, twos[kLanes] = {};
   for (std::size_t t = 0; t < n; t += kLanes) {
     for (std::size_t i = 0; i < kLanes; ++i) {

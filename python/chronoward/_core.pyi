@@ -38,7 +38,13 @@ __all__: list[str] = [
     "fill_padded",
     "fill_rows",
     "fit_value_bins",
+    "gate_rows",
+    "gate_rows_backward",
+    "head_rows",
+    "head_rows_backward",
     "mend_visits",
+    "norm_rows",
+    "norm_rows_backward",
     "pack_rows",
     "packed_attention",
     "packed_attention_backward",
@@ -639,6 +645,130 @@ def fit_value_bins(
     Quantile bins of groups of sampled values: flat columns.
     """
 
+@typing.overload
+def gate_rows(
+    gate_and_up: numpy.typing.NDArray[numpy.float32],
+    width: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills out (n, width) with silu(gate) * up.
+    """
+
+@typing.overload
+def gate_rows(
+    gate_and_up: numpy.typing.NDArray[numpy.uint16],
+    width: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.uint16],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills out (n, width) with silu(gate) * up.
+    """
+
+@typing.overload
+def gate_rows_backward(
+    gate_and_up: numpy.typing.NDArray[numpy.float32],
+    d_out: numpy.typing.NDArray[numpy.float32],
+    width: typing.SupportsInt | typing.SupportsIndex,
+    d_gate_and_up: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills the gradient of gate_and_up.
+    """
+
+@typing.overload
+def gate_rows_backward(
+    gate_and_up: numpy.typing.NDArray[numpy.uint16],
+    d_out: numpy.typing.NDArray[numpy.uint16],
+    width: typing.SupportsInt | typing.SupportsIndex,
+    d_gate_and_up: numpy.typing.NDArray[numpy.uint16],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills the gradient of gate_and_up.
+    """
+
+@typing.overload
+def head_rows(
+    projected: numpy.typing.NDArray[numpy.float32],
+    query_weight: numpy.typing.NDArray[numpy.float32],
+    key_weight: numpy.typing.NDArray[numpy.float32],
+    cosine: numpy.typing.NDArray[numpy.float32],
+    sine: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    q: numpy.typing.NDArray[numpy.float32],
+    k: numpy.typing.NDArray[numpy.float32],
+    v: numpy.typing.NDArray[numpy.float32],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Splits a joint projection into q, k and v, normalizes and rotates q and k.
+    """
+
+@typing.overload
+def head_rows(
+    projected: numpy.typing.NDArray[numpy.uint16],
+    query_weight: numpy.typing.NDArray[numpy.float32],
+    key_weight: numpy.typing.NDArray[numpy.float32],
+    cosine: numpy.typing.NDArray[numpy.float32],
+    sine: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    q: numpy.typing.NDArray[numpy.float32],
+    k: numpy.typing.NDArray[numpy.float32],
+    v: numpy.typing.NDArray[numpy.float32],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Splits a joint projection into q, k and v, normalizes and rotates q and k.
+    """
+
+@typing.overload
+def head_rows_backward(
+    projected: numpy.typing.NDArray[numpy.float32],
+    query_weight: numpy.typing.NDArray[numpy.float32],
+    key_weight: numpy.typing.NDArray[numpy.float32],
+    cosine: numpy.typing.NDArray[numpy.float32],
+    sine: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    inverse: numpy.typing.NDArray[numpy.float32],
+    d_q: numpy.typing.NDArray[numpy.float32],
+    d_k: numpy.typing.NDArray[numpy.float32],
+    d_v: numpy.typing.NDArray[numpy.float32],
+    d_projected: numpy.typing.NDArray[numpy.float32],
+    d_query_weight: numpy.typing.NDArray[numpy.float32],
+    d_key_weight: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills the gradient of the projection, adds to those of the norms' weights.
+    """
+
+@typing.overload
+def head_rows_backward(
+    projected: numpy.typing.NDArray[numpy.uint16],
+    query_weight: numpy.typing.NDArray[numpy.float32],
+    key_weight: numpy.typing.NDArray[numpy.float32],
+    cosine: numpy.typing.NDArray[numpy.float32],
+    sine: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    inverse: numpy.typing.NDArray[numpy.float32],
+    d_q: numpy.typing.NDArray[numpy.float32],
+    d_k: numpy.typing.NDArray[numpy.float32],
+    d_v: numpy.typing.NDArray[numpy.float32],
+    d_projected: numpy.typing.NDArray[numpy.uint16],
+    d_query_weight: numpy.typing.NDArray[numpy.float32],
+    d_key_weight: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills the gradient of the projection, adds to those of the norms' weights.
+    """
+
 def mend_visits(
     visit_offsets: numpy.typing.NDArray[numpy.int64],
     start: numpy.typing.NDArray[numpy.int64],
@@ -660,6 +790,60 @@ def mend_visits(
 ) -> dict[str, numpy.ndarray]:
     """
     Visits of whole subjects made disjoint: columns by name.
+    """
+
+@typing.overload
+def norm_rows(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.float32],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills out with x / rms(x) * weight and inverse with 1 / rms.
+    """
+
+@typing.overload
+def norm_rows(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    out: numpy.typing.NDArray[numpy.uint16],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills out with x / rms(x) * weight and inverse with 1 / rms.
+    """
+
+@typing.overload
+def norm_rows_backward(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    d_out: numpy.typing.NDArray[numpy.float32],
+    d_x: numpy.typing.NDArray[numpy.float32],
+    d_weight: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills d_x, adds to d_weight.
+    """
+
+@typing.overload
+def norm_rows_backward(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    inverse: numpy.typing.NDArray[numpy.float32],
+    d_out: numpy.typing.NDArray[numpy.uint16],
+    d_x: numpy.typing.NDArray[numpy.float32],
+    d_weight: numpy.typing.NDArray[numpy.float32],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Fills d_x, adds to d_weight.
     """
 
 def pack_rows(

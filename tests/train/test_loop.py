@@ -30,8 +30,10 @@ CONFIG = TrainConfig(
 )
 
 
-def make_trainer(toy, folder: Path, *, config=CONFIG, n_steps=N_STEPS, rows=None) -> Trainer:
-    folder.mkdir(exist_ok=True)
+def make_trainer(
+    toy, folder: Path, *, config=CONFIG, n_steps=N_STEPS, rows=None, ranks=None
+) -> Trainer:
+    folder.mkdir(exist_ok=True, parents=True)
     tuning = [join_rows([toy.make_row([20, 21, 22], [9, 13, 15])])]
     rare_codes = RareCodes(np.arange(toy.config.vocab_size) >= 10, config.seed, n_drawn=3)
     data = Data(
@@ -44,6 +46,7 @@ def make_trainer(toy, folder: Path, *, config=CONFIG, n_steps=N_STEPS, rows=None
         n_steps=n_steps,
         folder=folder,
         log=MetricsLog(folder.parent / "metrics.jsonl"),
+        ranks=ranks,
     )
 
 
@@ -164,7 +167,7 @@ def test_too_many_such_steps_are_an_error_that_names_the_step(toy, tmp_path) -> 
     trainer = make_trainer(toy, tmp_path / "c")
     original = trainer.loss
     trainer.loss = lambda *args, **options: original(*args, **options) * float("inf")
-    with pytest.raises(NumericError, match="the last: step 4"):
+    with pytest.raises(NumericError, match="in steps 0, 1, 2, 3, 4"):
         trainer.run()
     assert steps_of(tmp_path / "c") == [3]  # where the evaluation fell
 

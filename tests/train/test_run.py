@@ -35,14 +35,16 @@ prefixes: [{prefix}]
 """
 
 
-def write_store(folder: Path, *, n_train: int) -> Path:
+def write_store(folder: Path, *, n_train: int, n_held_out: int = 0) -> Path:
     events, observation, codes = make_world(60, seed=1)
     tokenizer = fit([events], codes, TokenizerSpec(min_subjects=1))
     batch = tokenizer.encode(events, observation, codes=codes)
     folder.mkdir()
     tokenizer.save(folder / "tokenizer.json")
     writer = StoreWriter(folder, tokenizer_hash=tokenizer.hash)
-    writer.add(batch, (np.arange(len(batch)) >= n_train).astype(np.uint8))
+    split = (np.arange(len(batch)) >= n_train).astype(np.uint8)
+    split[len(batch) - n_held_out :] = 2
+    writer.add(batch, split)
     writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
     return folder
 
@@ -228,3 +230,34 @@ def test_embedding_rows_start_from_concept_embeddings(
     (tmp_path / "part" / "config.json").unlink()
     with pytest.raises(StateError, match="another concept_embeddings"):
         train(store, tmp_path / "part", CONFIG, resume=True)
+
+
+ALL = dict.fromkeys(("next_event", "next_visit", "subtime", "gap"), 0.5)
+
+
+def test_every_objective_trains_is_logged_in_its_unit_and_loads_again(
+    store: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, objectives=ALL)
+    model = train(store, tmp_path / "run", config)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    units = {n: loss["unit"] for n, loss in json.loads(lines[-1])["loss"].items()}
+    assert units == {
+        "next_event": "nats per token",
+        "next_visit": "nats per visit",
+        "subtime": "nats per gap",
+        "gap": "nats per gap",
+    }
+    again = load(tmp_path / "run")
+    assert set(again.heads) == {"next_visit", "subtime", "gap"}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_the_next_visit_alone_learns_from_whole_visits(store: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, objectives={"next_visit": 1.0}, set_loss="focal", max_steps=12)
+    train(store, tmp_path / "run", config)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [x["loss"]["next_visit"]["value"] for x in lines if x["kind"] == "tuning"]
+    assert losses[-1] < losses[0]
+    assert files.read_json(tmp_path / "run" / "config.json")["training"]["sees_whole_visits"]

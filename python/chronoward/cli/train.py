@@ -92,7 +92,10 @@ def run(
     out: Annotated[Path, typer.Option(help="RUN folder to write.")],
     preset: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "tiny",
     objective: Annotated[
-        str, typer.Option(help="next_event and hazard, with weights: next_event,hazard:0.5")
+        str,
+        typer.Option(
+            help="next_event, next_visit, subtime, gap and hazard, with weights: next_event,gap:0.1"
+        ),
     ] = "next_event",
     outcomes: Annotated[
         Path | None,
@@ -111,6 +114,13 @@ def run(
     row_tokens: Annotated[int, typer.Option(help="Longest context, in tokens.")] = 2048,
     rows_per_step: Annotated[
         int | None, typer.Option(help="Rows of a step [the preset's].")
+    ] = None,
+    rows_per_pass: Annotated[
+        int | None,
+        typer.Option(help="Rows in memory at once; a step adds up their gradients [all]."),
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Decay of a moving average of the weights, such as 0.999.")
     ] = None,
     repeat_weight: Annotated[
         str, typer.Option(help="Down-weight repeated codes: none, raven or exp.")
@@ -153,6 +163,8 @@ def run(
         learning_rate=learning_rate,
         row_tokens=row_tokens,
         rows_per_step=rows_per_step,
+        rows_per_pass=rows_per_pass,
+        average=average,
         dtype=dtype,
         seed=seed,
         epochs=epochs,

@@ -1,8 +1,8 @@
 """A decoder block in pieces, so that cached decoding runs the same mathematics as training.
 
-`Block.qkv` → (attention, by whoever holds the keys) → `Block.finish`. Norms, rotation and the gate
-have their gradients written out: on a CPU torch's own backward of an RMS norm takes 25 times the
-time of a pass over its input.
+`Block.qkv` → (attention, by whoever holds the keys) → `Block.finish`. On a CPU what lies between
+the products is C++ (`model.fused_rows`); elsewhere and in fp64 norms and rotation are torch with
+their gradients written out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from chronoward.model import fused_rows
 
 if TYPE_CHECKING:
     from chronoward.model.config import ModelConfig
@@ -51,10 +53,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalizes the last dimension of `x`."""
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Normalizes the last dimension of `x`; the result has its type, or `dtype`."""
+        dtype = dtype or x.dtype
+        if fused_rows.is_fast(x) and x.dtype == torch.float32:
+            return fused_rows.norm(x, self.weight, self.eps, dtype)
         result: Tensor = RMSNormFunction.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-        return result
+        return result.to(dtype)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -159,7 +164,15 @@ class Block(nn.Module):
         Returns:
             q (T, H, D), k (T, Hkv, D), v (T, Hkv, D): what a cache keeps are this k and v.
         """
-        projected = self.qkv_projection(self.attention_norm(x))
+        projected = self.qkv_projection(self.attention_norm(x, fused_rows.product_dtype(x)))
+        if fused_rows.is_fast(projected):
+            weights = None
+            if self.query_norm is not None and self.key_norm is not None:
+                weights = (self.query_norm.weight, self.key_norm.weight)
+            heads = (self.n_heads, self.n_kv_heads)
+            return fused_rows.split_heads(
+                projected, weights, angles, heads, self.attention_norm.eps
+            )
         projected = projected.view(x.shape[0], -1, self.d_head)
         q, k, v = projected.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=1)
         if self.query_norm is not None and self.key_norm is not None:
@@ -183,6 +196,10 @@ class Block(nn.Module):
             attended: output of attention (T, H, D).
         """
         x = x + self.attention_output(attended.reshape(x.shape[0], -1))
-        gate, up = self.gate_and_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        normalized = self.feed_forward_norm(x, fused_rows.product_dtype(x))
+        gate_and_up = self.gate_and_up(normalized)
+        if fused_rows.is_fast(gate_and_up):
+            return x + fused_rows.gated_product(gate_and_up, self.down.weight)
+        gate, up = gate_and_up.chunk(2, dim=-1)
         result: Tensor = x + self.down(functional.silu(gate) * up)
         return result

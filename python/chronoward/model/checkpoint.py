@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from chronoward import files
 from chronoward.errors import FormatError, NumericError
 from chronoward.model.config import ModelConfig
-from chronoward.model.hazard import HazardConfig, HazardHead
+from chronoward.model.heads import head_configs, make_heads
 from chronoward.model.model import Model
 
 if TYPE_CHECKING:
@@ -88,16 +88,11 @@ def save_model(
     """
     payload = module_bytes(model)
     files.write_bytes(folder / WEIGHTS, payload)
-    heads = {
-        name: head.config.to_json()
-        for name, head in model.heads.items()
-        if isinstance(head, HazardHead)
-    }
     config = {
         "format": FORMAT,
         "version": VERSION,
         "model": model.config.to_json(),
-        "heads": heads,
+        "heads": head_configs(model),
         "tokenizer": tokenizer_hash,
         "weights": files.sha256_file(folder / WEIGHTS),
         "training": training,
@@ -154,9 +149,7 @@ def load_model(run_dir: Path | str, *, tokenizer_hash: str | None = None) -> Mod
         message = f"{weights} does not match the hash in {CONFIG}: it was changed or is corrupt"
         raise FormatError(message)
     model = Model(ModelConfig.from_json(config["model"], str(folder / CONFIG)))
-    if "hazard" in config["heads"]:
-        head_config = HazardConfig.from_json(config["heads"]["hazard"], str(folder / CONFIG))
-        model.heads["hazard"] = HazardHead(model.config.d_model, head_config)
+    make_heads(model, config["heads"], str(folder / CONFIG))
     assign(model, tensors, weights)
     try:
         model.context_bias.rules()

@@ -283,17 +283,22 @@ class Hazard:
         self.head = head
         self.table = table
 
-    def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
-        """Likelihood of the follow-up after each moment of the batch."""
-        del model
+    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         place = hazard_places(batch)
         subject = batch.segment_subject[batch.segments()[place]].cpu().numpy()
         minute = batch.time_min[place].cpu().numpy().astype(np.int64)
-        first_only = self.head.config.first_only
-        years, event, at_risk = (
-            torch.from_numpy(x).to(hidden.device)
-            for x in self.table.targets(subject, minute, first_only)
-        )
+        found = self.table.targets(subject, minute, self.head.config.first_only)
+        years, event, at_risk = (torch.from_numpy(x) for x in found)
+        return place, years, event, at_risk
+
+    def n_terms(self, batch: Batch) -> float:
+        """Moments that are at risk of any outcome."""
+        return float(self._targets(batch)[3].any(dim=1).sum())
+
+    def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
+        """Likelihood of the follow-up after each moment of the batch."""
+        del model
+        place, years, event, at_risk = (x.to(hidden.device) for x in self._targets(batch))
         exposure = self.head.exposure(torch.zeros_like(years), years)
         losses = piecewise_nll(self.head(hidden[place]), exposure, event) * at_risk
         n_points = float(at_risk.any(dim=1).sum())

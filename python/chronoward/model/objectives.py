@@ -51,6 +51,9 @@ class Objective(Protocol):
     def unit(self) -> str:
         """Unit of `total / weight`."""
 
+    def n_terms(self, batch: Batch) -> float:
+        """Sum of the weights that `loss` will have: known before the model has seen the batch."""
+
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Loss of one batch, given the model's hidden states (T, d_model)."""
 
@@ -116,6 +119,11 @@ class NextEvent:
         place, target = next_event_places(batch)
         weight = repeat_weights(batch.n_prior[place + 1], self.repeat_weight, self.repeat_rate)
         return place, target, weight
+
+    def n_terms(self, batch: Batch) -> float:
+        """Weights of the predicted tokens, and one for each open interval."""
+        n_open = 0 if self.open_intervals is None else len(self.open_intervals.places(batch)[0])
+        return float(self.targets(batch)[2].double().sum()) + n_open
 
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Weighted sum over predicted tokens; `parts` holds the unweighted sums by group."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from chronoward.errors import ConfigError, require_at_least
 
-OBJECTIVES = ("next_event", "hazard")
+OBJECTIVES = ("next_event", "next_visit", "subtime", "gap", "hazard")
+VISIT_OBJECTIVES = {"next_visit", "gap", "subtime"}  # asked at borders of visits only
 DTYPES = ("fp32", "bf16")
+SET_LOSSES = ("bce", "focal")
 
 # peak learning rate by preset: smaller models take larger steps
 LEARNING_RATES = {"tiny": 2e-2, "small": 1e-2, "base": 6e-3, "large": 4e-3}
@@ -33,6 +35,8 @@ class TrainConfig:
     """Weight of each objective."""
     outcomes: tuple[str, ...] = ()
     """Outcome names or YAML files of the hazard objective."""
+    set_loss: str = "bce"
+    """Loss of the next_visit objective's sets: bce or focal."""
     repeat_weight: str = "none"
     """Down-weight repeated codes: none, raven or exp."""
     learning_rate: float | None = None
@@ -52,6 +56,12 @@ class TrainConfig:
     """Tokens of a packed row: the longest context."""
     rows_per_step: int | None = None
     """Rows of one step; None takes the preset's."""
+    rows_per_pass: int | None = None
+    """Rows that are in memory at once: a step of more adds up the gradients of several passes. None
+    takes all of a step's."""
+    average: float | None = None
+    """Decay of a moving average of the weights, such as 0.999, which is then evaluated and kept in
+    place of the last ones; None: no average."""
     dtype: str = "fp32"
     """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32)."""
     redraw_times: bool = True
@@ -87,6 +97,9 @@ class TrainConfig:
         if self.preset not in LEARNING_RATES:
             message = f"preset must be one of {', '.join(LEARNING_RATES)}, got {self.preset!r}"
             raise ConfigError(message)
+        if self.set_loss not in SET_LOSSES:
+            message = f"set_loss must be one of {', '.join(SET_LOSSES)}, got {self.set_loss!r}"
+            raise ConfigError(message)
         if self.dtype not in DTYPES:
             message = f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
             raise ConfigError(message)
@@ -97,6 +110,7 @@ class TrainConfig:
         for name in (
             "learning_rate",
             "rows_per_step",
+            "rows_per_pass",
             "clip_norm",
             "epochs",
             "max_steps",
@@ -106,6 +120,9 @@ class TrainConfig:
             if value is not None and not (math.isfinite(value) and value > 0):
                 message = f"{name} must be positive, got {value}"
                 raise ConfigError(message)
+        if self.average is not None and not 0 < self.average < 1:
+            message = f"average must lie between 0 and 1, got {self.average}"
+            raise ConfigError(message)
         if self.warmup_steps < 0 or self.weight_decay < 0 or not 0 <= self.final_share <= 1:
             message = "warmup_steps and weight_decay must not be negative, final_share in 0..1"
             raise ConfigError(message)
@@ -119,6 +136,12 @@ class TrainConfig:
     def n_rows(self) -> int:
         """Rows of one step."""
         return self.rows_per_step or ROWS_PER_STEP[self.preset]
+
+    @property
+    def sees_whole_visits(self) -> bool:
+        """Whether attention inside a visit goes both ways: where the next visit's set is all that
+        is asked, and nothing that an event inside it would give away."""
+        return "next_visit" in self.objectives and set(self.objectives) <= VISIT_OBJECTIVES
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them."""

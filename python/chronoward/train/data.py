@@ -10,7 +10,22 @@ import torch
 
 from chronoward import outcomes
 from chronoward.errors import ConfigError
-from chronoward.model import Batch, Hazard, HazardConfig, HazardHead, NextEvent, OutcomeTable
+from chronoward.model import (
+    Batch,
+    Gap,
+    GapHead,
+    Gaps,
+    Hazard,
+    HazardConfig,
+    HazardHead,
+    NextEvent,
+    NextVisit,
+    NextVisitConfig,
+    NextVisitHead,
+    OutcomeTable,
+    Subtime,
+    SubtimeHead,
+)
 from chronoward.model.hazard import start_at_rates
 from chronoward.model.open_interval import OpenIntervals
 from chronoward.store.codes import code_table
@@ -137,6 +152,59 @@ def hazard_config(names: Sequence[str], tokenizer: Tokenizer, codes: pa.Table) -
     )
 
 
+def between_visits(tokenizer: Tokenizer) -> Gaps:
+    """The tokens that stand for time between visits (between moments in preset `events`)."""
+    is_gap = np.isin(tokenizer.token_class, (TokenClass.GAP, TokenClass.GAP_REPEAT))
+    return Gaps(torch.from_numpy(is_gap))
+
+
+def mean_gap_days(split: StoreSplit, gaps: Gaps) -> float:
+    """Mean time between visits of a split, in days; 365 where there is none."""
+    is_gap, total, n = gaps.is_gap.numpy(), 0, 0
+    for shard in split.shards:
+        here = np.flatnonzero(is_gap[shard.token_id])
+        total += int(shard.time_min[here].sum(dtype=np.int64))
+        total -= int(shard.time_min[here - 1].sum(dtype=np.int64))
+        n += len(here)
+    return total / MINUTES_PER_DAY / n if n else 365.0
+
+
+def next_visit_config(tokenizer: Tokenizer, *, tied: bool) -> NextVisitConfig:
+    """What a next-visit head answers about: codes of all types, and the type of the visit.
+
+    Raises:
+        ConfigError: a tokenizer without visits.
+    """
+
+    def of(*classes: TokenClass) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.flatnonzero(np.isin(tokenizer.token_class, classes)))
+
+    return NextVisitConfig(
+        token_ids=of(TokenClass.VISIT_TYPE, TokenClass.FLAT_VISIT_TYPE, TokenClass.CODE),
+        start_ids=of(TokenClass.VISIT_START),
+        end_ids=of(TokenClass.VISIT_END),
+        tied=tied,
+    )
+
+
+def visits_that_hold(
+    split: StoreSplit, config: NextVisitConfig, vocab_size: int
+) -> tuple[torch.Tensor, int]:
+    """How many of a split's visits hold each of a head's tokens, int64 (K,), and how many there
+    are."""
+    column = np.full(vocab_size, -1, np.int64)
+    column[list(config.token_ids)] = np.arange(len(config.token_ids))
+    held, n_visits = np.zeros(len(config.token_ids), np.int64), 0
+    for shard in split.shards:
+        visit = np.cumsum(np.isin(shard.token_id, config.start_ids))
+        columns = column[shard.token_id]
+        inside = (columns >= 0) & (visit > 0)
+        pairs = np.unique(visit[inside] * len(held) + columns[inside])
+        held += np.bincount(pairs % len(held), minlength=len(held))
+        n_visits += int(visit[-1]) if len(visit) else 0
+    return torch.from_numpy(held), n_visits
+
+
 class Objectives:
     """Makes the objectives of a run, for one split at a time.
 
@@ -165,24 +233,58 @@ class Objectives:
             split: whose outcomes are counted.
             first: make the heads and start them at the split's rates.
         """
-        made: list[Objective] = []
-        for name in self._config.objectives:
-            if name == "next_event":
-                made.append(
-                    NextEvent(
-                        repeat_weight=self._config.repeat_weight,
-                        token_group=token_groups(self._tokenizer),
-                        group_names=GROUPS,
-                        open_intervals=open_intervals(split, self._tokenizer),
-                    )
-                )
-            elif self._hazard is not None:
-                made.append(self._make_hazard(model, split, self._hazard, first=first))
-        return made
+        makers = {
+            "next_event": self._make_next_event,
+            "next_visit": self._make_next_visit,
+            "gap": self._make_gap,
+            "subtime": self._make_subtime,
+            "hazard": self._make_hazard,
+        }
+        return [makers[name](model, split, first=first) for name in self._config.objectives]
 
-    def _make_hazard(
-        self, model: Model, split: StoreSplit, config: HazardConfig, *, first: bool
-    ) -> Hazard:
+    def _make_next_event(self, model: Model, split: StoreSplit, *, first: bool) -> Objective:
+        del model, first
+        return NextEvent(
+            repeat_weight=self._config.repeat_weight,
+            token_group=token_groups(self._tokenizer),
+            group_names=GROUPS,
+            open_intervals=open_intervals(split, self._tokenizer),
+        )
+
+    def _make_next_visit(self, model: Model, split: StoreSplit, *, first: bool) -> Objective:
+        if first:
+            config = next_visit_config(self._tokenizer, tied=model.config.tied)
+            new = NextVisitHead(model.config.d_model, config, seed=self._config.seed)
+            new.start_at_rates(*visits_that_hold(split, config, self._tokenizer.vocab_size))
+            model.heads["next_visit"] = new
+        head = model.heads["next_visit"]
+        assert isinstance(head, NextVisitHead)
+        return NextVisit(
+            head,
+            self._tokenizer.vocab_size,
+            loss_kind=self._config.set_loss,
+            repeat_weight=self._config.repeat_weight,
+        )
+
+    def _make_gap(self, model: Model, split: StoreSplit, *, first: bool) -> Objective:
+        gaps = between_visits(self._tokenizer)
+        if first:
+            model.heads["gap"] = GapHead(model.config.d_model, mean_gap_days(split, gaps))
+        head = model.heads["gap"]
+        assert isinstance(head, GapHead)
+        return Gap(head, gaps, open_intervals(split, self._tokenizer))
+
+    def _make_subtime(self, model: Model, split: StoreSplit, *, first: bool) -> Objective:
+        del split
+        if first:
+            model.heads["subtime"] = SubtimeHead(model.config.d_model)
+        head = model.heads["subtime"]
+        assert isinstance(head, SubtimeHead)
+        return Subtime(head, between_visits(self._tokenizer))
+
+    def _make_hazard(self, model: Model, split: StoreSplit, *, first: bool) -> Objective:
+        config = self._hazard
+        assert config is not None
         table = outcome_table(split, config, self._tokenizer.token_class)
         if first:
             new = HazardHead(model.config.d_model, config, seed=self._config.seed)

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from chronoward.errors import NumericError
-from chronoward.model import Hazard, NextEvent
+from chronoward.model import Hazard, NextEvent, NextVisit
+from chronoward.model.next_visit import kv_end_of_visits
+from chronoward.train.average import Average
 from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
 from chronoward.train.metrics import Sums
 from chronoward.train.optimizer import Optimizers
+from chronoward.train.ranks import Ranks
 from chronoward.train.schedule import learning_rate, next_evaluation, run_length, settling_steps
 from chronoward.train.settle import settle
 from chronoward.train.settle_hazard import settle_hazards
 from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
+from chronoward.train.throughput import gemm_rate, step_flop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +96,7 @@ class Trainer:
         folder: the run's `checkpoints` folder, existing.
         log: the run's metrics.
         report: called with (steps done, steps, line) after each logged step or evaluation.
+        ranks: the processes of the run; None: this one alone.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class Trainer:
         folder: Path,
         log: MetricsLog,
         report: Callable[[int, int, dict[str, Any]], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -114,7 +121,10 @@ class Trainer:
         self._optimizers = Optimizers(model, config)
         self._units = {o.name: o.unit for o in data.objectives}
         self._sums = Sums()
-        self._since_log = (0, 0.0)  # tokens, seconds
+        self._ranks = ranks or Ranks()
+        self._average = None if config.average is None else Average(model, config.average)
+        self._peak = gemm_rate(torch.bfloat16 if config.dtype == "bf16" else torch.float32)
+        self._since_log = (0, 0.0, 0.0)  # tokens, seconds, FLOP
         self._last_checkpoint = time.monotonic()
 
     def resume(self, step: int) -> None:
@@ -123,7 +133,9 @@ class Trainer:
         Raises:
             FormatError: the checkpoint is truncated or does not fit.
         """
-        self.progress = load_checkpoint(self._folder, step, self.model, self._optimizers)
+        self.progress = load_checkpoint(
+            self._folder, step, self.model, self._optimizers, self._average
+        )
         self._log.resume(step)
 
     def run(self) -> Progress:
@@ -162,14 +174,18 @@ class Trainer:
 
     def _leave_if_asked(self, interrupt: Interrupt) -> None:
         due = time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS
-        if due or (interrupt and not self.progress.stopped):
+        number = next((n for n in self._ranks.gather(interrupt.number) if n is not None), None)
+        if due or (number is not None and not self.progress.stopped):
             self._save()
-        if interrupt:
+        if number is not None:  # whichever process it reached, all leave after this step
+            interrupt.number = number
             interrupt.leave()
 
     def _save(self) -> None:
-        save_checkpoint(self._folder, self.model, self._optimizers, self.progress)
-        self._log.write()
+        if self._ranks.is_first:
+            parts = (self.model, self._optimizers, self.progress, self._average)
+            save_checkpoint(self._folder, *parts)
+            self._log.write()
         self._last_checkpoint = time.monotonic()
 
     def loss(
@@ -179,20 +195,38 @@ class Trainer:
         sums: Sums | None = None,
         *,
         clock: torch.Tensor | None = None,
+        terms: dict[str, float] | None = None,
     ) -> torch.Tensor:
-        """Weighted sum of the objectives' mean losses of one batch; `clock` int32 (T,) takes the
-        place of the recorded one in the model's eyes."""
+        """Weighted sum of the objectives' mean losses of one batch.
+
+        Args:
+            batch: the rows.
+            objectives: what is asked of them.
+            sums: gets the losses, for the log.
+            clock: int32 (T,), takes the place of the recorded one in the model's eyes.
+            terms: by objective, what to divide by: the terms of the whole step where this batch is
+                a part of it. None: the batch's own.
+        """
         seen_min = batch.time_min if clock is None else clock
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
-            hidden = self.model(batch.token_id, seen_min, batch.cu_seqlens)
+            kv_end = self._kv_end(batch, objectives)
+            hidden = self.model(batch.token_id, seen_min, batch.cu_seqlens, kv_end)
             total: torch.Tensor = hidden.new_zeros(())
             for objective in objectives:
                 head = objective.loss(self.model, hidden, batch)
                 if sums is not None:
                     sums.add(objective.name, head)
                 weight = self.config.objectives[objective.name]
-                total = total + weight * head.total / max(head.weight, 1.0)
+                n = head.weight if terms is None else terms[objective.name]
+                total = total + weight * head.total / max(n, 1.0)
         return total
+
+    def _kv_end(self, batch: Batch, objectives: Sequence[Objective]) -> torch.Tensor | None:
+        """Where attention goes both ways inside visits (see `TrainConfig`); None: causal."""
+        if not self.config.sees_whole_visits:
+            return None
+        asked = next(o for o in objectives if isinstance(o, NextVisit))
+        return kv_end_of_visits(batch, asked.start, asked.end)
 
     def seconds_per_step(self) -> float:
         """Time of one whole step, measured on the first batches without learning from them:
@@ -204,12 +238,12 @@ class Trainer:
         enough = TRIAL_SHARE * 60 * (self.config.minutes or 0.0)
         while len(times) < LEAST_TRIALS or sum(times) < enough:
             start, step = time.monotonic(), len(times) % n_batches
-            batch, clock = self._batch(self._data.train.step(0, step), 0, step)
-            batch = self._sampled(batch, 0, step)
-            if self._gradient(self.loss(batch, self._data.objectives, clock=clock)):
+            sums = Sums()
+            self._add_gradients(self._data.train.step(0, step), (0, step), sums)
+            if self._clip(sums):
                 trial.step()
             trial.zero_grad()
-            times.append(time.monotonic() - start)
+            times.append(self._ranks.first(time.monotonic() - start))
         return sorted(times)[len(times) // 2]
 
     def _batch(
@@ -220,44 +254,85 @@ class Trainer:
         redraw = self._data.redraw
         return batch, None if redraw is None else redraw(batch, epoch, step)
 
-    def _sampled(self, batch: Batch, epoch: int, step: int) -> Batch:
-        """The batch with the tokens whose logits a training step makes."""
+    def _passes(
+        self,
+        rows: Sequence[PackedRow],
+        batch: Batch,
+        clock: torch.Tensor | None,
+        at: tuple[int, int],
+    ) -> list[tuple[Batch, torch.Tensor | None]]:
+        """This process's share of a step: some rows at a time, with the tokens whose logits the
+        step makes (chosen by all its rows, so that it does not matter how they are split)."""
         choose = self._data.rare_codes
-        return batch if choose is None else replace(batch, output_sample=choose(batch, epoch, step))
+        sample = None if choose is None else choose(batch, *at)
+        n_rows = min(self.config.rows_per_pass or len(rows), -(-len(rows) // self._ranks.world))
+        if n_rows == len(rows):
+            return [(replace(batch, output_sample=sample), clock)]
+        length = len(batch.token_id) // len(rows)
+        parts = []
+        for first in self._ranks.share(range(0, len(rows), n_rows)):
+            part = replace(join_rows(rows[first : first + n_rows]), output_sample=sample)
+            begin, end = first * length, (first + n_rows) * length
+            parts.append((part, None if clock is None else clock[begin:end]))
+        return parts
 
-    def _gradient(self, loss: torch.Tensor) -> bool:
-        """Makes the clipped gradient; whether loss and gradient are finite."""
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _add_gradients(self, rows: Sequence[PackedRow], at: tuple[int, int], sums: Sums) -> bool:
+        """Makes the gradient of a step of (epoch, step) `at`; whether there was any term in it."""
+        batch, clock = self._batch(rows, *at)
+        terms = {o.name: o.n_terms(batch) for o in self._data.objectives}
+        if not any(terms.values()):
+            return False
+        for part, seen in self._passes(rows, batch, clock, at):
+            loss = self.loss(part, self._data.objectives, sums, clock=seen, terms=terms)
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+        self._ranks.add_gradients(self.model.parameters())
+        return True
+
+    def _clip(self, sums: Sums) -> bool:
+        """Clips the gradient; whether it and the losses are finite."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
-        return math.isfinite(float(loss.detach())) and math.isfinite(norm)
+        return math.isfinite(norm) and all(map(math.isfinite, sums.means().values()))
 
     def _step(self) -> None:
         progress, start = self.progress, time.monotonic()
-        rows = self._data.train.step(progress.epoch, progress.epoch_step)
+        at = (progress.epoch, progress.epoch_step)
+        rows = self._data.train.step(*at)
         rate = learning_rate(progress.step, progress.n_steps, self.config)
         self._optimizers.learning_rate = rate
         self.model.train()
-        sums = Sums()
-        batch, clock = self._batch(rows, progress.epoch, progress.epoch_step)
-        batch = self._sampled(batch, progress.epoch, progress.epoch_step)
-        if self._gradient(self.loss(batch, self._data.objectives, sums, clock=clock)):
-            self._optimizers.step()
-            progress.skipped_in_a_row = 0
-            self._sums.merge(sums)
+        own = Sums()
+        if self._add_gradients(rows, at, own):
+            sums = Sums()
+            for part in self._ranks.gather(own):
+                sums.merge(part)
+            self._update(sums)
         else:
-            self._skip()
+            progress.empty += 1
         self._optimizers.zero_grad()
-        self._advance(rows, time.monotonic() - start)
+        self._advance(rows, self._ranks.first(time.monotonic() - start))
+
+    def _update(self, sums: Sums) -> None:
+        """Takes the step, unless something in it is not finite."""
+        if not self._clip(sums):
+            self._skip()
+            return
+        self._optimizers.step()
+        if self._average is not None:
+            self._average.update(self.model, self.progress.step)
+        self.progress.skipped_in_a_row = 0
+        self._sums.merge(sums)
 
     def _skip(self) -> None:
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            steps = range(progress.step - MAX_SKIPPED_IN_A_ROW + 1, progress.step + 1)
             message = (
-                f"the loss or its gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row "
-                f"(the last: step {progress.step}); try a lower learning rate"
+                f"the loss or its gradient was not finite in steps {', '.join(map(str, steps))}; "
+                "the last good checkpoint is kept; try a lower learning rate"
             )
             raise NumericError(message)
 
@@ -266,7 +341,9 @@ class Trainer:
         progress.step += 1
         progress.tokens += used
         progress.seconds += seconds
-        self._since_log = (self._since_log[0] + used, self._since_log[1] + seconds)
+        flop = step_flop(self.model.config, join_rows(rows), used)
+        before = self._since_log
+        self._since_log = (before[0] + used, before[1] + seconds, before[2] + flop)
         progress.epoch_step += 1
         if progress.epoch_step >= self._data.train.n_steps(progress.epoch):
             progress.epoch, progress.epoch_step = progress.epoch + 1, 0
@@ -276,7 +353,7 @@ class Trainer:
             progress.stopped = "the time was up before all planned steps were done"
 
     def _line(self, kind: str) -> dict[str, Any]:
-        progress, (used, seconds) = self.progress, self._since_log
+        progress, (used, seconds, flop) = self.progress, self._since_log
         return {
             "kind": kind,
             "step": progress.step,
@@ -285,16 +362,20 @@ class Trainer:
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": round(used / seconds, 1) if seconds else None,
+            "peak_share": round(flop / seconds / self._peak, 4) if seconds else None,
             "learning_rate": self._optimizers.learning_rate,
             "skipped": progress.skipped,
+            "empty": progress.empty,
         }
 
     def _write_line(self) -> None:
         line = self._line("train") | self._sums.report(self._units)
-        self._sums, self._since_log = Sums(), (0, 0.0)
+        self._sums, self._since_log = Sums(), (0, 0.0, 0.0)
         self._emit(line)
 
     def _emit(self, line: dict[str, Any]) -> None:
+        if not self._ranks.is_first:
+            return
         self._log.add(line)
         if self._report is not None:
             self._report(self.progress.step, self.progress.n_steps, line)
@@ -329,9 +410,11 @@ class Trainer:
     @torch.no_grad()
     def _look_at_tuning(self) -> Evaluation:
         self.model.eval()
-        sums = Sums()
-        for batch in self._data.tuning:
-            self.loss(batch, self._data.tuning_objectives, sums)
+        own, sums = Sums(), Sums()
+        for batch in self._ranks.share(self._data.tuning):
+            self.loss(batch, self._data.tuning_objectives, own)
+        for part in self._ranks.gather(own):
+            sums.merge(part)
         means = sums.means()
         loss = sum(self.config.objectives[name] * mean for name, mean in means.items())
         return Evaluation(loss, sums.report(self._units))
@@ -345,8 +428,10 @@ class Trainer:
         if not self._data.tuning:
             progress.best_step = progress.step
             return
-        loss, report = self._look_at_tuning()
-        progress.seconds += time.monotonic() - start
+        judged = nullcontext() if self._average is None else self._average.in_place_of(self.model)
+        with judged:
+            loss, report = self._look_at_tuning()
+        progress.seconds += self._ranks.first(time.monotonic() - start)
         self._emit(self._line("tuning") | report)
         if math.isfinite(loss) and (progress.best_loss is None or loss < progress.best_loss):
             progress.best_loss, progress.best_step = loss, progress.step

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronoward import __version__, files, population
-from chronoward.errors import DataError, LimitError, StateError
+from chronoward.errors import ConfigError, DataError, LimitError, StateError
 from chronoward.loader import Loader
 from chronoward.model import Model, ModelConfig, place_rows, save_model
 from chronoward.model import load as load_model
@@ -26,8 +26,9 @@ from chronoward.train import data as from_store
 from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.context import start_context_bias, visit_kinds
-from chronoward.train.loop import Data, Trainer
+from chronoward.train.loop import Data, Evaluation, Trainer
 from chronoward.train.metrics import MetricsLog
+from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
 from chronoward.train.redraw import Redraw
 from chronoward.train.schedule import SETTLING_COST, run_length, settling_steps
@@ -76,6 +77,7 @@ class _Job:
     run_dir: Path
     excluded: NDArray[np.int64]
     concept_embeddings: Path | None
+    ranks: Ranks
 
     @property
     def checkpoints(self) -> Path:
@@ -121,6 +123,9 @@ def train(
 ) -> Model:
     """Trains a model on a token store.
 
+    Started by `torchrun`, the processes share the rows of each step; the losses are those of one
+    process but for the order of additions, and a run may go on with another number of them.
+
     Args:
         tokens: the store.
         out: the RUN folder; must not exist or be empty unless `resume`.
@@ -147,13 +152,19 @@ def train(
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(store.tokenizer_path)
     excluded = np.array(exclude_subjects, np.int64)
-    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings)
-    files.make_output_folder(job.run_dir, resume=resume)
-    files.remove_temporary_files(job.run_dir)
+    ranks = Ranks.from_environment()
+    if config.n_rows < ranks.world:
+        message = f"a step of {config.n_rows} rows cannot be shared by {ranks.world} processes"
+        raise ConfigError(message)
+    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings, ranks)
+    if ranks.is_first:
+        files.make_output_folder(job.run_dir, resume=resume)
+        files.remove_temporary_files(job.run_dir)
+    ranks.wait()
     plan = _read_plan(job)
     if (job.run_dir / CONFIG).is_file():
         return load_model(job.run_dir, tokenizer_hash=tokenizer.hash)
-    callbacks = callbacks or Callbacks()
+    callbacks = (callbacks if ranks.is_first else None) or Callbacks()
     model, data = _prepare(job)
     trainer, log = _start(job, model, data, plan, memory_limit, callbacks)
     trainer.run()
@@ -219,6 +230,7 @@ def _start(
             folder=job.checkpoints,
             log=log,
             report=callbacks.progress,
+            ranks=job.ranks,
         )
 
     memory = estimated_memory(model.config, job.config)
@@ -231,13 +243,14 @@ def _start(
     seconds = make(1).seconds_per_step()
     n_steps = plan["n_steps"] if plan else _planned_steps(job.config, data, seconds)
     _describe(job, model, data, n_steps, (seconds, memory), callbacks.say)
-    if plan is None:
+    if plan is None and job.ranks.is_first:
         job.checkpoints.mkdir(mode=0o700, exist_ok=True)
         files.write_bytes(job.run_dir / TOKENIZER, job.store.tokenizer_path.read_bytes())
         files.write_json(job.run_dir / "population.json", population.profile(job.store))
         files.write_json(
             job.checkpoints / PLAN, {"fingerprint": job.fingerprint(), "n_steps": n_steps}
         )
+    job.ranks.wait()
     trainer = make(n_steps)
     if found := steps_of(job.checkpoints):
         trainer.resume(found[-1])
@@ -261,7 +274,7 @@ def estimated_memory(shape: ModelConfig, config: TrainConfig) -> int:
 
     Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes.
     """
-    tokens = config.row_tokens * config.n_rows
+    tokens = config.row_tokens * min(config.rows_per_pass or config.n_rows, config.n_rows)
     kv = shape.n_kv_heads * shape.d_head
     kept = 8 * shape.d_model + 4 * (shape.d_model + 2 * kv) + 5 * shape.d_ff
     activations = 4 * tokens * (shape.n_layers * kept + 6 * shape.d_model)
@@ -305,13 +318,23 @@ def _describe(
 
 
 def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], None]) -> Model:
-    """Settles the biases of the best weights, then writes them, the card and, last, the config."""
+    """Settles the biases of the best weights, then writes them."""
+    job.ranks.wait()
     model, progress = trainer.model, trainer.progress
     best = progress.best_step if progress.best_step >= 0 else progress.step
     load_weights(job.checkpoints, best, model)
     say(f"Setting the biases of step {best:,} by the train split's counts.")
     settled = trainer.settle()
-    log.write()
+    if job.ranks.is_first:
+        log.write()
+        _write(job, trainer, best, settled)
+    job.ranks.wait()
+    return model.eval()
+
+
+def _write(job: _Job, trainer: Trainer, best: int, settled: Evaluation | None) -> None:
+    """The card, the weights and, last, the config."""
+    model, progress = trainer.model, trainer.progress
     split = job.store.split("train")
     facts = {
         "timelines (train)": f"{len(split):,}",
@@ -320,6 +343,7 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
         "tokenizer": job.tokenizer.hash[:16],
         "excluded subjects": f"{len(job.excluded):,}",
         "steps left out (not finite)": f"{progress.skipped:,}",
+        "steps left out (nothing to predict)": f"{progress.empty:,}",
         "chronoward": __version__,
     }
     card = model_card(model, job.config, progress, facts, settled.report if settled else {})
@@ -333,7 +357,7 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
         "tokens": progress.tokens,
         "stopped": progress.stopped,
         "repeat_weight": job.config.repeat_weight,
+        "sees_whole_visits": job.config.sees_whole_visits,
         "chronoward": __version__,
     }
     save_model(job.run_dir, model, tokenizer_hash=job.tokenizer.hash, training=training)
-    return model.eval()

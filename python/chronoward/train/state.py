@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from chronoward.train.average import Average
     from chronoward.train.optimizer import Optimizers
 
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average.safetensors"
 STATE = "state.json"
 
 
@@ -55,6 +57,8 @@ class Progress:
     """Evaluations since the best."""
     skipped: int = 0
     """Steps whose loss or gradient was not finite, left out."""
+    empty: int = 0
+    """Steps without one position to predict, left out."""
     skipped_in_a_row: int = 0
     """The same, without a finite one in between."""
     stopped: str = ""
@@ -81,7 +85,11 @@ def _optimizer_bytes(module: nn.Module, optimizers: Optimizers) -> bytes:
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizers: Optimizers, progress: Progress
+    folder: Path,
+    module: nn.Module,
+    optimizers: Optimizers,
+    progress: Progress,
+    average: Average | None = None,
 ) -> Path:
     """Writes `folder/<step>/` whole or not at all, then drops what is neither newest nor best.
 
@@ -90,6 +98,10 @@ def save_checkpoint(
         module: the model with its heads.
         optimizers: of the module.
         progress: where the run stands.
+        average: of the weights, where the run has one.
+
+    Raises:
+        OSError: it could not be written (the disk is full); earlier checkpoints stay.
     """
     final = folder / _name(progress.step)
     if final.is_dir():
@@ -99,6 +111,9 @@ def save_checkpoint(
     try:
         files.write_bytes(temporary / WEIGHTS, module_bytes(module))
         files.write_bytes(temporary / OPTIMIZER, _optimizer_bytes(module, optimizers))
+        if average is not None:
+            payload = save(average.tensors, metadata={"format": "pt"})
+            files.write_bytes(temporary / AVERAGE, payload)
         files.write_json(temporary / STATE, asdict(progress))
         temporary.replace(final)
     except BaseException:
@@ -119,24 +134,42 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def load_weights(folder: Path, step: int, module: nn.Module) -> None:
-    """Puts a checkpoint's weights into `module`.
+    """Puts a checkpoint's weights into `module`: their average where there is one.
 
     Raises:
         FormatError: truncated or unfitting tensors.
         NumericError: NaN or infinity.
     """
-    path = folder / _name(step) / WEIGHTS
+    path = folder / _name(step) / AVERAGE
+    if not path.is_file():
+        path = folder / _name(step) / WEIGHTS
     assign(module, read_tensors(path), path)
 
 
-def load_checkpoint(folder: Path, step: int, module: nn.Module, optimizers: Optimizers) -> Progress:
-    """Puts a checkpoint into `module` and `optimizers`.
+def load_checkpoint(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizers: Optimizers,
+    average: Average | None = None,
+) -> Progress:
+    """Puts a checkpoint into `module`, `optimizers` and, where the run has one, `average`.
 
     Raises:
         FormatError: a file that is truncated or does not fit.
         NumericError: NaN or infinity among the weights.
     """
-    load_weights(folder, step, module)
+    weights = folder / _name(step) / WEIGHTS
+    assign(module, read_tensors(weights), weights)
+    if average is not None:
+        path = folder / _name(step) / AVERAGE
+        averaged = read_tensors(path)
+        if {n: x.shape for n, x in averaged.items()} != {
+            n: x.shape for n, x in average.tensors.items()
+        }:
+            message = f"{path}: the averaged tensors are not those of this model"
+            raise FormatError(message)
+        average.tensors = averaged
     path = folder / _name(step) / OPTIMIZER
     tensors = read_tensors(path)
     state = _optimizer_tensors(module, optimizers)

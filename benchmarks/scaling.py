@@ -1,0 +1,162 @@
+"""Loss against compute for four sizes of model, on the clinic and one real set.
+
+    python -m benchmarks.scaling run --work-dir DIR [--steps 500] [--seeds 1]
+    python -m benchmarks.scaling page
+
+`run` trains what `benchmarks/results/scaling.jsonl` has no line of; `page` writes docs/scaling.md
+and its plot anew from the lines. Compute is 6 P tokens; time in attention is left out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from benchmarks.record import ROOT
+from benchmarks.sweep import CLINIC, REAL, Arm, Sweep, markdown, save_plot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+RESULTS = ROOT / "benchmarks" / "results" / "scaling.jsonl"
+PAGE, PLOT = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.svg"
+DATA_SETS = (CLINIC, REAL[0])
+ROW_TOKENS, STEPS = 2048, 500
+LENGTHS = (0.25, 0.5, 1.0)  # of the longest run: each size at three budgets
+# name -> shape and learning rate; names are parameters without the vocabulary's rows
+SIZES: dict[str, tuple[dict[str, int], float]] = {
+    "0.3 M": ({"d_model": 96, "n_layers": 3, "n_heads": 3, "n_kv_heads": 3, "d_ff": 256}, 2e-2),
+    "1 M": ({"d_model": 144, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_ff": 448}, 1.5e-2),
+    "3 M": ({"d_model": 192, "n_layers": 6, "n_heads": 6, "n_kv_heads": 3, "d_ff": 640}, 1.2e-2),
+    "10 M": ({"d_model": 320, "n_layers": 8, "n_heads": 10, "n_kv_heads": 5, "d_ff": 864}, 1e-2),
+}
+
+
+def arms(steps: int) -> list[Arm]:
+    """Each size at each length of training."""
+    found = []
+    for size, (shape, rate) in SIZES.items():
+        for share in LENGTHS:
+            n = max(1, round(steps * share))
+            train = {
+                "max_steps": n,
+                "learning_rate": rate,
+                "epochs": 1000.0,
+                "row_tokens": ROW_TOKENS,
+                "rows_per_step": 1,
+                "patience": 1000,
+            }
+            found.append(
+                Arm(name=f"{size}, {n} steps", factor=size, model=dict(shape), train=train)
+            )
+    return found
+
+
+def points(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(data set, size) -> (compute in FLOP, held-out bits per token), by compute."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for x in lines:
+        steps = int(x["arm"].split(", ")[1].split()[0])
+        compute = 6.0 * x["n_parameters"] * steps * ROW_TOKENS
+        found[x["data_set"], x["factor"]].append((compute, x["bits_per_token"]["all"]))
+    return {key: sorted(values) for key, values in found.items()}
+
+
+def frontier(lines: list[dict[str, Any]], data_set: str) -> tuple[float, float] | None:
+    """Exponent and its constant of bits = c · FLOP^(-b) over the best size at each length; None
+    with fewer than three."""
+    best: dict[int, tuple[float, float]] = {}
+    for (owner, _), values in points(lines).items():
+        for rank, (compute, bits) in enumerate(values):
+            if owner == data_set and (rank not in best or bits < best[rank][1]):
+                best[rank] = (compute, bits)
+    if len(best) < 3:
+        return None
+    compute, bits = np.log(np.array(list(best.values()))).T
+    slope, constant = np.polyfit(compute, bits, 1)
+    return -float(slope), float(np.exp(constant))
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Held-out bits per token by size and length, mean over seeds."""
+    names = [arm.name for arm in arms(STEPS)]
+    names += sorted({x["arm"] for x in lines} - set(names))
+    rows = []
+    for name in names:
+        cells = []
+        for data_set in DATA_SETS:
+            mine = [x for x in lines if (x["arm"], x["data_set"]) == (name, data_set)]
+            bits = [x["bits_per_token"]["all"] for x in mine]
+            cells.append(f"{sum(bits) / len(bits):.3f}" if bits else "–")
+        rows.append([name, *cells])
+    return markdown(["model", *(f"{d}, bits per token" for d in DATA_SETS)], rows)
+
+
+def plot(lines: list[dict[str, Any]]) -> Figure:
+    """Bits per token over compute, a line a size, an axis a data set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axis, data_set in zip(figure.subplots(1, len(DATA_SETS)), DATA_SETS, strict=True):
+        for size in SIZES:
+            values = points(lines).get((data_set, size), [])
+            axis.plot([c for c, _ in values], [b for _, b in values], "o-", label=size)
+        axis.set_xscale("log")
+        axis.set_title(data_set, fontsize=9)
+        axis.set_xlabel("FLOP (6 P tokens)")
+    figure.axes[0].set_ylabel("held-out bits per token")
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def page(lines: list[dict[str, Any]]) -> str:
+    """docs/scaling.md."""
+    fits = []
+    for data_set in DATA_SETS:
+        found = frontier(lines, data_set)
+        said = "too few points for a fit" if found is None else f"bits ∝ FLOP^(−{found[0]:.3f})"
+        fits.append(f"- {data_set}: {said}")
+    said = "\n".join(fits)
+    return f"""# Loss against compute
+
+Four sizes of model, each trained for three lengths from scratch (the learning rate falls to its end
+in each), judged on held-out subjects. The lines, one a run: `benchmarks/results/scaling.jsonl`;
+again: `python -m benchmarks.scaling run --work-dir DIR`.
+
+![Bits per token over compute](scaling.svg)
+
+{table(lines)}
+
+Through the best size at each length:
+
+{said}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the sweep or writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("run", "page"))
+    parser.add_argument("--work-dir", type=Path, default=Path("scaling"))
+    parser.add_argument("--lines", type=Path, default=RESULTS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--n-clinic", type=int, default=6000)
+    parser.add_argument("--data-sets", nargs="*", default=list(DATA_SETS))
+    options = parser.parse_args(arguments)
+    sweep = Sweep("scaling", options.work_dir, options.lines, options.n_clinic)
+    if options.what == "run":
+        sweep.run(arms(options.steps), options.data_sets, range(options.seeds))
+        return
+    lines = sweep.lines()
+    PAGE.write_text(page(lines), encoding="utf-8")
+    save_plot(plot(lines), PLOT)
+
+
+if __name__ == "__main__":
+    main()
