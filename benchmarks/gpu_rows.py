@@ -46,7 +46,7 @@ def packed_rows(n_rows: int, row_tokens: int = ROW_TOKENS, *, seed: int = 1) -> 
         row_tokens: tokens of each.
         seed: of lengths, plan and times.
     """
-    n_windows = 16 * n_rows
+    n_windows = 4096 + 16 * n_rows  # many to choose from: rows are full
     u, v = uniforms(seed, n_windows), uniforms(seed + 1, n_windows)
     normal = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
     lengths = np.clip(np.exp(np.log(_MEDIAN) + _SIGMA * normal), 8, row_tokens).astype(np.int64)
