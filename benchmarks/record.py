@@ -126,8 +126,11 @@ def _git(*arguments: str) -> str:
 
 @cache
 def commit() -> str:
-    """Hash of the commit that is measured, with `-dirty` where tracked files differ from it."""
-    head = _git("rev-parse", "HEAD") or "unknown"
+    """Hash of the commit that is measured, with `-dirty` where tracked files differ from it; what
+    CHRONOWARD_COMMIT says where a copy without its repository is measured."""
+    head = _git("rev-parse", "HEAD")
+    if not head:
+        return os.environ.get("CHRONOWARD_COMMIT", "unknown")
     return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 

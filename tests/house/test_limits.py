@@ -15,6 +15,8 @@ MAX_PARAMETERS = 8
 
 _OPERATOR = "an operator's schema holds tensors and scalars only"
 
+_KERNEL = "a kernel takes pointers, strides and constants, and is one piece"
+
 _VERB = "a verb's parameters are its options, in Python as on the command line"
 
 # path -> why it is longer; path::function -> why it is longer or takes more
@@ -23,10 +25,15 @@ EXCEPTIONS: dict[str, str] = {
     "python/chronoward/tokenize/run.py::tokenize": _VERB,
     "python/chronoward/tokenize/fitting.py::fit": _VERB,
     "python/chronoward/tokenize/expanding.py::expand": _VERB,
-    "kernels/varlen_attention/__init__.py::_varlen_attention_cpu": _OPERATOR,
-    "kernels/varlen_attention/__init__.py::_varlen_attention_cpu_backward": _OPERATOR,
-    "kernels/varlen_attention/__init__.py::_fake_forward": _OPERATOR,
-    "kernels/varlen_attention/__init__.py::_fake_backward": _OPERATOR,
+    "kernels/varlen_attention/operators.py::_register": "two operators' schemas side by side",
+    "kernels/varlen_attention/operators.py::forward": _OPERATOR,
+    "kernels/varlen_attention/operators.py::backward": _OPERATOR,
+    "kernels/varlen_attention/kernel_forward.py::_fwd_keys": _KERNEL,
+    "kernels/varlen_attention/kernel_forward.py::varlen_attention_fwd_kernel": _KERNEL,
+    "kernels/varlen_attention/kernel_backward.py::_dq_keys": _KERNEL,
+    "kernels/varlen_attention/kernel_backward.py::varlen_attention_dq_kernel": _KERNEL,
+    "kernels/varlen_attention/kernel_backward.py::_dkdv_queries": _KERNEL,
+    "kernels/varlen_attention/kernel_backward.py::varlen_attention_dkdv_kernel": _KERNEL,
     "kernels/varlen_attention/__init__.py::varlen_attention": "the operator's public function",
     "kernels/varlen_attention/reference.py::varlen_attention_reference": _OPERATOR,
 }

@@ -121,6 +121,23 @@ def test_elapsed_time_changes_the_output_through_bias_and_rotary() -> None:
         assert not torch.allclose(model(tokens, times, bounds), stretched, atol=1e-4)
 
 
+# torch makes such an instance itself while it traces
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_the_model_compiles_without_a_break_and_says_the_same() -> None:
+    inputs = packed(timelines([12, 7]))
+    results = []
+    for compiles in (False, True):
+        model = Model(small_config(), seed=1)
+        # a graph of torch's own operators, run as they are
+        run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiles else model
+        hidden = run(*inputs)
+        hidden.sin().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append([hidden.detach(), *gradients])
+    for x, y in zip(*results, strict=True):
+        assert torch.allclose(x, y, atol=1e-5, rtol=1e-4)
+
+
 def test_weights_depend_on_the_seed_only() -> None:
     one, two, other = (Model(small_config(), seed=s).state_dict() for s in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -64,6 +64,8 @@ class RMSNorm(nn.Module):
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # which fuses this, and cannot write into halves
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     out = torch.empty_like(x)
     half = x.shape[-1] // 2
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)

@@ -1,0 +1,114 @@
+"""The GPU benchmark as far as a CPU can show it: its parts, and the measures made small."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from benchmarks.gpu_rows import packed_rows
+
+from benchmarks import gpu, gpu_attention, gpu_training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINE = json.dumps(
+    {"id": "T3", "metric": "log_ms", "value": 1.5, "unit": "ms", "against": None, "ratio": None}
+)
+
+
+def part(source: str, seconds: float = 60) -> gpu.Part:
+    return gpu.Part((sys.executable, "-u", "-c", source), seconds)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, parts: dict[str, gpu.Part]) -> int:
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    return gpu.main(["--results-dir", str(folder)])
+
+
+def test_parts_that_fail_or_take_too_long_lose_nothing_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {
+        "tests": part("pass"),
+        "hangs": part(f"import time; print({LINE!r}); time.sleep(600)", seconds=3),
+        "breaks": part("raise RuntimeError('the reason')"),
+        "works": part(f"print('noise'); print({LINE!r})"),
+    }
+    assert run(monkeypatch, tmp_path, parts) == 1
+    said = capsys.readouterr().out
+    for words in ("hangs    cut off", "breaks   failed (1)", "works    passed", "log_ms"):
+        assert words in said
+    kept = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    (log,) = tmp_path.glob("gpu-*.log")
+    assert [line["log"] for line in kept] == [log.name] * 2
+    assert "the reason" in log.read_text()
+
+
+def test_no_line_is_kept_when_a_test_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"tests": part("raise SystemExit(1)"), "works": part(f"print({LINE!r})")}
+    assert run(monkeypatch, tmp_path, parts) == 1
+    assert "not kept" in capsys.readouterr().out
+    assert not (tmp_path / "gpu.jsonl").exists()
+
+
+def test_all_parts_together_end_within_nine_minutes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "TOTAL_SECONDS", 7.0)
+    parts = {
+        "tests": part("pass"),
+        "first": part("import time; time.sleep(600)"),
+        "second": part("pass"),
+    }
+    assert run(monkeypatch, tmp_path, parts) == 1
+    said = capsys.readouterr().out
+    assert "first    cut off" in said
+    assert "second   passed" not in said
+
+
+def test_rows_of_the_measures_are_full_of_whole_segments() -> None:
+    rows = packed_rows(16)
+    assert len(rows.time_min) == 16 * 2048
+    assert int(rows.cu_seqlens[-1]) == 16 * 2048
+    assert rows.n_used > 0.98 * 16 * 2048
+    assert set(range(0, 16 * 2048 + 1, 2048)) <= set(rows.cu_seqlens.tolist())
+    lengths = rows.cu_seqlens.diff()
+    assert 150 < float(lengths[lengths > 7].float().median()) < 260
+    assert rows.longest <= 2048
+
+
+@pytest.mark.parametrize("bias", ["none", "log", "linear"])
+def test_the_check_before_t3_passes_and_can_fail(
+    bias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = gpu_attention.Shape(
+        n_rows=2,
+        row_tokens=128,
+        n_heads=2,
+        d_head=32,
+        device="cpu",
+        dtype=torch.float32,
+        backend="cpu",
+    )
+    inputs = gpu_attention.Inputs(shape)
+    assert gpu_attention.check(inputs, shape, bias) < 1e-5
+    reference = gpu_attention.varlen_attention_reference
+    monkeypatch.setattr(gpu_attention, "varlen_attention_reference", lambda *x: 1.1 * reference(*x))
+    with pytest.raises(AssertionError, match=f"bias {bias} differs from the reference by"):
+        gpu_attention.check(inputs, shape, bias)
+
+
+def test_t4_measures_a_tiny_model_on_a_cpu() -> None:
+    shape = gpu_training.Shape(
+        preset="tiny", vocab_size=50, n_rows=(1,), row_tokens=256, device="cpu", compiled=False
+    )
+    lines = list(gpu_training.measure(shape))
+    assert [x.metric for x in lines] == ["tokens", "tokens_vs_gpt2", "mfu"]
+    flop = lines[0].extra["flop_per_token"]
+    assert lines[2].value == pytest.approx(lines[0].value * flop / 989e12)
