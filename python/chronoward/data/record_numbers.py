@@ -64,7 +64,10 @@ def number_distinct(
     texts: Sequence[str | None], numbering: Numbering, *, is_value: bool = False
 ) -> list[int]:
     """Numbers of texts, -1 for null and empty ones (see `number_texts`)."""
-    return [numbering.of(_shortened(t) if is_value else t) if t else NONE for t in texts]
+    if is_value and max((len(text) for text in texts if text), default=0) > KEPT_BYTES:
+        texts = [_shortened(text) if text else None for text in texts]
+    of = numbering.of
+    return [of(text) if text else NONE for text in texts]
 
 
 def _shortened(text: str) -> str:

@@ -273,7 +273,9 @@ class _Piece:
         self, role: str, numbering: Numbering, *, is_value: bool = False
     ) -> NDArray[np.int32]:
         column = self._by_role[role][1]
-        texts = [_stripped(text) for text in column["texts"]]
+        texts: list[str] = column["texts"]
+        if not "".join(texts).isascii():
+            texts = [_stripped(text) for text in texts]
         known = number_distinct(texts, numbering, is_value=is_value)
         return numbers_of(known, column["index"])
 
