@@ -46,8 +46,8 @@ NUMBERS = (
     "0x10",
     "1,5",
 )
-TEXTS = ("POS", " pos ", "\u00a0POS", "\u3000x \u00a0", "> 5", 'a "quoted" word', "two\nlines", "", "é",
-         "not done", "x" * 300, "y" * 300, "1.25")  # fmt: skip
+TEXTS = ("POS", " pos ", "\u00a0POS", "\u3000x \u00a0", "> 5", 'a "quoted" word', "two\nlines", "",
+         "é", "not done", "x" * 300, "y" * 300, "1.25")  # fmt: skip
 KEYS = ("{}", "{}", "{}", "0{}", "K{}", "{}.0")
 COLUMNS = {
     "measurement_concept_id": IDS,
