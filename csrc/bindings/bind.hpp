@@ -6,6 +6,7 @@
 namespace chronoward::bindings {
 
 void bind_attention(pybind11::module_& m);
+void bind_csv(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_event_arrays(pybind11::module_& m);
 void bind_fit(pybind11::module_& m);
@@ -14,6 +15,7 @@ void bind_pack(pybind11::module_& m);
 void bind_padded(pybind11::module_& m);
 void bind_philox(pybind11::module_& m);
 void bind_meds(pybind11::module_& m);
+void bind_omop(pybind11::module_& m);
 void bind_records(pybind11::module_& m);
 void bind_tokenizer(pybind11::module_& m);
 void bind_training(pybind11::module_& m);

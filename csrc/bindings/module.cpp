@@ -37,6 +37,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("RULES_VERSION") = chronoward::rules_version();
   register_errors();
   bind_attention(m);
+  bind_csv(m);
   bind_engine(m);
   bind_event_arrays(m);
   bind_fit(m);
@@ -45,6 +46,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_padded(m);
   bind_records(m);
   bind_meds(m);
+  bind_omop(m);
   bind_philox(m);
   bind_tokenizer(m);
   bind_training(m);

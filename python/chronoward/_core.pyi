@@ -20,6 +20,9 @@ __all__: list[str] = [
     "KeyIndex",
     "KeyValueCache",
     "MedsMending",
+    "OmopMending",
+    "RECORD_CHANGES",
+    "RECORD_REMOVALS",
     "REMOVALS",
     "RULES_VERSION",
     "Sampler",
@@ -49,6 +52,7 @@ __all__: list[str] = [
     "packed_attention",
     "packed_attention_backward",
     "philox4x32",
+    "read_csv",
     "read_heads",
     "rms_norm",
     "silu_gate",
@@ -451,6 +455,131 @@ class MedsMending:
         """
         Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
         """
+
+class OmopMending:
+    """
+    Tables and rules by which the records of an OMOP source are mended.
+    """
+    def __init__(
+        self,
+        tables: dict[str, numpy.ndarray],
+        *,
+        no_code: typing.SupportsInt | typing.SupportsIndex,
+        artificial_code: typing.SupportsInt | typing.SupportsIndex,
+        drug_table: typing.SupportsInt | typing.SupportsIndex,
+        condition_table: typing.SupportsInt | typing.SupportsIndex,
+        visit_table: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def drug_types(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        Types of kept drug records.
+        """
+    def facts(self) -> dict[str, numpy.ndarray]:
+        """
+        Facts about all events of the pieces: columns by name.
+        """
+    def piece(
+        self,
+        *,
+        subjects: dict[str, numpy.ndarray],
+        rows: dict[str, numpy.ndarray],
+        visits: dict[str, numpy.ndarray],
+        others: dict[str, numpy.ndarray],
+    ) -> dict[str, numpy.ndarray]:
+        """
+        Events of whole subjects in canonical order, and what became of each row: columns by name; those that no event of the source can have are empty.
+        """
+    def set_codes(self, code_rank: numpy.typing.NDArray[numpy.int32]) -> None:
+        """
+        Codes by number: their places in byte order, which only `piece` looks at.
+        """
+    def set_drug_texts(self, drug_text: numpy.typing.NDArray[numpy.int32]) -> None:
+        """
+        By concept number of a type: the text of drug records of it, -1 for none.
+        """
+    def set_rules(
+        self,
+        *,
+        sentinel_us: numpy.typing.NDArray[numpy.int64],
+        prenatal_us: typing.SupportsInt | typing.SupportsIndex,
+        future_us: typing.SupportsInt | typing.SupportsIndex,
+        local_concept: typing.SupportsInt | typing.SupportsIndex,
+        uses_source_concept: bool,
+        drops_unmapped: bool,
+        has_drug_stop: bool,
+        n_threads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def set_texts(
+        self,
+        *,
+        positive: typing.SupportsInt | typing.SupportsIndex,
+        negative: typing.SupportsInt | typing.SupportsIndex,
+        stop: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def set_values(
+        self,
+        *,
+        unit_name: numpy.typing.NDArray[numpy.int32],
+        conversions: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsFloat | typing.SupportsIndex,
+                typing.SupportsFloat | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        assumed: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        kept_texts: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+                typing.SupportsInt | typing.SupportsIndex,
+            ]
+        ],
+        unit_rank: numpy.typing.NDArray[numpy.int32],
+        text_rank: numpy.typing.NDArray[numpy.int32],
+        female: typing.SupportsInt | typing.SupportsIndex,
+        male: typing.SupportsInt | typing.SupportsIndex,
+        artificial: typing.SupportsInt | typing.SupportsIndex,
+        has_visits: bool,
+    ) -> None: ...
+    def survey(
+        self,
+        *,
+        subjects: dict[str, numpy.ndarray],
+        rows: dict[str, numpy.ndarray],
+        visits: dict[str, numpy.ndarray],
+    ) -> dict[str, numpy.ndarray]:
+        """
+        First pass: the last times of each visit's records; counts values.
+        """
+    def texts(self) -> dict[str, numpy.ndarray]:
+        """
+        Texts of codes that the first pass counted.
+        """
+    def unit_values(
+        self,
+        *,
+        subjects: dict[str, numpy.ndarray],
+        rows: dict[str, numpy.ndarray],
+        is_chosen: numpy.typing.NDArray[numpy.uint8],
+    ) -> dict[str, numpy.ndarray]:
+        """
+        Numbers of the chosen (table, code), with their units.
+        """
+    def units(self) -> dict[str, numpy.ndarray]:
+        """
+        Codes with numbers, and their units.
+        """
+    @property
+    def n_codes(self) -> int: ...
 
 class TokenizerCore:
     def __init__(
@@ -906,6 +1035,19 @@ def philox4x32(
     Philox4x32-10 blocks: uint32 (n, 4) counters to uint32 (n, 4) words.
     """
 
+def read_csv(
+    block: bytes,
+    *,
+    delimiter: str,
+    kinds: numpy.typing.NDArray[numpy.uint8],
+    ends_with_return: bool,
+    max_line_bytes: typing.SupportsInt | typing.SupportsIndex,
+    is_last: bool,
+) -> tuple[list[dict], int, int]:
+    """
+    Whole rows of a block of delimited text: columns by place, the number of rows, and of bytes they take.
+    """
+
 def read_heads(
     split: SplitArrays,
     timeline: numpy.typing.NDArray[numpy.int64],
@@ -996,6 +1138,49 @@ CHANGES: tuple = (
     "text_rare",
 )
 DURATION_GROUPS: int = 64
+RECORD_CHANGES: tuple = (
+    "prenatal",
+    "unparsable_end",
+    "sentinel_end",
+    "end_before_start",
+    "value_not_finite",
+    "value_unparsable",
+    "value_from_text",
+    "value_bounded",
+    "value_not_done",
+    "value_category",
+    "text_free",
+    "multiple_targets",
+    "clamped_to_visit",
+    "relinked_by_date",
+    "artificial_visit",
+    "stamped_diagnosis",
+    "date_only_in_visit",
+    "date_only_day",
+    "unmapped",
+    "local_concept",
+    "multi_ingredient",
+    "ingredient_rollup",
+    "unit_converted",
+    "unit_assumed",
+    "unit_missing",
+    "text_rare",
+)
+RECORD_REMOVALS: tuple = (
+    "",
+    "missing_subject",
+    "excluded_subject",
+    "unknown_person",
+    "exact_duplicate",
+    "unparsable_time",
+    "missing_time",
+    "sentinel_time",
+    "before_birth",
+    "future_date",
+    "after_death",
+    "unmapped_dropped",
+    "multiple_targets_merged",
+)
 REMOVALS: tuple = (
     "",
     "missing_subject",

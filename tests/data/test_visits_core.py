@@ -11,6 +11,7 @@ import pytest
 from chronoward import _core
 from chronoward.data import visits
 from chronoward.data.config import IngestConfig
+from chronoward.data.omop_subjects import day_end
 from chronoward.data.rules import CHANGING, REMOVING, Rule
 from chronoward.data.workspace import Workspace
 
@@ -107,6 +108,19 @@ def _fill(work: Workspace, seed: int) -> None:
     work.run("CREATE TABLE death_record (subject_id BIGINT, gone UTINYINT, time TIMESTAMP)")
 
 
+def _find_extents(work: Workspace) -> None:
+    """The last times of each visit's records (`visits.extend_visits`)."""
+    work.run(
+        f"""CREATE TABLE visit_extent AS SELECT r.visit_ref AS ref,
+          max(CASE WHEN r.date_only THEN CASE WHEN r.time > date_trunc('day', v.start)
+              THEN {day_end("r.time")} END ELSE r.time END) AS last_any,
+          max(r.time) FILTER (NOT r.date_only AND NOT v.end_only AND r.time > v.finish
+              AND date_trunc('day', r.time) = date_trunc('day', v.finish)) AS last_same_day
+        FROM record r JOIN visit_lived v ON r.visit_ref = v.ref AND r.subject_id = v.subject_id
+        WHERE r.gone = 0 AND v.gone = 0 GROUP BY r.visit_ref"""
+    )
+
+
 def _us(column: pa.ChunkedArray) -> np.ndarray:
     return column.cast(pa.timestamp("us")).cast(pa.int64()).fill_null(NULL_US).to_numpy()
 
@@ -162,6 +176,7 @@ def test_visits_mended_by_the_core_are_those_of_the_sql(
         lived = work.table("SELECT * FROM visit_lived ORDER BY subject_id, ref, key")
         records = work.table("SELECT * FROM record ORDER BY subject_id, rid")
         death = work.table("SELECT * FROM subject ORDER BY subject_id")
+        _find_extents(work)
         visits.extend_visits(work, config)
         visits.merge_visits(work, config)
         visits.absorb_visits(work, config)

@@ -15,13 +15,12 @@ import duckdb
 import pyarrow as pa
 
 from chronoward.data import codes as code_table
-from chronoward.data import events, ledger
+from chronoward.data import events
 from chronoward.data.config import IngestConfig
 from chronoward.data.meds import data_files, read_splits
 from chronoward.data.meds_load import load_meds
 from chronoward.data.observation import make_observation
 from chronoward.data.omop import load_omop
-from chronoward.data.omop_describe import describe_omop
 from chronoward.data.origin import as_folder, as_source, decide_form
 from chronoward.data.prepared import MANIFEST, REPORT, VERSION, PreparedEvents, split_schema
 from chronoward.data.report import make_report
@@ -163,15 +162,9 @@ def _run(
         if "person" not in source.tables:
             message = f"{src}: no table person"
             raise DataError(message)
-        loaded = load_omop(work, source, config, excluded=bool(excluded), say=say)
-        described = describe_omop(work, source)
-        code_table.describe_events(work, config)
-        tables = ledger.count(work)
-        say("ledger written")
-        ledger.write(work, work_dir / "ledger")
-        say("sorting events")
-        pieces = events.regrouped(events.sort_events(work, loaded.tables))
-        n_subjects, n_events = events.write_parts(work_dir / "events", pieces, say)
+        omop = load_omop(work, source, config, excluded=bool(excluded), threads=threads, say=say)
+        loaded, tables, described = omop.loaded, omop.tables, omop.described
+        n_subjects, n_events = omop.n_subjects, omop.n_events
     else:
         splits = read_splits(src, data_files(src))
         ids = {int(subject) for subject in excluded if subject.lstrip("-").isdecimal()}

@@ -6,60 +6,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from chronoward.data.visits import INPATIENT
 from chronoward.schema import Role, code_schema
 
 if TYPE_CHECKING:
-    from chronoward.data.config import IngestConfig
     from chronoward.data.workspace import Workspace
-
-
-def describe_events(work: Workspace, config: IngestConfig) -> None:
-    """Makes what the code table, the observation periods and the report ask of all events.
-
-    `event_kind` (tbl, code, role); `code_sex` (tbl, code, sex): codes of many subjects, all of one
-    sex; `inpatient_code` (code); `code_count` (code, n_events, n_subjects) of CODE events; `times`
-    (subject_id, first, last): first timed event other than birth (birth, when there is no other)
-    and last known moment; `visit_count` (n_visits, n_made, n_code, n_artificial).
-    """
-    code = int(Role.CODE)
-    work.run("CREATE TABLE event_kind AS SELECT DISTINCT tbl, code, role FROM event")
-    work.run(
-        f"CREATE TABLE inpatient_code AS SELECT DISTINCT code FROM visit WHERE class = {INPATIENT}"
-    )
-    work.run(
-        f"""CREATE TABLE code_count AS SELECT code, count(*) AS n_events,
-        count(DISTINCT subject_id) AS n_subjects FROM event WHERE role = {code} GROUP BY code"""
-    )
-    work.run(
-        """CREATE TABLE times AS SELECT subject_id,
-        COALESCE(min(time) FILTER (role <> 0), min(time)) AS first,
-        max(GREATEST(available, time, end_time)) AS last
-        FROM event WHERE time IS NOT NULL GROUP BY subject_id"""
-    )
-    work.run(
-        f"""CREATE TABLE visit_count AS SELECT (SELECT count(*) FROM visit) AS n_visits,
-        (SELECT count(*) FROM visit WHERE is_artificial) AS n_made,
-        (SELECT count(*) FROM event WHERE role = {code}) AS n_code,
-        (SELECT count(*) FROM event e JOIN visit v ON e.vid = v.vid
-          WHERE e.role = {code} AND v.is_artificial) AS n_artificial"""
-    )
-    work.run(
-        f"""CREATE TABLE code_sex AS WITH sexes AS (
-          SELECT subject_id, right(code, 1) AS sex FROM event
-          WHERE role = {int(Role.SEX)} AND code IN ('Gender/F', 'Gender/M')),
-        seen AS (SELECT DISTINCT tbl, code, subject_id FROM event WHERE role = {int(Role.CODE)})
-        SELECT s.tbl, s.code, min(x.sex) AS sex FROM seen s JOIN sexes x USING (subject_id)
-        GROUP BY s.tbl, s.code HAVING min(x.sex) = max(x.sex)
-          AND count(*) >= {config.sex_specific_min_subjects}"""
-    )
 
 
 def make_codes(work: Workspace, tables: tuple[str, ...], described: pa.Table) -> pa.Table:
     """The code table (code_schema), one row a (table, code) of `event`.
 
     Args:
-        work: holds what `describe_events` makes.
+        work: holds what `chronoward.data.meds_facts.register_facts` makes.
         tables: table names by number.
         described: columns tbl (uint16 or null for any), code, description, concept_id,
             vocabulary_id, domain_id, concept_class_id, parent_codes.

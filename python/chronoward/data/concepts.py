@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from chronoward.data.omop_tables import Columns, table_number
+from chronoward.data.omop_tables import Columns
 from chronoward.data.workspace import quote_text, text_list
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from chronoward.data.config import IngestConfig
     from chronoward.data.source import OmopSource
     from chronoward.data.workspace import Workspace
@@ -37,27 +39,35 @@ LOCAL_CONCEPT = 2_000_000_000
 INGREDIENT_VOCABULARIES = ("RxNorm", "RxNorm Extension")
 
 
-def collect_used_concepts(work: Workspace) -> None:
-    """Makes `used_concept`: every concept id that the kept records mention."""
-    parts = [
-        f"SELECT DISTINCT {column} AS concept_id FROM record WHERE gone = 0"
-        for column in ("concept", "source_concept", "value_concept", "unit")
-    ]
-    parts += [
-        f"SELECT DISTINCT {column} FROM subject" for column in ("gender", "race", "ethnicity")
-    ]
-    parts += ["SELECT concept FROM visit", "SELECT discharge FROM visit"]
-    parts += ["SELECT concept FROM detail"]
+def collect_used_concepts(work: Workspace, of_records: Iterable[int]) -> None:
+    """Makes `used_concept`: every concept id that records, persons and visits mention."""
+    work.add_rows(
+        "record_concept", pa.table({"concept_id": pa.array(sorted(of_records), pa.int64())})
+    )
+    parts = ["SELECT concept_id FROM record_concept"]
+    parts += [f"SELECT {column} FROM subject" for column in ("gender", "race", "ethnicity")]
+    parts += ["SELECT concept FROM visit_lived", "SELECT discharge FROM visit_lived"]
+    parts += ["SELECT concept FROM detail_stage"]
     work.run(
         "CREATE TABLE used_concept AS SELECT DISTINCT concept_id FROM ("
         + " UNION ALL ".join(parts)
         + ") WHERE concept_id IS NOT NULL"
     )
+    work.drop("record_concept")
 
 
-def make_concepts(work: Workspace, source: OmopSource, config: IngestConfig) -> None:
-    """Makes `ingredient` and `concept_dim` (concept_id, code, name and the rest of its row)."""
-    _make_ingredients(work, source, config)
+def make_concepts(
+    work: Workspace, source: OmopSource, config: IngestConfig, drugs: Iterable[int]
+) -> None:
+    """Makes `ingredient` and `concept_dim` (concept_id, code, name and the rest of its row).
+
+    Args:
+        work: holds `used_concept`.
+        source: for the vocabulary.
+        config: the dials.
+        drugs: standard concepts of drug records.
+    """
+    _make_ingredients(work, source, config, drugs)
     work.run(
         "INSERT INTO used_concept SELECT DISTINCT ingredient FROM ingredient "
         "WHERE ingredient NOT IN (SELECT concept_id FROM used_concept)"
@@ -91,7 +101,9 @@ def make_concepts(work: Workspace, source: OmopSource, config: IngestConfig) -> 
     work.drop("known_concept")
 
 
-def _make_ingredients(work: Workspace, source: OmopSource, config: IngestConfig) -> None:
+def _make_ingredients(
+    work: Workspace, source: OmopSource, config: IngestConfig, drugs: Iterable[int]
+) -> None:
     """`ingredient` (drug, ingredient): drugs that are not ingredients themselves."""
     concept, ancestor = source.tables.get("concept"), source.tables.get("concept_ancestor")
     if concept is None or ancestor is None or config.concept_policy == "source":
@@ -100,14 +112,15 @@ def _make_ingredients(work: Workspace, source: OmopSource, config: IngestConfig)
     concept.require("concept_id", "concept_class_id", "vocabulary_id")
     ancestor.require("ancestor_concept_id", "descendant_concept_id")
     c, a = Columns(concept), Columns(ancestor)
+    positive = sorted(drug for drug in drugs if drug > 0)
+    work.add_rows("drug_concept", pa.table({"concept_id": pa.array(positive, pa.int64())}))
     work.run(
         f"""CREATE TABLE ingredient AS WITH substances AS (
           SELECT {c.integer("concept_id")} AS id FROM {concept.scan}
           WHERE {c.text("concept_class_id")} = 'Ingredient'
             AND {c.text("vocabulary_id")} IN {text_list(INGREDIENT_VOCABULARIES)}),
-        drugs AS (SELECT DISTINCT concept AS id FROM record
-          WHERE gone = 0 AND tbl = {table_number("drug_exposure")} AND concept > 0
-            AND concept NOT IN (SELECT id FROM substances))
+        drugs AS (SELECT concept_id AS id FROM drug_concept
+          WHERE concept_id NOT IN (SELECT id FROM substances WHERE id IS NOT NULL))
         SELECT DISTINCT d.id AS drug, s.id AS ingredient FROM (
           SELECT {a.integer("ancestor_concept_id")} AS up,
             {a.integer("descendant_concept_id")} AS down FROM {ancestor.scan}) a

@@ -1,8 +1,6 @@
-"""From mended tables to the sorted event table: `event` (integers only), then parts on disk.
+"""Events of visits and persons in SQL (`event`), and the sorted event table as parts on disk.
 
-Strings are replaced by their rank in byte order before the sort, so that the total order of
-chronoward.schema is an order of integers and floats. Parts are cut by events and subjects alone,
-never by threads or batches.
+Parts are cut by events and subjects alone, never by threads or batches.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chronoward.files import atomic_path
-from chronoward.schema import Role, stored_event_schema
+from chronoward.schema import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,15 +24,14 @@ PART_EVENTS = 1 << 22
 """Events a part (whole subjects; more when one subject has more)."""
 GROUP_EVENTS = 1 << 18
 """Events a record batch (whole subjects)."""
-_RANKED = {"code": "code", "unit": "unit", "text_value": "text"}
 
 EVENT_COLUMNS = """
     subject_id BIGINT, available TIMESTAMP, role UTINYINT, tbl USMALLINT, code VARCHAR,
-    unit VARCHAR, number FLOAT, text VARCHAR, time TIMESTAMP, vid BIGINT, end_time TIMESTAMP"""
+    time TIMESTAMP, vid BIGINT, end_time TIMESTAMP"""
 
 
 def make_events(work: Workspace) -> None:
-    """Creates the empty `event`; columns as in `EVENT_COLUMNS`, `vid` a row of `visit`."""
+    """Creates the empty `event`: what no clinical record says; `vid` is a row of `visit`."""
     work.run(f"CREATE TABLE event ({EVENT_COLUMNS})")
 
 
@@ -42,67 +39,17 @@ def add_visit_events(work: Workspace, visit_table: int, detail_table: int) -> No
     """Adds VISIT, DISCHARGE and DETAIL events from `visit` and `detail` (their codes are set)."""
     work.run(
         f"""INSERT INTO event SELECT subject_id, start, {int(Role.VISIT)}, {visit_table}, code,
-        NULL, NULL, NULL, start, vid, finish FROM visit"""
+        start, vid, finish FROM visit"""
     )
     work.run(
         f"""INSERT INTO event SELECT subject_id, finish, {int(Role.DISCHARGE)}, {visit_table},
-        discharge_code, NULL, NULL, NULL, finish, vid, NULL FROM visit
+        discharge_code, finish, vid, NULL FROM visit
         WHERE discharge_code IS NOT NULL"""
     )
     work.run(
         f"""INSERT INTO event SELECT subject_id, start, {int(Role.DETAIL)}, {detail_table}, code,
-        NULL, NULL, NULL, start, vid, finish FROM detail"""
+        start, vid, finish FROM detail"""
     )
-
-
-def _ranks(work: Workspace, column: str) -> pa.Array:
-    """Makes `rank_<column>` (value, rank in byte order); returns the values."""
-    work.run(
-        f"""CREATE TABLE rank_{column} AS SELECT value, row_number() OVER (ORDER BY value)::INTEGER
-        - 1 AS rank FROM (SELECT DISTINCT {column} AS value FROM event
-          WHERE {column} IS NOT NULL)"""
-    )
-    values = work.table(f"SELECT value FROM rank_{column} ORDER BY rank")["value"]
-    return pa.concat_arrays([pa.array([], pa.string()), *values.cast(pa.string()).chunks])
-
-
-def sort_events(work: Workspace, tables: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Yields the sorted event table (stored_event_schema) in pieces of any size.
-
-    Args:
-        work: holds `event`, and `visit_number`.
-        tables: table names by their number; numbers ascend with the names' byte order.
-    """
-    texts = {name: _ranks(work, column) for name, column in _RANKED.items()}
-    texts["table"] = pa.array(tables, pa.string())
-    sql = """SELECT e.subject_id, e.time, e.available AS available_time, e.role,
-          e.tbl::INTEGER AS "table", c.rank AS code, e.number AS numeric_value,
-          t.rank AS text_value, u.rank AS unit, n.visit_id, e.end_time
-        FROM event e JOIN rank_code c ON e.code = c.value
-        LEFT JOIN rank_unit u ON e.unit = u.value LEFT JOIN rank_text t ON e.text = t.value
-        LEFT JOIN visit_number n ON e.vid = n.vid
-        ORDER BY e.subject_id, e.available NULLS FIRST, e.role, e.tbl, c.rank,
-          u.rank NULLS FIRST, e.number NULLS FIRST, t.rank NULLS FIRST, e.time NULLS FIRST,
-          n.visit_id NULLS FIRST, e.end_time NULLS FIRST"""
-    for batch in work.stream(sql):
-        columns = [
-            pa.DictionaryArray.from_arrays(_plain(batch[field.name]), texts[field.name])
-            if field.name in texts
-            else _plain(batch[field.name]).cast(field.type)
-            for field in stored_event_schema()
-        ]
-        yield pa.Table.from_arrays(columns, schema=stored_event_schema())
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """The column with 0 beneath its nulls: DuckDB leaves there what it happens to hold."""
-    if column.null_count == 0:
-        return column
-    times = pa.types.is_timestamp(column.type)
-    values = column.cast(pa.int64()) if times else column
-    filled = values.fill_null(0).to_numpy(zero_copy_only=False)
-    is_null = column.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(filled, values.type, mask=is_null).cast(column.type)
 
 
 def whole_subjects(pieces: Iterator[pa.Table], max_events: int) -> Iterator[pa.Table]:

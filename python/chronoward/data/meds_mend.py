@@ -159,7 +159,7 @@ class MedsMender:
         for rows in self.spool.batches():
             piece = self._mending.piece(subject_id=rows.subject_id, **self._given(rows))
             self._keep_fates(rows, piece["gone"], piece["changes"])
-            yield _table(piece, self.texts)
+            yield event_table(piece, self.texts)
 
     def _keep_fates(
         self, rows: SubjectRows, gone: NDArray[np.uint8], changes: NDArray[np.uint32]
@@ -219,7 +219,7 @@ class SortedTexts:
         return int(pa.compute.index(self.values, text).as_py())
 
 
-def _table(piece: Columns, texts: dict[str, SortedTexts]) -> pa.Table:
+def event_table(piece: Columns, texts: dict[str, SortedTexts]) -> pa.Table:
     """A piece as Arrow (`stored_event_schema`, without the columns that nobody has)."""
 
     def nullable(column: NDArray[Any], kind: pa.DataType, is_known: NDArray[np.bool_]) -> pa.Array:

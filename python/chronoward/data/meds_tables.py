@@ -70,7 +70,7 @@ def _event_code(code: str, kind: int) -> str:
     }[kind]
 
 
-def _text(text: str) -> tuple[int, float, str]:
+def parse_text(text: str) -> tuple[int, float, str]:
     """(kind, number, category) of a text value."""
     if _NUMBER.fullmatch(text):
         value = float(text)
@@ -127,7 +127,7 @@ def make_mending(
     codes = list(numberings.codes.texts)
     kinds = [_kind(code) for code in codes]
     event_code = [events.of(_event_code(c, k)) for c, k in zip(codes, kinds, strict=True)]
-    parsed = [_text(text) for text in list(numberings.texts.texts)]
+    parsed = [parse_text(text) for text in list(numberings.texts.texts)]
     category = [numberings.texts.of(text) for _, _, text in parsed]
     for text in numberings.texts.texts[len(parsed) :]:  # POS, NEG, not_done
         parsed.append((CATEGORY, 0.0, text))

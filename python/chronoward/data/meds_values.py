@@ -48,7 +48,7 @@ class CodeEvents:
     number: Floats
 
 
-def _quantiles(values: Floats) -> list[float]:
+def quantiles(values: Floats) -> list[float]:
     """Discrete quantiles: the smallest value with at least that share at or below it."""
     ordered = np.sort(values)
     places = np.ceil(np.array(QUANTILES) * len(ordered)).astype(np.int64) - 1
@@ -139,7 +139,7 @@ class ValueRules:
             numbers = {unit: np.concatenate(parts) for unit, parts in by_unit.items()}
             names = [unit for unit in numbers if unit != NONE]
             best = max(names, key=lambda u: (len(numbers[u]), self.units.texts[u].encode()))
-            own, other = _quantiles(numbers[NONE]), _quantiles(numbers[best])
+            own, other = quantiles(numbers[NONE]), quantiles(numbers[best])
             agree = other[1] <= own[3] <= other[5] and own[2] >= other[0] and own[4] <= other[6]
             self._assumed[key] = best if agree else None
         self._values.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chronoward.data import concepts
+from chronoward.data.links import ARTIFICIAL_CODE
 from chronoward.data.omop_tables import table_number
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def describe_omop(work: Workspace, source: OmopSource) -> pa.Table:
     work.run(
         f"""CREATE OR REPLACE TABLE code_concept AS SELECT tbl, code, concept_id FROM code_origin
         UNION SELECT {visit}, code, min(concept) FROM visit GROUP BY code
+        UNION SELECT {visit}, '{ARTIFICIAL_CODE}', 0 FROM visit_count WHERE n_made > 0
         UNION SELECT {visit}, discharge_code, min(discharge) FROM visit
           WHERE discharge_code IS NOT NULL GROUP BY discharge_code
         UNION SELECT {table_number("visit_detail")}, code, min(concept) FROM detail GROUP BY code

@@ -1,8 +1,7 @@
-"""OMOP tables as one stage table: what is read of each, and the casts that are counted.
+"""OMOP tables: what is read of each, and the casts that are counted.
 
-Every clinical record, whatever its table, becomes a row of `stage` (columns in `STAGE_COLUMNS`);
-visits, details, persons, periods and deaths have stages of their own. A value that cannot be cast
-is null with a flag beside it, never an error: an error is for structure.
+A value that cannot be cast is null with a flag beside it, never an error: an error is for
+structure.
 """
 
 from __future__ import annotations
@@ -114,13 +113,6 @@ DICTIONARIES = frozenset(
         "vocabulary",
     )
 )
-
-STAGE_COLUMNS = """
-    tbl USMALLINT, key VARCHAR, subject_id BIGINT, concept BIGINT, source_concept BIGINT,
-    source_value VARCHAR, moment TIMESTAMP, day TIMESTAMP, start_bad BOOLEAN, end_at TIMESTAMP,
-    end_day TIMESTAMP, end_bad BOOLEAN, type BIGINT, status BIGINT, visit_ref BIGINT,
-    number DOUBLE, number_bad BOOLEAN, text VARCHAR, value_concept BIGINT, operator BIGINT,
-    unit BIGINT, unit_text VARCHAR"""
 
 # Order of the tables in the event table is the order of their names; "" is for facts without one.
 TABLES: tuple[str, ...] = (
@@ -267,47 +259,6 @@ def key_expression(table: SourceTable, key: str | None) -> str:
     if key is not None and key in table.columns:
         return Columns(table).text(key)
     return f"'{table.name}:' || (row_number() OVER ())::VARCHAR"
-
-
-def stage_clinical(work: Workspace, table: SourceTable, person: str) -> None:
-    """Appends a clinical table's records to `stage`.
-
-    Args:
-        work: the database; `stage` exists.
-        table: the source table.
-        person: SQL expression of the subject's id.
-
-    Raises:
-        DataError: a required column is missing, a time column is none, or a key is null.
-    """
-    spec = CLINICAL[table.name]
-    table.require("person_id", spec.concept)
-    if spec.day not in table.columns and spec.at not in table.columns:
-        table.require(spec.day)
-    check_times(work, table, (spec.day, spec.at, spec.end_day, spec.end_at))
-    c = Columns(table)
-    texts = ", ".join(c.text(column) for column in spec.text) or "NULL::VARCHAR"
-    end_bad = (
-        f"({c.failed(spec.end_day, c.time(spec.end_day))} AND {c.time(spec.end_at)} IS NULL)"
-        f" OR ({c.failed(spec.end_at, c.time(spec.end_at))} AND {c.time(spec.end_day)} IS NULL)"
-    )
-    keyless = spec.key not in table.columns
-    if keyless:
-        work.run("SET preserve_insertion_order = true")
-    work.run(
-        f"""INSERT INTO stage SELECT {table_number(table.name)}, {key_expression(table, spec.key)},
-        {person}, {c.integer(spec.concept)}, {c.integer(spec.source_concept)},
-        {c.text(spec.source_value)}, {c.time(spec.at)}, {c.day(spec.day)},
-        {c.start_bad(spec.day, spec.at)}, {c.time(spec.end_at)}, {c.day(spec.end_day)}, {end_bad},
-        {c.integer(spec.type)}, {c.integer(spec.status)}, {c.reference("visit_occurrence_id")},
-        {c.number(spec.number)}, {c.failed(spec.number, c.number(spec.number))},
-        COALESCE({texts}), {c.integer(spec.value_concept)}, {c.integer(spec.operator)},
-        {c.integer(spec.unit)}, {c.text(spec.unit_text)}
-        FROM {table.scan}"""
-    )
-    if keyless:
-        work.run("SET preserve_insertion_order = false")
-    check_keys(work, "stage", table, spec.key)
 
 
 def check_keys(work: Workspace, stage: str, table: SourceTable, key: str) -> None:

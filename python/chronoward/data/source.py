@@ -36,6 +36,16 @@ Form = Literal["omop", "meds"]
 
 
 @dataclass(frozen=True)
+class TextLayout:
+    """How a file of delimited text is read."""
+
+    file: Path
+    delimiter: str
+    names: tuple[str, ...]
+    """Columns as the file names them, in lower case."""
+
+
+@dataclass(frozen=True)
 class SourceTable:
     """One table of a source: its files in name order, its columns in lower case."""
 
@@ -48,6 +58,8 @@ class SourceTable:
     is_text: bool
     origin: str
     """How messages name it."""
+    layouts: tuple[TextLayout, ...] = ()
+    """Of each file, of text."""
 
     def require(self, *columns: str) -> None:
         """Checks that columns are there.
@@ -170,9 +182,16 @@ def open_table(name: str, files: tuple[Path, ...]) -> SourceTable:
         message = f"table {name} mixes Parquet and text files"
         raise DataError(message)
     scans: list[str] = []
+    layouts: list[TextLayout] = []
     columns: dict[str, str] = {}
     for file in files:
-        file_columns, scan = _parquet(file) if kinds == {"parquet"} else _delimited(file)
+        if kinds == {"parquet"}:
+            file_columns, scan = _parquet(file)
+        else:
+            delimiter, file_names = _layout(file)
+            scan = _text_scan(file, delimiter, file_names)
+            file_columns = [(name, "VARCHAR") for name in file_names]
+            layouts.append(TextLayout(file, delimiter, tuple(n.lower() for n in file_names)))
         _check_names(file, file_columns)
         lowered = {column.lower(): kind for column, kind in file_columns}
         if columns and set(lowered) != set(columns):
@@ -184,7 +203,7 @@ def open_table(name: str, files: tuple[Path, ...]) -> SourceTable:
         scans.append(f"SELECT {projection} FROM {scan}")
     origin = str(files[0]) if len(files) == 1 else str(files[0].parent)
     scan = "(" + " UNION ALL ".join(scans) + ")"
-    return SourceTable(name, files, columns, scan, kinds == {"text"}, origin)
+    return SourceTable(name, files, columns, scan, kinds == {"text"}, origin, tuple(layouts))
 
 
 def _check_names(file: Path, columns: Iterable[tuple[str, str]]) -> None:
@@ -219,7 +238,8 @@ def arrow_kind(kind: pa.DataType) -> str:
     return str(kind).upper()
 
 
-def _delimited(file: Path) -> tuple[list[tuple[str, str]], str]:
+def _layout(file: Path) -> tuple[str, list[str]]:
+    """A text file's delimiter and the names in its header."""
     header = _first_line(file)
     if not header:
         message = f"{file}: the file is empty, not even a header"
@@ -232,13 +252,16 @@ def _delimited(file: Path) -> tuple[list[tuple[str, str]], str]:
     if len(names) > MAX_COLUMNS:
         message = f"{file}: {len(names):,} columns, over the limit of {MAX_COLUMNS:,}"
         raise LimitError(message)
+    return delimiter, names
+
+
+def _text_scan(file: Path, delimiter: str, names: list[str]) -> str:
     declared = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in names)
-    scan = (
+    return (
         f"read_csv({quote_text(str(file))}, auto_detect = false, header = true, "
         f"columns = {{{declared}}}, delim = {quote_text(delimiter)}, quote = '\"', escape = '\"', "
         f"nullstr = '', strict_mode = true, max_line_size = {MAX_LINE_BYTES})"
     )
-    return [(name, "VARCHAR") for name in names], scan
 
 
 def _first_line(file: Path) -> str:

@@ -156,17 +156,10 @@ def settle_after_death(work: Workspace, future: str) -> None:
 def extend_visits(work: Workspace, config: IngestConfig) -> None:
     """Gives missing ends, extends visits to linked records of their last date, sets the class.
 
-    Reads `record` (kept records with `visit_ref`); makes `visit_ended`.
+    `visit_extent` (ref, last_any, last_same_day) holds the last times of each visit's records, of a
+    date its end: of those on other days than its start, and of those after its end, on its day.
+    Makes `visit_ended`.
     """
-    work.run(
-        f"""CREATE TABLE visit_extent AS SELECT r.visit_ref AS ref,
-          max(CASE WHEN r.date_only THEN CASE WHEN r.time > date_trunc('day', v.start)
-              THEN {day_end("r.time")} END ELSE r.time END) AS last_any,
-          max(r.time) FILTER (NOT r.date_only AND NOT v.end_only AND r.time > v.finish
-              AND date_trunc('day', r.time) = date_trunc('day', v.finish)) AS last_same_day
-        FROM record r JOIN visit_lived v ON r.visit_ref = v.ref AND r.subject_id = v.subject_id
-        WHERE r.gone = 0 AND v.gone = 0 GROUP BY r.visit_ref"""
-    )
     missing = "v.finish IS NULL"
     first_end = f"CASE WHEN v.start_only THEN {day_end('v.start')} ELSE v.start END"
     finish = f"""LEAST(v.death, CASE WHEN {missing}

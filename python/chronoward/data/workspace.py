@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 
 from chronoward.errors import ConfigError, DataError, FormatError, LimitError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from chronoward.data.rules import Rule
 
@@ -131,6 +133,10 @@ class Workspace:
         """A result as an Arrow table."""
         with _translated(sql):
             return self.connection.sql(sql).to_arrow_table()
+
+    def ids(self, sql: str) -> NDArray[np.int64]:
+        """A result of one column of integers without nulls."""
+        return np.ascontiguousarray(self.table(sql).column(0).to_numpy(), np.int64)
 
     def stream(self, sql: str, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
         """A large result, a record batch at a time."""

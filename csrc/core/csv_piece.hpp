@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace chronoward {
+
+/// What a column of text is read as.
+enum class CsvKind : std::uint8_t { kSkip, kInteger, kId, kTime, kNumber, kText, kCount };
+
+/// A column of some rows. What is not written plainly ("007", " 7", "7.0", "1/2/2020") is unread:
+/// the caller says what it means.
+struct CsvColumn {
+  std::vector<std::int64_t> integers;    // kInteger, kTime (us since 1970); kNullUs for null
+  std::vector<double> numbers;           // kNumber; NaN for null
+  std::vector<std::int32_t> index;       // kId, kText: place in `ids` or `texts`, -1 for null
+  std::vector<std::int64_t> ids;         // distinct
+  std::vector<std::string> texts;        // distinct, without blanks at their ends
+  std::vector<std::int64_t> unread_row;  // null above
+  std::vector<std::int32_t> unread;      // of each: place in `unread_texts`
+  std::vector<std::string> unread_texts;
+};
+
+/// Whole rows of a block of text.
+struct CsvPiece {
+  std::vector<CsvColumn> columns;
+  std::int64_t n_rows = 0;
+  std::size_t n_bytes = 0;  // of the block; a row that does not end in it is left
+};
+
+/// What a file of text is like.
+struct CsvLayout {
+  char delimiter = ',';
+  std::vector<CsvKind> kinds;     // of each column
+  bool ends_with_return = false;  // lines end with CR LF
+  std::size_t max_line_bytes = 0;
+};
+
+/// Reads rows of delimited text; fields may be quoted by ", doubled inside.
+///
+/// Only what every reader of CSV takes to be the same is read.
+///
+/// @param is_last the last row needs no line end.
+/// @throws DataError anything else: another number of fields, an empty line, text beside quotes, a
+///   quote inside a field, a NUL byte, another line end, a line that is too long.
+CsvPiece read_csv(std::string_view block, const CsvLayout& layout, bool is_last);
+
+}  // namespace chronoward

@@ -1,0 +1,87 @@
+#include "core/event_columns.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <tuple>
+#include <utility>
+
+namespace chronoward {
+namespace {
+
+template <typename T>
+void append(std::vector<T>& to, std::vector<T>&& from) {
+  if (to.empty()) {
+    to = std::move(from);
+  } else {
+    to.insert(to.end(), from.begin(), from.end());
+  }
+}
+
+/// Appends fn(event) of each event.
+template <typename T, typename Fn>
+void extend(std::vector<T>& column, const std::vector<MendedEvent>& events, const Fn& fn) {
+  const std::size_t n = column.size();
+  column.resize(n + events.size());
+  std::transform(events.begin(), events.end(), column.begin() + static_cast<std::ptrdiff_t>(n), fn);
+}
+
+float nulls_first(double x) {
+  return std::isnan(x) ? -std::numeric_limits<float>::infinity() : static_cast<float>(x);
+}
+
+bool is_before(const MendedEvent& a, const MendedEvent& b) {
+  if (a.available != b.available) return a.available < b.available;  // kNullUs comes first
+  if (a.role != b.role) return a.role < b.role;
+  const auto rest = [](const MendedEvent& e) {
+    return std::tuple(e.table, e.code, e.unit, nulls_first(e.number), e.text, e.time, e.visit_id,
+                      e.end_time);
+  };
+  return rest(a) < rest(b);
+}
+
+}  // namespace
+
+void sort_events(std::vector<MendedEvent>& events) {
+  if (!std::is_sorted(events.begin(), events.end(), is_before)) {
+    std::sort(events.begin(), events.end(), is_before);
+  }
+}
+
+void append_events(std::int64_t subject_id, const std::vector<MendedEvent>& events, bool with_units,
+                   bool with_texts, bool with_visits, EventPiece& out) {
+  out.subject_id.resize(out.subject_id.size() + events.size(), subject_id);
+  extend(out.time, events, [](const MendedEvent& e) { return e.time; });
+  extend(out.available, events, [](const MendedEvent& e) { return e.available; });
+  extend(out.role, events, [](const MendedEvent& e) { return static_cast<std::uint8_t>(e.role); });
+  extend(out.table, events, [](const MendedEvent& e) { return std::int32_t{e.table}; });
+  extend(out.code, events, [](const MendedEvent& e) { return e.code; });
+  extend(out.number, events,
+         [](const MendedEvent& e) { return static_cast<float>(e.number + 0.0); });  // one zero
+  if (with_units) extend(out.unit, events, [](const MendedEvent& e) { return e.unit; });
+  if (with_texts) extend(out.text, events, [](const MendedEvent& e) { return e.text; });
+  if (!with_visits) return;
+  extend(out.visit_id, events, [](const MendedEvent& e) { return e.visit_id; });
+  extend(out.end_time, events, [](const MendedEvent& e) { return e.end_time; });
+}
+
+EventPiece join_pieces(std::vector<EventPiece>&& parts) {
+  EventPiece out;
+  for (EventPiece& part : parts) {
+    append(out.subject_id, std::move(part.subject_id));
+    append(out.time, std::move(part.time));
+    append(out.available, std::move(part.available));
+    append(out.role, std::move(part.role));
+    append(out.table, std::move(part.table));
+    append(out.code, std::move(part.code));
+    append(out.unit, std::move(part.unit));
+    append(out.text, std::move(part.text));
+    append(out.number, std::move(part.number));
+    append(out.visit_id, std::move(part.visit_id));
+    append(out.end_time, std::move(part.end_time));
+  }
+  return out;
+}
+
+}  // namespace chronoward

@@ -1,0 +1,310 @@
+#include "core/omop_piece.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "core/event_columns.hpp"
+#include "core/parallel.hpp"
+
+namespace chronoward {
+namespace {
+
+std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
+std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
+
+void require(bool is_good, const char* what) {
+  if (!is_good) throw std::invalid_argument(what);
+}
+
+template <typename T>
+bool is_within(std::span<const T> values, std::int64_t least, std::size_t n) {
+  return std::all_of(values.begin(), values.end(), [=](T x) {
+    return static_cast<std::int64_t>(x) >= least &&
+           static_cast<std::int64_t>(x) < static_cast<std::int64_t>(n);
+  });
+}
+
+bool are_offsets(std::span<const std::int64_t> offsets, std::size_t n_subjects, std::size_t n) {
+  return offsets.size() == n_subjects + 1 && offsets.front() == 0 && at(offsets.back()) == n &&
+         std::is_sorted(offsets.begin(), offsets.end());
+}
+
+/// Calls fn(mender, subject, part) for all subjects, a range of them a thread; then its
+/// done(mender, part).
+template <typename Fn, typename Done>
+void for_subjects(const OmopSubjects& subjects, const OmopRows& rows, const OmopTables& tables,
+                  const OmopRules& rules, bool has_visits, std::size_t n_threads, const Fn& fn,
+                  const Done& done) {
+  parallel_for(subjects.subject_id.size(), static_cast<int>(n_threads),
+               [&](std::size_t begin, std::size_t end, std::size_t part) {
+                 OmopMender mender(rows, tables, rules, has_visits);
+                 for (std::size_t i = begin; i < end; ++i) {
+                   mender.judge(at(subjects.offsets[i]), at(subjects.offsets[i + 1]),
+                                {subjects.birth[i], subjects.death[i]});
+                   fn(mender, i, part);
+                 }
+                 done(mender, part);
+               });
+}
+
+void no_more(const OmopMender& /*mender*/, std::size_t /*part*/) {}
+
+template <typename T>
+std::span<const T> part_of(std::span<const T> values, std::span<const std::int64_t> offsets,
+                           std::size_t i) {
+  return values.subspan(at(offsets[i]), at(offsets[i + 1] - offsets[i]));
+}
+
+/// The last times of the records that are linked to subject i's visits.
+void find_extents(const StagedVisits& visits, std::size_t i, std::size_t first,
+                  const std::vector<JudgedRecord>& records, const OmopRows& rows,
+                  VisitExtents& out) {
+  const auto refs = part_of(visits.ref, visits.offsets, i);
+  if (refs.empty() || rows.visit_ref.empty()) return;
+  for (std::size_t k = 0; k < records.size(); ++k) {
+    const JudgedRecord& record = records[k];
+    const std::int64_t ref = rows.visit_ref[first + k];
+    if (record.gone != RecordRemoval::kNone || ref == kNullUs) continue;
+    const auto found = std::lower_bound(refs.begin(), refs.end(), ref);
+    if (found == refs.end() || *found != ref) continue;
+    const std::size_t v = at(visits.offsets[i]) + static_cast<std::size_t>(found - refs.begin());
+    if (!record.is_date) {
+      out.last_any[v] = std::max(out.last_any[v], record.time);
+    } else if (record.time > day_of(visits.start[v])) {
+      out.last_any[v] = std::max(out.last_any[v], record.time + kDayEndUs);
+    }
+    const std::int64_t finish = visits.finish[v];
+    if (!record.is_date && visits.ends_as_date[v] == 0 && finish != kNullUs &&
+        record.time > finish && day_of(record.time) == day_of(finish)) {
+      out.last_same_day[v] = std::max(out.last_same_day[v], record.time);
+    }
+  }
+}
+
+}  // namespace
+
+void check_omop(const OmopSubjects& s, const OmopRows& r, const OmopTables& t) {
+  const std::size_t n = r.table.size(), n_ids = t.id_value.size(), n_texts = t.text_kind.size();
+  const std::size_t n_codes = t.code_rank.size();
+  require(are_offsets(s.offsets, s.subject_id.size(), n) && s.birth.size() == s.subject_id.size() &&
+              s.death.size() == s.subject_id.size(),
+          "offsets of subjects must rise from 0 to the number of rows");
+  const auto fits = [n](std::size_t size) { return size == 0 || size == n; };
+  require(r.order.size() == n && r.flags.size() == n && fits(r.moment.size()) &&
+              fits(r.day.size()) && fits(r.end_at.size()) && fits(r.end_day.size()) &&
+              fits(r.concept_id.size()) && fits(r.source_concept.size()) && fits(r.type.size()) &&
+              fits(r.status.size()) && fits(r.value_concept.size()) && fits(r.operator_id.size()) &&
+              fits(r.source_value.size()) && fits(r.text.size()) && fits(r.unit.size()) &&
+              fits(r.visit_ref.size()) && fits(r.number.size()),
+          "columns of rows must have one length");
+  for (const auto& ids :
+       {r.concept_id, r.source_concept, r.type, r.status, r.value_concept, r.operator_id}) {
+    require(is_within(ids, kNone, n_ids), "a row's concept is out of range");
+  }
+  require(
+      is_within(r.text, kNone, n_texts) && is_within(r.source_value, kNone, t.source_code.size()),
+      "a row's text is out of range");
+  require(t.id_flags.size() == n_ids && is_within(t.id_code, 0, n_codes) &&
+              t.id_code.size() == n_ids && t.id_text.size() == n_ids &&
+              is_within(t.id_text, kNone, n_texts) && is_within(t.part_id, 0, n_ids) &&
+              are_offsets(t.part_offsets, n_ids, t.part_id.size()),
+          "tables of concepts must have one entry a concept");
+  require(t.text_number.size() == n_texts && t.text_category.size() == n_texts &&
+              t.is_fixed_text.size() == n_texts && is_within(t.text_category, 0, n_texts) &&
+              is_within(t.source_code, kNone, n_codes) &&
+              is_within(std::span(&t.no_code, 1), 0, n_codes),
+          "tables of texts must have one entry a text");
+  const std::size_t n_tables = t.is_date_type.size() / (n_ids + 1);
+  require(is_within(r.table, 0, n_tables), "a row's table is out of range");
+  require(
+      r.number.size() == n || std::none_of(r.flags.begin(), r.flags.end(),
+                                           [](std::uint8_t f) { return (f & kHasNumber) != 0; }),
+      "a row's number is missing");
+}
+
+OmopPieces::OmopPieces(const OmopTables& tables, const OmopRules& rules, int n_threads)
+    : t_(tables),
+      rules_(rules),
+      n_threads_(static_cast<std::size_t>(std::max(1, n_threads))),
+      counts_(n_threads_),
+      values_({}, {}) {}
+
+VisitExtents OmopPieces::survey(const OmopSubjects& subjects, const OmopRows& rows,
+                                const StagedVisits& visits) {
+  check_omop(subjects, rows, t_);
+  require(are_offsets(visits.offsets, subjects.subject_id.size(), visits.ref.size()) &&
+              visits.start.size() == visits.ref.size() &&
+              visits.finish.size() == visits.ref.size() &&
+              visits.ends_as_date.size() == visits.ref.size(),
+          "columns of visits must have one length");
+  VisitExtents out{.last_any = std::vector<std::int64_t>(visits.ref.size(), kNullUs),
+                   .last_same_day = std::vector<std::int64_t>(visits.ref.size(), kNullUs)};
+  std::vector<std::vector<MendedEvent>> events(n_threads_);
+  for_subjects(
+      subjects, rows, t_, rules_, false, n_threads_,
+      [&](OmopMender& mender, std::size_t i, std::size_t part) {
+        const std::size_t first = at(subjects.offsets[i]);
+        find_extents(visits, i, first, mender.records(), rows, out);
+        counts_[part].add_drug_types(first, mender.records(), rows, t_);
+        events[part].clear();
+        mender.put_unlinked(events[part]);
+        counts_[part].add(events[part], t_);
+      },
+      no_more);
+  return out;
+}
+
+UnitValues OmopPieces::unit_values(const OmopSubjects& subjects, const OmopRows& rows,
+                                   std::span<const std::uint8_t> is_chosen) const {
+  check_omop(subjects, rows, t_);
+  const std::size_t n_codes = t_.code_rank.size();
+  require(is_chosen.size() == n_codes * (t_.is_date_type.size() / (t_.id_value.size() + 1)),
+          "is_chosen must have one entry a table and code");
+  std::vector<UnitValues> parts(n_threads_);
+  std::vector<std::vector<MendedEvent>> events(n_threads_);
+  for_subjects(
+      subjects, rows, t_, rules_, false, n_threads_,
+      [&](OmopMender& mender, std::size_t, std::size_t part) {
+        events[part].clear();
+        mender.put_unlinked(events[part]);
+        UnitValues& out = parts[part];
+        for (const MendedEvent& event : events[part]) {
+          if (std::isnan(event.number) || is_chosen[event.table * n_codes + at(event.code)] == 0) {
+            continue;
+          }
+          out.table.push_back(event.table);
+          out.code.push_back(event.code);
+          out.unit.push_back(event.unit);
+          out.number.push_back(event.number);
+        }
+      },
+      no_more);
+  UnitValues out = std::move(parts.front());
+  for (std::size_t k = 1; k < parts.size(); ++k) {
+    out.table.insert(out.table.end(), parts[k].table.begin(), parts[k].table.end());
+    out.code.insert(out.code.end(), parts[k].code.begin(), parts[k].code.end());
+    out.unit.insert(out.unit.end(), parts[k].unit.begin(), parts[k].unit.end());
+    out.number.insert(out.number.end(), parts[k].number.begin(), parts[k].number.end());
+  }
+  return out;
+}
+
+void OmopPieces::set_values(ValueRules values, std::vector<std::int32_t> unit_rank,
+                            std::vector<std::int32_t> text_rank, const KnownCodes& known,
+                            bool has_visits) {
+  values_ = std::move(values);
+  unit_rank_ = std::move(unit_rank);
+  text_rank_ = std::move(text_rank);
+  has_visits_ = has_visits;
+  const std::size_t n_tables = t_.is_date_type.size() / (t_.id_value.size() + 1);
+  facts_.assign(n_threads_, EventFacts(n_tables, t_.code_rank.size(), known));
+  is_named_.assign(n_tables * t_.id_value.size(), 0);
+}
+
+/// Resolves a code event's unit, number and text.
+std::uint32_t OmopPieces::resolve(MendedEvent& event) const {
+  const std::uint32_t found = values_.resolve(event);
+  std::uint32_t changes = 0;
+  const auto take = [&](Change from, RecordChange to) {
+    if ((found & bit_of(from)) != 0) changes |= bit_of(to);
+  };
+  take(Change::kUnitConverted, RecordChange::kUnitConverted);
+  take(Change::kUnitAssumed, RecordChange::kUnitAssumed);
+  take(Change::kUnitMissing, RecordChange::kUnitMissing);
+  take(Change::kTextRare, RecordChange::kTextRare);
+  return changes;
+}
+
+void OmopPieces::put_others(const OtherEvents& others, std::size_t i,
+                            const std::vector<std::int32_t>& number,
+                            std::vector<MendedEvent>& events) const {
+  for (std::size_t k = at(others.offsets[i]); k < at(others.offsets[i + 1]); ++k) {
+    MendedEvent& event = events.emplace_back();
+    event.time = others.time[k];
+    event.available = others.available[k];
+    event.end_time = others.end_time[k];
+    event.role = static_cast<Role>(others.role[k]);
+    event.table = others.table[k];
+    event.code = others.code[k];
+    if (others.visit[k] != kNone) event.visit_id = number.at(at(others.visit[k]));
+  }
+}
+
+EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
+                            const FinalVisits& visits, const OtherEvents& others,
+                            RecordFates& fates) {
+  check_omop(subjects, rows, t_);
+  const std::size_t n = subjects.subject_id.size();
+  require(!facts_.empty(), "values come before events");
+  require(are_offsets(visits.offsets, n, visits.start.size()) &&
+              visits.finish.size() == visits.start.size() &&
+              visits.is_timed.size() == visits.start.size() &&
+              are_offsets(visits.ref_offsets, n, visits.ref.size()) &&
+              visits.became.size() == visits.ref.size(),
+          "columns of visits must have one length");
+  require(
+      are_offsets(others.offsets, n, others.time.size()) &&
+          others.available.size() == others.time.size() &&
+          others.end_time.size() == others.time.size() &&
+          others.role.size() == others.time.size() && others.table.size() == others.time.size() &&
+          others.code.size() == others.time.size() && others.visit.size() == others.time.size() &&
+          is_within(others.code, 0, t_.code_rank.size()) && is_within(others.role, 0, kRoles),
+      "columns of other events must have one length");
+  fates.gone.assign(rows.table.size(), 0);
+  fates.changes.assign(rows.table.size(), 0);
+  std::vector<EventPiece> parts(n_threads_);
+  std::vector<std::vector<MendedEvent>> events(n_threads_);
+  std::vector<std::vector<MendedVisit>> mended(n_threads_);
+  std::vector<std::vector<std::uint8_t>> named(n_threads_);
+  const auto make_one = [&](OmopMender& mender, std::size_t i, std::size_t part) {
+    std::vector<MendedEvent>& mine = events[part];
+    mine.clear();
+    mended[part].clear();
+    for (std::size_t v = at(visits.offsets[i]); v < at(visits.offsets[i + 1]); ++v) {
+      mended[part].push_back({.start = visits.start[v],
+                              .finish = visits.finish[v],
+                              .is_timed = visits.is_timed[v] != 0});
+    }
+    const auto became = part_of(visits.became, visits.ref_offsets, i);
+    require(is_within(became, 0, mended[part].size()), "a visit became one that is not there");
+    mender.put_linked({mended[part], part_of(visits.ref, visits.ref_offsets, i), became}, mine);
+    const std::size_t first = at(subjects.offsets[i]);
+    for (std::size_t k = 0; k < mender.records().size(); ++k) {
+      const JudgedRecord& record = mender.records()[k];
+      fates.gone[first + k] = static_cast<std::uint8_t>(record.gone);
+      if (record.gone == RecordRemoval::kNone) fates.changes[first + k] = record.changes;
+    }
+    for (MendedEvent& event : mine) {
+      if (event.role == Role::kCode) fates.changes[first + at(event.row)] |= resolve(event);
+    }
+    put_others(others, i, mender.visit_numbers(), mine);
+    for (MendedEvent& event : mine) {
+      event.code = t_.code_rank[at(event.code)];
+      if (event.unit != kNone) event.unit = unit_rank_[at(event.unit)];
+      if (event.text != kNone) event.text = text_rank_[at(event.text)];
+    }
+    sort_events(mine);
+    facts_[part].add(subjects.subject_id[i], mine);
+    append_events(subjects.subject_id[i], mine, !unit_rank_.empty(), !text_rank_.empty(),
+                  has_visits_, parts[part]);
+  };
+  for_subjects(subjects, rows, t_, rules_, has_visits_, n_threads_, make_one,
+               [&](const OmopMender& mender, std::size_t part) { named[part] = mender.named(); });
+  for (const std::vector<std::uint8_t>& part : named) {
+    for (std::size_t k = 0; k < part.size(); ++k) is_named_[k] |= part[k];
+  }
+  return join_pieces(std::move(parts));
+}
+
+std::vector<std::int64_t> OmopPieces::named(bool tables) const {
+  std::vector<std::int64_t> out;
+  const std::size_t n = t_.id_value.size();
+  for (std::size_t k = 0; k < is_named_.size(); ++k) {
+    if (is_named_[k] != 0) out.push_back(static_cast<std::int64_t>(tables ? k / n : k % n));
+  }
+  return out;
+}
+
+}  // namespace chronoward
