@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward.engine.context import MAX_ADDED, cut
-from chronoward.engine.decode import Decoder, ModelDecoder, one_thread
+from chronoward.engine.decode import PAGE_TOKENS, Decoder, ModelDecoder, one_thread
 from chronoward.engine.randomness import stream_key
 from chronoward.engine.rollout import STATUSES, Prompt, Rollout
 from chronoward.errors import ConfigError, DataError
@@ -98,7 +98,12 @@ class Engine:
         if self.decoder.vocab_size != n_tokens:
             message = f"the model has {self.decoder.vocab_size} tokens, the grammar {n_tokens}"
             raise ConfigError(message)
-        self.decoder.open(2 * self.config.n_slots, self.config.max_context)
+        n_slots, max_context = self.config.n_slots, self.config.max_context
+        # A slot's prefix and own tokens are one context, each with a page that is not full; and
+        # one prefix may wait for its rollouts.
+        self.decoder.open(
+            2 * n_slots + 1, max_context, (n_slots + 1) * (max_context + 3 * PAGE_TOKENS)
+        )
 
     def generate(self, prompts: Iterable[Prompt], params: SamplingParams) -> Iterator[Rollout]:
         """Yields rollouts as they end, in no promised order.
@@ -129,7 +134,7 @@ class _Run:
         self.sampler = params.sampler(engine.grammar, n_slots)
         self.pools = [(masked, stream_key(params.seed, name)) for masked, name in params.pools()]
         self.paths: list[_Path | None] = [None] * n_slots
-        self.free_buffers = deque(range(n_slots, 2 * n_slots))
+        self.free_buffers = deque(range(n_slots, 2 * n_slots + 1))
         self.token = np.zeros(n_slots, np.int32)  # drawn, not yet in the cache
         self.time = np.zeros(n_slots, np.int32)
         self.start = np.zeros(n_slots, np.int32)
@@ -258,6 +263,7 @@ class _Run:
         path = self.paths[slot]
         assert path is not None
         self.release(path)
+        self.decoder.release(slot)
         self.paths[slot] = None
         prompt = path.prefix.prompt
         return Rollout(
@@ -276,6 +282,7 @@ class _Run:
         path.shares_prefix = False
         path.prefix.users -= 1
         if path.prefix.users == 0 and path.prefix.is_last_given:
+            self.decoder.release(path.prefix.buffer)
             self.free_buffers.append(path.prefix.buffer)
 
     def recut(self, slot: int) -> None:
