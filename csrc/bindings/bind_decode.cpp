@@ -158,8 +158,7 @@ void bind_decode(py::module_& m) {
       .def("release", &DecodeModel::release, py::arg("buffer"), "Gives a buffer's pages back.")
       .def_property_readonly("pages_in_use",
                              [](const DecodeModel& model) { return model.cache().pages_in_use(); })
-      .def_property_readonly("page_bytes",
-                             [](const DecodeModel& model) { return model.cache().page_bytes(); })
+      .def_property_readonly("page_bytes", &DecodeModel::page_bytes)
       .def_property_readonly("weight_bytes", &DecodeModel::weight_bytes);
 }
 

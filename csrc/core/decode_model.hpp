@@ -64,6 +64,7 @@ class DecodeModel {
   void release(std::size_t buffer) { cache().release(buffer); }
 
   const PagedCache& cache() const;
+  std::size_t page_bytes() const { return shape_.attention.page_bytes(type_); }
   std::size_t weight_bytes() const;
 
  private:

@@ -22,7 +22,7 @@ PagedCache::PagedCache(const AttentionShape& shape, NumberType type, std::size_t
     : shape_(checked(shape)),
       type_(type),
       capacity_(capacity),
-      layer_size_(shape.n_kv_heads * kPageTokens * (shape.d_head + shape.d_value())),
+      layer_size_(shape.layer_size()),
       page_size_(layer_size_ * shape.n_layers),
       n_pages_(max_pages),
       pages_(n_buffers),

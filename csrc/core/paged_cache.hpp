@@ -23,6 +23,12 @@ struct AttentionShape {
   std::size_t group() const { return n_heads / n_kv_heads; }
   /// Width of a value as it is stored, whole panels.
   std::size_t d_value() const { return whole_panels(d_head); }
+  /// Numbers that 16 tokens take in one layer.
+  std::size_t layer_size() const { return n_kv_heads * kWide * (d_head + d_value()); }
+  /// Bytes of a page of a cache.
+  std::size_t page_bytes(NumberType type) const {
+    return n_layers * layer_size() * (type == NumberType::f32 ? 4 : 2);
+  }
 };
 
 /// Keys, values and times of many buffers, in pages of 16 tokens that a buffer takes as it grows.
@@ -40,7 +46,6 @@ class PagedCache {
   NumberType type() const { return type_; }
   std::size_t n_buffers() const { return pages_.size(); }
   std::size_t pages_in_use() const { return n_pages_ - free_.size(); }
-  std::size_t page_bytes() const { return page_size_ * (type_ == NumberType::f32 ? 4 : 2); }
 
   /// Throws std::invalid_argument unless every row continues its buffer by at most one token (or
   /// begins it anew) and sees what is there.

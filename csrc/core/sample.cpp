@@ -89,9 +89,9 @@ CHRONOWARD_CLONES void sum_words(const float* mass, const std::uint32_t* words, 
   }
 }
 
-[[noreturn]] void fail(const char* what, std::size_t step, std::size_t row) {
-  throw NumericError(std::string(what) + " at step " + std::to_string(step) + ", row " +
-                     std::to_string(row));
+[[noreturn]] void fail(const char* what, std::size_t step, std::size_t slot) {
+  throw NumericError(std::string(what) + " at step " + std::to_string(step) + ", slot " +
+                     std::to_string(slot));
 }
 
 }  // namespace
@@ -207,33 +207,34 @@ void Sampler::step(std::span<const float> logits, std::span<const std::int32_t> 
   for (std::size_t r = 0; r < slots.size(); ++r) {
     Slot& slot = slots_.at(static_cast<std::size_t>(slots[r]));
     if (slot.status != Status::running) throw std::invalid_argument("step: the slot has finished");
+    const auto index = static_cast<std::size_t>(slots[r]);
     const float* row = logits.data() + r * vocab;
-    if (has_nan(row, vocab)) fail("NaN logits", slot.token_id.size(), r);
+    if (has_nan(row, vocab)) fail("NaN logits", slot.token_id.size(), index);
     std::copy(row, row + vocab, padded_.begin());
-    draw_row(padded_.data(), slot, r);
+    draw_row(padded_.data(), slot, index);
     token_id[r] = slot.token_id.empty() ? -1 : slot.token_id.back();
     time_min[r] = slot.clock_min;
     status[r] = static_cast<std::uint8_t>(slot.status);
   }
 }
 
-void Sampler::draw_row(const float* logits, Slot& slot, std::size_t row) {
+void Sampler::draw_row(const float* logits, Slot& slot, std::size_t index) {
   const auto step = slot.token_id.size();
-  legal_words(slot, row);
+  legal_words(slot, index);
   if (drop_past_cap(slot)) {
     slot.status = Status::clock_cap;
     return;
   }
   const bool silent = is_silent(slot);
   if (silent) weigh_silence(slot);
-  weigh(logits, 1.0, step, row);
+  weigh(logits, 1.0, step, index);
   const double legal = total();
-  if (!(legal > 0.0) || !std::isfinite(legal)) fail("nothing to choose from", step, row);
+  if (!(legal > 0.0) || !std::isfinite(legal)) fail("nothing to choose from", step, index);
   slot.step_min.push_back(slot.clock_min);
   for (const auto& set : rule_.outcome_sets) {
     slot.outcome_p.push_back(static_cast<float>(std::min(1.0, sum_of(set) / legal)));
   }
-  if (rule_.temperature != 1.0) weigh(logits, rule_.temperature, step, row);
+  if (rule_.temperature != 1.0) weigh(logits, rule_.temperature, step, index);
   truncate();
   if (slot.start.masked_set >= 0 && !silent) {
     for (const auto token : rule_.outcome_sets[static_cast<std::size_t>(slot.start.masked_set)]) {
@@ -256,7 +257,7 @@ void Sampler::draw_row(const float* logits, Slot& slot, std::size_t row) {
   accept(slot, token, words);
 }
 
-void Sampler::legal_words(const Slot& slot, std::size_t row) {
+void Sampler::legal_words(const Slot& slot, std::size_t index) {
   const auto n_words = tables_.n_words();
   const auto* state =
       tables_.state_mask.data() + static_cast<std::size_t>(slot.place.state) * n_words;
@@ -266,7 +267,7 @@ void Sampler::legal_words(const Slot& slot, std::size_t row) {
     words_[w] = state[w] & sex[w] & drawable_[w];
     any |= words_[w];
   }
-  if (any == 0) fail("the grammar allows no token", slot.token_id.size(), row);
+  if (any == 0) fail("the grammar allows no token", slot.token_id.size(), index);
   if (tables_.codes_ascend && slot.place.previous_class == kCode) {
     drop_earlier_codes(slot.place.previous_token);
   }
@@ -330,9 +331,9 @@ void Sampler::weigh_silence(const Slot& slot) {
   }
 }
 
-void Sampler::weigh(const float* logits, double temperature, std::size_t step, std::size_t row) {
+void Sampler::weigh(const float* logits, double temperature, std::size_t step, std::size_t index) {
   const float top = legal_max(logits, words_.data(), words_.size());
-  if (!std::isfinite(top)) fail("no finite logit among the legal tokens", step, row);
+  if (!std::isfinite(top)) fail("no finite logit among the legal tokens", step, index);
   exponentials(logits, words_.data(), words_.size(), top, static_cast<float>(1.0 / temperature),
                mass_.data());
   for (std::size_t i = 0; i < moving_.size(); ++i) {

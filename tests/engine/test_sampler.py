@@ -271,13 +271,13 @@ def test_nan_logits_name_step_and_row() -> None:
     sampler = loaded(IN_VISIT, n_slots=3)
     rows = np.zeros((3, V), np.float32)
     rows[2, COUGH] = np.nan
-    with pytest.raises(NumericError, match=r"NaN logits at step 0, row 2"):
+    with pytest.raises(NumericError, match=r"NaN logits at step 0, slot 2"):
         sampler.step(rows, np.arange(3, dtype=np.int32))
 
 
 def test_an_empty_choice_names_step_and_row() -> None:
     grammar = toy_grammar()
-    with pytest.raises(NumericError, match=r"the grammar allows no token at step 0, row 0"):
+    with pytest.raises(NumericError, match=r"the grammar allows no token at step 0, slot 0"):
         first_tokens(
             np.zeros(V), 1, AFTER_VISIT, grammar=toy_grammar(state_mask=grammar.state_mask * 0)
         )

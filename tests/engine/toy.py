@@ -127,6 +127,10 @@ class MarkovDecoder:
     def release(self, buffer: int) -> None:
         assert 0 <= buffer < self.room[0]
 
+    @property
+    def cache_bytes(self) -> int:
+        return 0
+
     def forward(
         self,
         token_id: NDArray[np.int32],

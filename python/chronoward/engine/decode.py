@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from chronoward import _core
-from chronoward.errors import ConfigError
+from chronoward.engine.memory import available_bytes
+from chronoward.errors import ConfigError, LimitError
 from chronoward.kernels.decode_attention import ReferenceCache
 from chronoward.model.blocks import Block
 from chronoward.model.config import N_CLOCK_KNOTS
@@ -49,6 +50,10 @@ class Decoder(Protocol):
 
     def release(self, buffer: int) -> None:
         """Forgets a context."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that contexts take now."""
 
     def forward(
         self,
@@ -177,12 +182,29 @@ class ModelDecoder:
         return self._vocab_size
 
     def open(self, n_buffers: int, max_context: int, max_tokens: int) -> None:
-        """See `Decoder.open`; memory is taken page by page."""
-        self.core.open(n_buffers, max_context, -(-max_tokens // PAGE_TOKENS))
+        """See `Decoder.open`; memory is taken page by page.
+
+        Raises:
+            LimitError: `max_tokens` would take more than the memory there is.
+        """
+        n_pages = -(-max_tokens // PAGE_TOKENS)
+        needed, available = n_pages * self.core.page_bytes, available_bytes()
+        if available is not None and needed > available:
+            message = (
+                f"{max_tokens:,} tokens of keys and values take {needed / 2**30:.1f} GiB, and "
+                f"{available / 2**30:.1f} GiB are available: fewer slots or a shorter context"
+            )
+            raise LimitError(message)
+        self.core.open(n_buffers, max_context, n_pages)
 
     def release(self, buffer: int) -> None:
         """See `Decoder.release`."""
         self.core.release(buffer)
+
+    @property
+    def cache_bytes(self) -> int:
+        """See `Decoder.cache_bytes`."""
+        return self.core.pages_in_use * self.core.page_bytes
 
     def forward(
         self,
@@ -242,6 +264,11 @@ class ReferenceDecoder:
 
     def release(self, buffer: int) -> None:
         """Nothing: its first token empties a context."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """The whole room."""
+        return 0 if self._cache is None else self._cache.keys.nbytes + self._cache.values.nbytes
 
     @torch.no_grad()
     def forward(
