@@ -108,6 +108,7 @@ class Sampler {
   bool drop_past_cap(const Slot& slot);
   void weigh_silence(const Slot& slot);
   void weigh(const float* logits, double temperature, std::size_t step, std::size_t index);
+  bool truncates() const;
   void truncate();
   double sum_of(const std::vector<std::int32_t>& ids) const;
   double total();
