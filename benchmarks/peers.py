@@ -30,6 +30,12 @@ _REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "numpy==2.4.6",
         "pyarrow==26.0.1",
     ),
+    "generators": (
+        "torch==2.13.0",
+        "ctranslate2==4.8.5",
+        "transformers==5.23.0",
+        "numpy==2.4.6",
+    ),
     "transformers": ("torch==2.13.0", "transformers==5.23.0", "numpy==2.4.6"),
 }
 _READY = ".ready"

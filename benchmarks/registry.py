@@ -30,6 +30,11 @@ MODULES: dict[str, str] = {
     "D6": "benchmarks.packing",
     "D7": "benchmarks.meds_torch_data",
     "G1": "benchmarks.generation",
+    "G2": "benchmarks.generation",
+    "G3": "benchmarks.decoding",
+    "G4": "benchmarks.batching",
+    "G6": "benchmarks.decoding",
+    "G7": "benchmarks.batching",
     "R4": "benchmarks.risk",
     "R5": "benchmarks.accuracy",
     "S4": "benchmarks.synthesis",
@@ -47,7 +52,13 @@ PARTS: dict[str, str] = {
 # take `work_dir`; left out of --quick unless named: even their small form takes minutes
 LONG = frozenset({"R5", *(part for part in PARTS if part.startswith("R5"))})
 # run another project in its own environment (see peers.py); without ids they run where it is ready
-PEERS = {"D3": "meds_torch_data", "D7": "meds_torch_data", "T2": "transformers"}
+PEERS = {
+    "D3": "meds_torch_data",
+    "D7": "meds_torch_data",
+    "G1": "generators",
+    "G2": "generators",
+    "T2": "transformers",
+}
 
 
 def unnamed(quick: bool) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ namespace chronoward::bindings {
 
 void bind_attention(pybind11::module_& m);
 void bind_csv(pybind11::module_& m);
+void bind_decode(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_event_arrays(pybind11::module_& m);
 void bind_fit(pybind11::module_& m);

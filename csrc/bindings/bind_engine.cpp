@@ -1,13 +1,8 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <array>
-
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
-#include "bindings/places.hpp"
-#include "core/attention.hpp"
-#include "core/block.hpp"
 #include "core/philox.hpp"
 #include "core/sample.hpp"
 
@@ -109,52 +104,6 @@ std::int64_t walk_tokens(const Sampler& sampler, const TokenIds& tokens) {
   return sampler.walk(view(tokens, "tokens"), place);
 }
 
-KeyValueCache make_cache(std::size_t n_buffers, std::size_t n_layers, std::size_t n_heads,
-                         std::size_t n_kv_heads, std::size_t d_head, std::size_t capacity,
-                         const std::string& bias) {
-  AttentionShape shape{n_layers, n_heads, n_kv_heads, d_head, capacity, TimeBias::none};
-  if (bias == "log") {
-    shape.bias = TimeBias::log;
-  } else if (bias == "linear") {
-    shape.bias = TimeBias::linear;
-  } else if (bias != "none") {
-    throw std::invalid_argument("bias must be log, linear or none");
-  }
-  return KeyValueCache(shape, n_buffers);
-}
-
-void write_times(KeyValueCache& cache, const Places& places, const TimesMin& time_min) {
-  const auto rows = places_of(places);
-  cache.check(rows);
-  cache.write_times(rows, view(time_min, "time_min"));
-}
-
-void attend(KeyValueCache& cache, std::size_t layer, const Places& places, const Floats& q,
-            const Floats& k, const Floats& v, const Floats& slope, const Floats& inverse_tau,
-            Floats& out) {
-  const auto rows = places_of(places);
-  const auto result = target(out);
-  py::gil_scoped_release release;  // the caller's arguments hold all buffers
-  cache.check(rows);
-  cache.write(layer, rows, flat(k), flat(v));
-  cache.attend(layer, rows, flat(q), flat(slope), flat(inverse_tau), result);
-}
-
-void norm_rows(const Floats& x, const Floats& weight, float eps, Floats& out) {
-  rms_norm(flat(x), flat(weight), eps, target(out));
-}
-
-void gate_rows(const Floats& gate_up, std::size_t width, Floats& out) {
-  silu_gate(flat(gate_up), width, target(out));
-}
-
-void split_rows(const Floats& projected, const std::array<std::size_t, 3>& shape,
-                const Floats& q_weight, const Floats& k_weight, float eps, const Floats& cosine,
-                const Floats& sine, Floats& q, Floats& k, Floats& v) {
-  split_heads(flat(projected), {shape[0], shape[1], shape[2]}, flat(q_weight), flat(k_weight), eps,
-              flat(cosine), flat(sine), target(q), target(k), target(v));
-}
-
 }  // namespace
 
 void bind_engine(py::module_& m) {
@@ -172,26 +121,6 @@ void bind_engine(py::module_& m) {
       .def("arrays", &slot_arrays, py::arg("slot"), "Copies of what a slot has drawn so far.")
       .def("walk", &walk_tokens, py::arg("tokens").noconvert(),
            "-1, or the position at which the grammar refuses the tokens.");
-  m.def("rms_norm", &norm_rows, py::arg("x").noconvert(), py::arg("weight").noconvert(),
-        py::arg("eps"), py::arg("out").noconvert(), "RMS norm of each row into `out`.");
-  m.def("silu_gate", &gate_rows, py::arg("gate_up").noconvert(), py::arg("width"),
-        py::arg("out").noconvert(), "silu(gate) * up of each row (gate, up) into `out`.");
-  m.def("split_heads", &split_rows, py::arg("projected").noconvert(), py::arg("shape"),
-        py::arg("q_weight").noconvert(), py::arg("k_weight").noconvert(), py::arg("eps"),
-        py::arg("cosine").noconvert(), py::arg("sine").noconvert(), py::arg("q").noconvert(),
-        py::arg("k").noconvert(), py::arg("v").noconvert(),
-        "Rows of (q, k, v) heads apart, normalized and turned; shape is (heads, kv heads, d).");
-  py::class_<KeyValueCache>(m, "KeyValueCache",
-                            "Keys and values by buffer, and attention of rows over them.")
-      .def(py::init(&make_cache), py::arg("n_buffers"), py::kw_only(), py::arg("n_layers"),
-           py::arg("n_heads"), py::arg("n_kv_heads"), py::arg("d_head"), py::arg("capacity"),
-           py::arg("bias"))
-      .def("write_times", &write_times, py::arg("places").noconvert(),
-           py::arg("time_min").noconvert(), "Clocks of the rows' own tokens, before the layers.")
-      .def("attend", &attend, py::arg("layer"), py::arg("places").noconvert(),
-           py::arg("q").noconvert(), py::arg("k").noconvert(), py::arg("v").noconvert(),
-           py::arg("slope").noconvert(), py::arg("inverse_tau").noconvert(),
-           py::arg("out").noconvert(), "Appends k and v of one layer and attends into `out`.");
 }
 
 }  // namespace chronoward::bindings

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_event_arrays(m);
   bind_fit(m);
   bind_output(m);
+  bind_decode(m);
   bind_pack(m);
   bind_padded(m);
   bind_records(m);

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "bindings/arrays.hpp"
-#include "core/attention.hpp"
+#include "core/row_place.hpp"
 
 namespace chronoward::bindings {
 

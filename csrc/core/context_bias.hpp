@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "core/attention.hpp"
+#include "core/row_place.hpp"
 
 // The output layer's biases are looked up by the context: in which kind of visit it stands, and of
 // each token whether the context holds it, its companion only, or neither of them.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/attention.hpp"
+#include "core/decode_kernels.hpp"
 
 namespace chronoward {
 

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "core/errors.hpp"
-#include "core/fastmath.hpp"
 #include "core/philox.hpp"
+#include "core/sample_loops.hpp"
 #include "core/token_class.hpp"
 
 namespace chronoward {
@@ -42,56 +42,9 @@ void set_bit(std::vector<std::uint32_t>& words, std::size_t index) {
   words[index / 32] |= 1U << (index % 32);
 }
 
-CHRONOWARD_CLONES bool has_nan(const float* values, std::size_t n) {
-  int count = 0;
-  for (std::size_t i = 0; i < n; ++i) count += values[i] != values[i] ? 1 : 0;
-  return count > 0;
-}
-
-CHRONOWARD_CLONES float legal_max(const float* logits, const std::uint32_t* words,
-                                  std::size_t n_words) {
-  float best = -std::numeric_limits<float>::infinity();
-  for (std::size_t w = 0; w < n_words; ++w) {
-    if (words[w] == 0) continue;
-    float lanes[32];
-    for (unsigned b = 0; b < 32; ++b) {
-      const bool legal = ((words[w] >> b) & 1U) != 0;
-      lanes[b] = legal ? logits[32 * w + b] : -std::numeric_limits<float>::infinity();
-    }
-    for (const float lane : lanes) best = lane > best ? lane : best;
-  }
-  return best;
-}
-
-CHRONOWARD_CLONES void exponentials(const float* logits, const std::uint32_t* words,
-                                    std::size_t n_words, float top, float scale, float* mass) {
-  for (std::size_t w = 0; w < n_words; ++w) {
-    if (words[w] == 0) continue;
-    for (unsigned b = 0; b < 32; ++b) {
-      const bool legal = ((words[w] >> b) & 1U) != 0;
-      const float value = fast_exp((logits[32 * w + b] - top) * scale);
-      mass[32 * w + b] = legal ? value : 0.0F;
-    }
-  }
-}
-
-/// Sum of each word's 32 masses (0 where no token is legal), in four lanes of doubles.
-CHRONOWARD_CLONES void sum_words(const float* mass, const std::uint32_t* words, std::size_t n_words,
-                                 double* sums) {
-  for (std::size_t w = 0; w < n_words; ++w) {
-    double lanes[4] = {};
-    if (words[w] != 0) {
-      for (std::size_t b = 0; b < 32; b += 4) {
-        for (std::size_t i = 0; i < 4; ++i) lanes[i] += static_cast<double>(mass[32 * w + b + i]);
-      }
-    }
-    sums[w] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
-  }
-}
-
-[[noreturn]] void fail(const char* what, std::size_t step, std::size_t row) {
-  throw NumericError(std::string(what) + " at step " + std::to_string(step) + ", row " +
-                     std::to_string(row));
+[[noreturn]] void fail(const char* what, std::size_t step, std::size_t slot) {
+  throw NumericError(std::string(what) + " at step " + std::to_string(step) + ", slot " +
+                     std::to_string(slot));
 }
 
 }  // namespace
@@ -207,40 +160,45 @@ void Sampler::step(std::span<const float> logits, std::span<const std::int32_t> 
   for (std::size_t r = 0; r < slots.size(); ++r) {
     Slot& slot = slots_.at(static_cast<std::size_t>(slots[r]));
     if (slot.status != Status::running) throw std::invalid_argument("step: the slot has finished");
+    const auto index = static_cast<std::size_t>(slots[r]);
     const float* row = logits.data() + r * vocab;
-    if (has_nan(row, vocab)) fail("NaN logits", slot.token_id.size(), r);
-    std::copy(row, row + vocab, padded_.begin());
-    draw_row(padded_.data(), slot, r);
+    if (!copy_numbers(row, vocab, padded_.data())) {
+      fail("NaN logits", slot.token_id.size(), index);
+    }
+    draw_row(padded_.data(), slot, index);
     token_id[r] = slot.token_id.empty() ? -1 : slot.token_id.back();
     time_min[r] = slot.clock_min;
     status[r] = static_cast<std::uint8_t>(slot.status);
   }
 }
 
-void Sampler::draw_row(const float* logits, Slot& slot, std::size_t row) {
+void Sampler::draw_row(const float* logits, Slot& slot, std::size_t index) {
   const auto step = slot.token_id.size();
-  legal_words(slot, row);
+  legal_words(slot, index);
   if (drop_past_cap(slot)) {
     slot.status = Status::clock_cap;
     return;
   }
   const bool silent = is_silent(slot);
   if (silent) weigh_silence(slot);
-  weigh(logits, 1.0, step, row);
+  weigh(logits, 1.0, step, index);
   const double legal = total();
-  if (!(legal > 0.0) || !std::isfinite(legal)) fail("nothing to choose from", step, row);
+  if (!(legal > 0.0) || !std::isfinite(legal)) fail("nothing to choose from", step, index);
   slot.step_min.push_back(slot.clock_min);
   for (const auto& set : rule_.outcome_sets) {
     slot.outcome_p.push_back(static_cast<float>(std::min(1.0, sum_of(set) / legal)));
   }
-  if (rule_.temperature != 1.0) weigh(logits, rule_.temperature, step, row);
+  if (rule_.temperature != 1.0) weigh(logits, rule_.temperature, step, index);
   truncate();
   if (slot.start.masked_set >= 0 && !silent) {
     for (const auto token : rule_.outcome_sets[static_cast<std::size_t>(slot.start.masked_set)]) {
       mass_[static_cast<std::size_t>(token)] = 0.0F;
     }
   }
-  const double sum = total();
+  // Nothing was changed since `legal` was summed: neither temperature, nor a cut, nor a mask.
+  const bool is_whole =
+      rule_.temperature == 1.0 && !truncates() && (slot.start.masked_set < 0 || silent);
+  const double sum = is_whole ? legal : total();
   if (!(sum > 0.0)) {  // only the masked outcome was possible: p_t = 1 and the path ends here
     slot.status = Status::outcome;
     return;
@@ -256,7 +214,7 @@ void Sampler::draw_row(const float* logits, Slot& slot, std::size_t row) {
   accept(slot, token, words);
 }
 
-void Sampler::legal_words(const Slot& slot, std::size_t row) {
+void Sampler::legal_words(const Slot& slot, std::size_t index) {
   const auto n_words = tables_.n_words();
   const auto* state =
       tables_.state_mask.data() + static_cast<std::size_t>(slot.place.state) * n_words;
@@ -266,7 +224,7 @@ void Sampler::legal_words(const Slot& slot, std::size_t row) {
     words_[w] = state[w] & sex[w] & drawable_[w];
     any |= words_[w];
   }
-  if (any == 0) fail("the grammar allows no token", slot.token_id.size(), row);
+  if (any == 0) fail("the grammar allows no token", slot.token_id.size(), index);
   if (tables_.codes_ascend && slot.place.previous_class == kCode) {
     drop_earlier_codes(slot.place.previous_token);
   }
@@ -330,9 +288,9 @@ void Sampler::weigh_silence(const Slot& slot) {
   }
 }
 
-void Sampler::weigh(const float* logits, double temperature, std::size_t step, std::size_t row) {
+void Sampler::weigh(const float* logits, double temperature, std::size_t step, std::size_t index) {
   const float top = legal_max(logits, words_.data(), words_.size());
-  if (!std::isfinite(top)) fail("no finite logit among the legal tokens", step, row);
+  if (!std::isfinite(top)) fail("no finite logit among the legal tokens", step, index);
   exponentials(logits, words_.data(), words_.size(), top, static_cast<float>(1.0 / temperature),
                mass_.data());
   for (std::size_t i = 0; i < moving_.size(); ++i) {
@@ -342,11 +300,16 @@ void Sampler::weigh(const float* logits, double temperature, std::size_t step, s
   }
 }
 
+bool Sampler::truncates() const {
+  const auto vocab = static_cast<std::int32_t>(tables_.vocab_size());
+  return (rule_.top_k > 0 && rule_.top_k < vocab) || rule_.top_p < 1.0 || rule_.min_p > 0.0;
+}
+
 /// Top-k, then top-p of what is left, then min-p; ties go to the smaller id.
 void Sampler::truncate() {
+  if (!truncates()) return;
   const auto vocab = static_cast<std::int32_t>(tables_.vocab_size());
   const bool cuts_k = rule_.top_k > 0 && rule_.top_k < vocab;
-  if (!cuts_k && rule_.top_p >= 1.0 && rule_.min_p <= 0.0) return;
   order_.clear();
   for (std::int32_t v = 0; v < vocab; ++v) {
     if (has_bit(words_, v) && mass_[static_cast<std::size_t>(v)] > 0.0F) order_.push_back(v);

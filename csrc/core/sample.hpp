@@ -88,7 +88,7 @@ class Sampler {
   void load(std::size_t slot, std::span<const std::int32_t> prompt, const SlotStart& start);
 
   /// Draws one token for each row. `logits` is (rows, V); row r belongs to slot slots[r].
-  /// NumericError names step and row for NaN or for nothing to choose from.
+  /// NumericError names step and slot for NaN or for nothing to choose from.
   void step(std::span<const float> logits, std::span<const std::int32_t> slots,
             std::span<std::int32_t> token_id, std::span<std::int32_t> time_min,
             std::span<std::uint8_t> status);
@@ -102,12 +102,13 @@ class Sampler {
   std::int64_t walk(std::span<const std::int32_t> tokens, GrammarPlace& place) const;
 
  private:
-  void draw_row(const float* logits, Slot& slot, std::size_t row);
-  void legal_words(const Slot& slot, std::size_t row);
+  void draw_row(const float* logits, Slot& slot, std::size_t index);
+  void legal_words(const Slot& slot, std::size_t index);
   void drop_earlier_codes(std::int32_t token);
   bool drop_past_cap(const Slot& slot);
   void weigh_silence(const Slot& slot);
-  void weigh(const float* logits, double temperature, std::size_t step, std::size_t row);
+  void weigh(const float* logits, double temperature, std::size_t step, std::size_t index);
+  bool truncates() const;
   void truncate();
   double sum_of(const std::vector<std::int32_t>& ids) const;
   double total();

@@ -45,9 +45,12 @@ def decode_cache(
     d_head: int,
     capacity: int,
     bias: str,
+    dtype: str = "float32",
     backend: str = "cpu",
 ) -> DecodeCache:
-    """Room for `n_buffers` timelines of `capacity` tokens (a multiple of 16).
+    """Room for `n_buffers` timelines of `capacity` tokens.
+
+    `dtype` is that of keys and values, float32 or bfloat16; the reference's are always float32.
 
     Raises:
         ValueError: sizes that do not fit each other, an unknown bias or backend.
@@ -55,16 +58,10 @@ def decode_cache(
     if backend not in BACKENDS:
         message = f"backend must be one of {BACKENDS}, got {backend!r}"
         raise ValueError(message)
-    make = KeyValueCache if backend == "cpu" else ReferenceCache
-    return make(
-        n_buffers,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        d_head=d_head,
-        capacity=capacity,
-        bias=bias,
-    )
+    sizes = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head}
+    if backend == "reference":
+        return ReferenceCache(n_buffers, **sizes, capacity=capacity, bias=bias)
+    return KeyValueCache(n_buffers, **sizes, capacity=capacity, bias=bias, dtype=dtype)
 
 
 __all__ = ["BACKENDS", "DecodeCache", "ReferenceCache", "decode_cache"]

@@ -40,7 +40,7 @@ def test_without_an_environment_its_ids_are_left_out_and_named(
 ) -> None:
     monkeypatch.setenv("CHRONOWARD_PEERS", str(tmp_path))
     names, absent = unnamed(quick=True)
-    assert absent == list(PEERS) == ["D3", "D7", "T2"]
+    assert absent == list(PEERS) == ["D3", "D7", "G1", "G2", "T2"]
     assert not set(names) & set(absent)
     monkeypatch.setattr("benchmarks.registry.is_ready", lambda _: True)
     assert unnamed(quick=True) == (unnamed(quick=True)[0], [])

@@ -6,7 +6,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from benchmarks.generation import open_grammar
+from benchmarks.generation import grammar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,6 @@ def test_every_registered_id_is_defined_by_its_module(repository: Path) -> None:
 
 
 def test_the_grammar_of_the_generation_benchmark_allows_every_code_and_gap() -> None:
-    grammar = open_grammar(32)
-    assert len(grammar.token_class) == 32
-    assert grammar.is_moving.any()
+    tables = grammar(32, "codes")
+    assert len(tables.token_class) == 32
+    assert tables.is_moving.any()

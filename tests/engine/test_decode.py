@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from chronoward import _core
-from chronoward.engine.decode import TILE, ModelDecoder, one_thread
+from chronoward.engine.decode import Decoder, ModelDecoder, ReferenceDecoder, one_thread
 from chronoward.errors import ConfigError
 from chronoward.model import Model, ModelConfig
 
@@ -31,9 +32,9 @@ def made(shape: dict[str, object]) -> Model:
     return model
 
 
-def logits_of(decoder: ModelDecoder, tokens: np.ndarray, times: np.ndarray, chunk: int):
+def logits_of(decoder: Decoder, tokens: np.ndarray, times: np.ndarray, chunk: int):
     """Logits after each token of one context, taken in chunks."""
-    decoder.open(3, len(tokens))
+    decoder.open(3, len(tokens), 3 * (len(tokens) + 16))
     parts = []
     for first in range(0, len(tokens), chunk):
         part = slice(first, first + chunk)
@@ -42,25 +43,46 @@ def logits_of(decoder: ModelDecoder, tokens: np.ndarray, times: np.ndarray, chun
         places[:, 2] = 1
         places[:, 3] = np.arange(first + 1, first + n + 1)
         start = np.full(n, times[0], np.int32)
-        parts.append(decoder.forward(tokens[part], times[part], start, places, wants_logits=True))
+        logits = decoder.forward(tokens[part], times[part], start, places, wants_logits=True)
+        parts.append(logits.copy())
     return np.concatenate(parts)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cached_decoding_equals_the_full_forward_pass(shape: dict[str, object]) -> None:
     model = made(shape)
+    tokens, times = timeline()
+    expected = full_logits(model, tokens, times)
+    for decoder in (ModelDecoder(model), ReferenceDecoder(model)):
+        for chunk in (1, 7, 75):
+            got = logits_of(decoder, tokens, times, chunk)
+            np.testing.assert_allclose(got, expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_errs_at_most_twice_as_much_as_torch_in_bf16(shape: dict[str, object]) -> None:
+    model = made(shape)
+    tokens, times = timeline()
+    truth = full_logits(copy.deepcopy(model).double(), tokens, times)
+    torchs = full_logits(copy.deepcopy(model).bfloat16(), tokens, times)
+    for chunk in (1, 75):
+        got = logits_of(ModelDecoder(model, dtype="bfloat16"), tokens, times, chunk)
+        assert np.abs(got - truth).max() <= 2 * np.abs(torchs - truth).max() + 1e-5
+
+
+def timeline() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 30, 75).astype(np.int32)
-    times = (10_000 + np.cumsum(rng.integers(0, 3000, 75))).astype(np.int32)
+    return tokens, (10_000 + np.cumsum(rng.integers(0, 3000, 75))).astype(np.int32)
+
+
+def full_logits(model: Model, tokens: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Without a cache."""
     with torch.no_grad():
-        row, bounds = torch.from_numpy(tokens).long(), torch.tensor([0, 75]).int()
+        row, bounds = torch.from_numpy(tokens).long(), torch.tensor([0, len(tokens)]).int()
         hidden = model(row, torch.from_numpy(times), bounds)
-        context = model.context_bias.context(row, bounds, torch.arange(75))
-        expected = model.logits(hidden, context).numpy()
-    for backend in ("cpu", "reference"):
-        for chunk in (1, 7, 75):
-            got = logits_of(ModelDecoder(model, backend=backend), tokens, times, chunk)
-            np.testing.assert_allclose(got, expected, atol=2e-4, rtol=2e-4)
+        context = model.context_bias.context(row, bounds, torch.arange(len(tokens)))
+        return model.logits(hidden, context).double().numpy()
 
 
 def test_the_size_of_prefill_chunks_changes_no_byte() -> None:
@@ -70,7 +92,6 @@ def test_the_size_of_prefill_chunks_changes_no_byte() -> None:
     with one_thread():
         whole, parts = (logits_of(decoder, tokens, times, chunk) for chunk in (70, 1))
     assert whole.tobytes() == parts.tobytes()
-    assert TILE == 32
 
 
 def test_only_float32_models_on_the_cpu_are_decoded() -> None:
@@ -85,14 +106,17 @@ def test_one_thread_gives_the_threads_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_arrays_that_do_not_fit_are_errors() -> None:
-    rows = np.zeros((2, 6), np.float32)
-    with pytest.raises(ValueError, match="rms_norm: arrays do not fit"):
-        _core.rms_norm(rows, np.ones(5, np.float32), 1e-6, rows.copy())
-    with pytest.raises(ValueError, match="silu_gate: arrays do not fit"):
-        _core.silu_gate(rows, 3, rows.copy())
-    empty = np.zeros(0, np.float32)
-    with pytest.raises(ValueError, match="split_heads: arrays do not fit"):
-        _core.split_heads(
-            rows, (1, 1, 2), empty, empty, 1e-6, empty, empty, rows.copy(), rows.copy(), empty
-        )
+def test_rows_that_do_not_fit_are_errors() -> None:
+    decoder = ModelDecoder(made(SHAPES[0]))
+    one, place = np.zeros(1, np.int32), np.array([[0, 0, 0, 1]], np.int32)
+    with pytest.raises(ValueError, match="open\\(\\) comes first"):
+        decoder.forward(one, one, one, place, wants_logits=True)
+    decoder.open(1, 16, 16)
+    with pytest.raises(ValueError, match="token 30 is not in the vocabulary"):
+        decoder.forward(one + 30, one, one, place, wants_logits=True)
+    with pytest.raises(ValueError, match="rows do not fit each other"):
+        decoder.forward(one, one, one, np.repeat(place, 2, axis=0), wants_logits=False)
+    with pytest.raises(ValueError, match="outside the key-value cache"):
+        decoder.forward(one, one, one, np.array([[0, 0, 0, 3]], np.int32), wants_logits=False)
+    with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16, got 'int4'"):
+        ModelDecoder(made(SHAPES[0]), dtype="int4")

@@ -42,15 +42,23 @@ def test_cpu_equals_reference(bias: str, shape: tuple[int, int, int]) -> None:
     )
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    cache = decode_cache(9, n_layers=1, n_heads=4, n_kv_heads=2, d_head=32, capacity=64, bias="log")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_does_not_depend_on_its_neighbours(dtype: str) -> None:
+    """Nor on the rows that share its prefix: theirs are scored together."""
+    cache = decode_cache(
+        9, n_layers=1, n_heads=4, n_kv_heads=2, d_head=32, capacity=64, bias="log", dtype=dtype
+    )
     rng = np.random.default_rng(0)
     slope, tau = np.ones(4, np.float32), np.full(4, 1e-3, np.float32)
-    places = np.array([(8, 0, b, 1) for b in range(8)], np.int32)
+    prefix = np.array([(8, 0, 8, position + 1) for position in range(37)], np.int32)
+    cache.write_times(prefix, np.arange(37, dtype=np.int32))
+    filling = [rng.normal(size=(37, h, 32)).astype(np.float32) for h in (4, 2, 2)]
+    cache.attend(0, prefix, *filling, slope, tau, np.empty_like(filling[0]))
+    places = np.array([(8, 37 * (b % 3 > 0), b, 1) for b in range(8)], np.int32)
     for position in range(1, 50):
         places[:, 3] = np.maximum(1, position - np.arange(8))
         q, k, v = (rng.normal(size=(8, h, 32)).astype(np.float32) for h in (4, 2, 2))
-        cache.write_times(places, np.full(8, position, np.int32))
+        cache.write_times(places, np.full(8, 37 + position, np.int32))
         together = np.empty_like(q)
         cache.attend(0, places, q, k, v, slope, tau, together)
     alone = np.empty_like(q[:1])
@@ -71,3 +79,15 @@ def test_places_outside_the_cache_are_errors() -> None:
         )
     with pytest.raises(ValueError, match="do not fit"):
         decode_cache(2, n_layers=1, n_heads=3, n_kv_heads=2, d_head=8, capacity=16, bias="none")
+
+
+def test_pages_are_taken_as_a_buffer_grows_and_given_back() -> None:
+    cache = decode_cache(3, n_layers=1, n_heads=1, n_kv_heads=1, d_head=8, capacity=48, bias="none")
+    one = np.zeros(1, np.int32)
+    for length in range(1, 34):
+        cache.write_times(np.array([(0, 0, 1, length)], np.int32), one)
+        assert cache.pages_in_use == (length + 15) // 16
+    cache.write_times(np.array([(0, 0, 1, 1)], np.int32), one)  # begins anew
+    assert cache.pages_in_use == 1
+    cache.release(1)
+    assert cache.pages_in_use == 0

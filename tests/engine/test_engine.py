@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tests.engine.toy import (
     COUGH,
     DAY,
+    DEATH,
     FEMALE,
     FINISH,
     GAP,
@@ -27,6 +30,7 @@ from tests.engine.toy import (
 from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams
 from chronoward.engine.context import cut
 from chronoward.engine.randomness import stream_key
+from chronoward.engine.workers import map_units
 from chronoward.errors import ConfigError, DataError, NumericError
 from chronoward.model import Model, ModelConfig
 
@@ -79,13 +83,58 @@ def prompts(n: int = 5, n_rollouts: int = 3) -> list[Prompt]:
 PARAMS = SamplingParams(outcome_sets=SETS, mask_outcomes=True, max_new_tokens=60)
 
 
-@pytest.mark.parametrize("n_slots", [1, 3])
-def test_bytes_do_not_depend_on_slots_or_order(model: Model, n_slots: int) -> None:
-    expected = bytes_of(
-        list(Engine(model, toy_grammar(), EngineConfig(n_slots=32)).generate(prompts(), PARAMS))
-    )
-    engine = Engine(model, toy_grammar(), EngineConfig(n_slots=n_slots))
-    assert bytes_of(list(engine.generate(prompts()[::-1], PARAMS))) == expected
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("n_slots", [1, 3, 256])
+def test_bytes_do_not_depend_on_slots_or_order(model: Model, n_slots: int, dtype: str) -> None:
+    room = EngineConfig(n_slots=32, dtype=dtype)
+    expected = bytes_of(list(Engine(model, toy_grammar(), room).generate(prompts(), PARAMS)))
+    engine = Engine(model, toy_grammar(), EngineConfig(n_slots=n_slots, dtype=dtype))
+    mixed = [prompts()[i] for i in (3, 0, 4, 2, 1)]
+    for order in (prompts()[::-1], mixed):
+        assert bytes_of(list(engine.generate(order, PARAMS))) == expected
+
+
+def _part(engine: Engine, subjects: list[int]) -> list[bytes]:
+    chosen = [p for p in prompts(7) if p.subject_id in subjects]
+    return bytes_of(list(engine.generate(chosen, PARAMS)))
+
+
+@pytest.mark.parametrize("n_workers", [2, pytest.param(7, marks=pytest.mark.slow)])
+def test_bytes_do_not_depend_on_workers(n_workers: int) -> None:
+    model = Model(ModelConfig(vocab_size=V, n_visit_kinds=2), seed=3)
+    make = partial(Engine, model, toy_grammar(), EngineConfig(n_slots=3))
+    subjects = [p.subject_id for p in prompts(7)]
+    expected = _part(make(), subjects)
+    units = [[s] for s in subjects]
+    parts = map_units(make, _part, units, n_workers=n_workers)
+    assert [rollout for part in parts for rollout in part] == expected
+
+
+def test_contexts_are_cut_the_same_whatever_runs_beside_them(model: Model) -> None:
+    immortal = copy.deepcopy(model)
+    with torch.no_grad():
+        immortal.context_bias.unseen[:, DEATH] = -40
+    lives = [replace(p, deadline_min=None) for p in prompts(4, 2)]
+    params = SamplingParams(outcome_sets=SETS, max_new_tokens=150)
+    expected = None
+    for n_slots in (32, 3, 1):
+        engine = Engine(immortal, toy_grammar(), EngineConfig(n_slots=n_slots, max_context=64))
+        got = bytes_of(list(engine.generate(lives, params)))
+        expected = expected or got
+        assert got == expected
+        assert engine.statistics.cut_contexts >= 8
+        assert engine.decoder.cache_bytes == 0  # every page was given back
+
+
+def test_statistics_count_what_was_drawn(model: Model) -> None:
+    engine = Engine(model, toy_grammar(), EngineConfig(n_slots=4))
+    rollouts = list(engine.generate(prompts(), PARAMS))
+    counts = engine.statistics
+    assert counts.rollouts == len(rollouts) == 15
+    assert counts.tokens == sum(len(r.token_id) for r in rollouts)
+    assert counts.prefilled_tokens == sum(len(p.token_id) - 1 for p in prompts())
+    assert 0.5 < counts.slot_use <= 1
+    assert counts.peak_cache_bytes > 0
 
 
 def test_a_range_of_rollouts_adds_to_another(model: Model) -> None:

@@ -119,9 +119,17 @@ class MarkovDecoder:
     def vocab_size(self) -> int:
         return len(self.probabilities)
 
-    def open(self, n_buffers: int, max_context: int) -> None:
+    def open(self, n_buffers: int, max_context: int, max_tokens: int) -> None:
+        self.room = (n_buffers, max_context, max_tokens)
         with np.errstate(divide="ignore"):
             self.logits = np.log(self.probabilities).astype(np.float32)
+
+    def release(self, buffer: int) -> None:
+        assert 0 <= buffer < self.room[0]
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
 
     def forward(
         self,

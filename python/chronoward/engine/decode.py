@@ -1,23 +1,25 @@
 """One step of the model for many rows at once, each row over its own keys.
 
-Matrix products run in tiles of exactly `TILE` rows, the last one padded, whatever the number of
-slots: BLAS may round differently for another number of rows, and a rollout's bytes must not depend
-on its neighbours. Prefill is the same call with the rows of a prefix.
+The whole step is one call of the C++ core, on one thread: a sum runs in the same order whatever
+rows stand beside it, so a rollout's bytes do not depend on its neighbours. Prefill is the same call
+with the rows of a prefix. `ReferenceDecoder` is its truth: the model's own blocks over a cache in
+NumPy.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
 
 from chronoward import _core
-from chronoward.errors import ConfigError
-from chronoward.kernels.decode_attention import DecodeCache, decode_cache
+from chronoward.engine.memory import available_bytes
+from chronoward.errors import ConfigError, LimitError
+from chronoward.kernels.decode_attention import ReferenceCache
 from chronoward.model.blocks import Block
+from chronoward.model.config import N_CLOCK_KNOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
     from chronoward.model import Model
 
-TILE = 32
-_KEY_BLOCK = 16
+PAGE_TOKENS = 16
+DTYPES = ("float32", "bfloat16")
 
 
 class Decoder(Protocol):
@@ -37,8 +39,21 @@ class Decoder(Protocol):
     def vocab_size(self) -> int:
         """Number of tokens."""
 
-    def open(self, n_buffers: int, max_context: int) -> None:
-        """Makes room for `n_buffers` contexts of up to `max_context` tokens."""
+    def open(self, n_buffers: int, max_context: int, max_tokens: int) -> None:
+        """Makes room for `n_buffers` contexts of up to `max_context` tokens.
+
+        Args:
+            n_buffers: contexts, numbered from 0.
+            max_context: tokens of one.
+            max_tokens: tokens of all together, each context's rounded up to whole pages.
+        """
+
+    def release(self, buffer: int) -> None:
+        """Forgets a context."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that contexts take now."""
 
     def forward(
         self,
@@ -59,7 +74,8 @@ class Decoder(Protocol):
             wants_logits: False for prefill.
 
         Returns:
-            float32 (rows, V), scores of what follows each token; None without `wants_logits`.
+            float32 (rows, V), scores of what follows each token, valid until the next call; None
+            without `wants_logits`.
         """
 
 
@@ -74,27 +90,69 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Weights:
-    """A block's parameters as the fused path wants them: matrices transposed, vectors in NumPy."""
+def _check_model(model: Model) -> None:
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            message = "the engine decodes float32 models on the CPU"
+            raise ConfigError(message)
 
-    def __init__(self, block: Block) -> None:
-        nothing = np.zeros(0, np.float32)
-        self.attention_norm = block.attention_norm.weight.detach().numpy()
-        self.feed_forward_norm = block.feed_forward_norm.weight.detach().numpy()
-        self.eps = block.attention_norm.eps
-        self.query_norm = self.key_norm = nothing
-        if block.query_norm is not None and block.key_norm is not None:
-            self.query_norm = block.query_norm.weight.detach().numpy()
-            self.key_norm = block.key_norm.weight.detach().numpy()
-        self.qkv = block.qkv_projection.weight.detach().t().contiguous()
-        self.attention_output = block.attention_output.weight.detach().t().contiguous()
-        self.gate_and_up = block.gate_and_up.weight.detach().t().contiguous()
-        self.down = block.down.weight.detach().t().contiguous()
-        self.slope = self.inverse_tau = nothing
-        a, tau = block.bias()
-        if a is not None and tau is not None:
-            self.slope = a.detach().float().numpy().copy()
-            self.inverse_tau = (1.0 / tau.detach().float()).numpy()
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _bias(block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """a and 1/τ of each head; empty without bias."""
+    a, tau = block.bias()
+    if a is None or tau is None:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    return _array(a.float()), _array(1.0 / tau.float())
+
+
+def _block_parameters(block: Block) -> dict[str, NDArray[Any]]:
+    slope, inverse_tau = _bias(block)
+    parameters = {
+        "attention_norm": _array(block.attention_norm.weight),
+        "qkv": _array(block.qkv_projection.weight),
+        "attention_output": _array(block.attention_output.weight),
+        "feed_forward_norm": _array(block.feed_forward_norm.weight),
+        "gate_and_up": _array(block.gate_and_up.weight),
+        "down": _array(block.down.weight),
+        "slope": slope,
+        "inverse_tau": inverse_tau,
+    }
+    if block.query_norm is not None and block.key_norm is not None:
+        parameters["query_norm"] = _array(block.query_norm.weight)
+        parameters["key_norm"] = _array(block.key_norm.weight)
+    return parameters
+
+
+@torch.no_grad()
+def _decode_model(model: Model, dtype: str) -> _core.DecodeModel:
+    config = model.config
+    parameters = {
+        "embedded": _array(model.embed(torch.arange(config.vocab_size))),
+        "index_frequency": _array(model.index_frequency.double()),
+        "time_frequency": _array(model.time_frequency.double()),
+        "final_norm": _array(model.final_norm.weight),
+        "output": _array(model.output_weight),
+        "unseen": _array(model.context_bias.unseen),
+        "known": _array(model.context_bias.known),
+    }
+    if model.clock is not None:
+        parameters["clock"] = _array(model.clock.weight.t())
+    sizes = (config.n_layers, config.n_heads, config.n_kv_heads, config.d_head)
+    return _core.DecodeModel(
+        (*sizes, config.vocab_size, config.d_model, config.d_ff),
+        bias=config.time_bias,
+        norm_eps=config.norm_eps,
+        n_knots=list(N_CLOCK_KNOTS),
+        parameters=parameters,
+        blocks=[_block_parameters(b) for b in model.blocks if isinstance(b, Block)],
+        rules=model.context_bias.rules(),
+        dtype=dtype,
+    )
 
 
 class ModelDecoder:
@@ -102,57 +160,52 @@ class ModelDecoder:
 
     Args:
         model: float32, on the CPU.
-        backend: "cpu" (C++ between the matrix products) or "reference" (`Block`'s own methods and
-            NumPy attention: the oracle of the other).
+        dtype: of weights, keys and values; "bfloat16" halves what a step reads.
 
     Raises:
-        ConfigError: a model of another type or device.
+        ConfigError: a model of another type or device, or an unknown dtype.
     """
 
-    def __init__(self, model: Model, *, backend: str = "cpu") -> None:
-        self.model = model.eval()
-        self.backend = backend
-        for parameter in model.parameters():
-            if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-                message = "the engine decodes float32 models on the CPU"
-                raise ConfigError(message)
-        config = model.config
-        self._shape = (config.n_heads, config.n_kv_heads, config.d_head)
-        with torch.inference_mode():
-            self._embedded = model.embed(torch.arange(config.vocab_size))
-        self._cache: DecodeCache | None = None
-        self._contexts: _core.ContextBuffers | None = None
-        biases = (model.context_bias.unseen, model.context_bias.known)
-        self._unseen, self._known = (x.detach().numpy().copy() for x in biases)
-        self._blocks = [block for block in model.blocks if isinstance(block, Block)]
-        self._weights = [_Weights(block) for block in self._blocks]
-        d, kv = config.d_model, config.n_kv_heads * config.d_head
-        widths = {"normed": d, "qkv": d + 2 * kv, "q": d, "k": kv, "v": kv, "attended": d}
-        widths |= {"gate_up": 2 * config.d_ff, "gated": config.d_ff}
-        self._tensors = {name: torch.zeros(TILE, width) for name, width in widths.items()}
-        self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+    def __init__(self, model: Model, *, dtype: str = "float32") -> None:
+        _check_model(model)
+        if dtype not in DTYPES:
+            message = f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}"
+            raise ConfigError(message)
+        self._vocab_size = model.config.vocab_size
+        self.core = _decode_model(model, dtype)
+        self._logits = np.zeros((0, self._vocab_size), np.float32)
+        self._nothing = np.zeros(0, np.float32)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
-        return self.model.config.vocab_size
+        return self._vocab_size
 
-    def open(self, n_buffers: int, max_context: int) -> None:
-        """Allocates the cache: fp32 keys and values of every buffer."""
-        config = self.model.config
-        self._cache = decode_cache(
-            n_buffers,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            d_head=config.d_head,
-            capacity=-(-max_context // _KEY_BLOCK) * _KEY_BLOCK,
-            bias=config.time_bias,
-            backend=self.backend,
-        )
-        self._contexts = _core.ContextBuffers(self.model.context_bias.rules(), n_buffers)
+    def open(self, n_buffers: int, max_context: int, max_tokens: int) -> None:
+        """See `Decoder.open`; memory is taken page by page.
 
-    @torch.inference_mode()
+        Raises:
+            LimitError: `max_tokens` would take more than the memory there is.
+        """
+        n_pages = -(-max_tokens // PAGE_TOKENS)
+        needed, available = n_pages * self.core.page_bytes, available_bytes()
+        if available is not None and needed > available:
+            message = (
+                f"{max_tokens:,} tokens of keys and values take {needed / 2**30:.1f} GiB, and "
+                f"{available / 2**30:.1f} GiB are available: fewer slots or a shorter context"
+            )
+            raise LimitError(message)
+        self.core.open(n_buffers, max_context, n_pages)
+
+    def release(self, buffer: int) -> None:
+        """See `Decoder.release`."""
+        self.core.release(buffer)
+
+    @property
+    def cache_bytes(self) -> int:
+        """See `Decoder.cache_bytes`."""
+        return self.core.pages_in_use * self.core.page_bytes
+
     def forward(
         self,
         token_id: NDArray[np.int32],
@@ -163,89 +216,89 @@ class ModelDecoder:
         wants_logits: bool,
     ) -> NDArray[np.float32] | None:
         """See `Decoder.forward`."""
-        rows = len(token_id)
-        logits = np.empty((rows, self.vocab_size), np.float32) if wants_logits else None
-        for first in range(0, rows, TILE):
-            last = min(first + TILE, rows)
-            tile = slice(first, last)
-            hidden = self._tile(token_id[tile], time_min[tile], start_min[tile], places[tile])
-            if logits is not None:
-                normed = self._tensors["normed"]
-                weight = self.model.final_norm.weight.numpy()
-                _core.rms_norm(hidden.numpy(), weight, self.model.final_norm.eps, normed.numpy())
-                scores = linear(normed, self.model.output_weight)
-                logits[tile] = scores.numpy()[: last - first]
-        assert self._contexts is not None, "open() comes first"
-        target = np.zeros(0, np.float32) if logits is None else logits
-        self._contexts.advance(places, token_id, self._unseen, self._known, target)
+        if not wants_logits:
+            self.core.step(token_id, time_min, start_min, places, self._nothing)
+            return None
+        if len(self._logits) < len(token_id):
+            self._logits = np.zeros((len(token_id), self._vocab_size), np.float32)
+        logits = self._logits[: len(token_id)]
+        self.core.step(token_id, time_min, start_min, places, logits)
         return logits
 
-    def _tile(
+
+class ReferenceDecoder:
+    """The same by the model's own blocks, over a cache in NumPy: slow, the oracle of the other.
+
+    Args:
+        model: float32, on the CPU.
+
+    Raises:
+        ConfigError: a model of another type or device.
+    """
+
+    def __init__(self, model: Model) -> None:
+        _check_model(model)
+        self.model = model.eval()
+        self._blocks = [block for block in model.blocks if isinstance(block, Block)]
+        self._cache: ReferenceCache | None = None
+        self._contexts: _core.ContextBuffers | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.model.config.vocab_size
+
+    def open(self, n_buffers: int, max_context: int, max_tokens: int) -> None:
+        """See `Decoder.open`; every context has its whole room from the start."""
+        config = self.model.config
+        self._cache = ReferenceCache(
+            n_buffers,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            d_head=config.d_head,
+            capacity=max_context,
+            bias=config.time_bias,
+        )
+        self._contexts = _core.ContextBuffers(self.model.context_bias.rules(), n_buffers)
+
+    def release(self, buffer: int) -> None:
+        """Nothing: its first token empties a context."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """The whole room."""
+        return 0 if self._cache is None else self._cache.keys.nbytes + self._cache.values.nbytes
+
+    @torch.no_grad()
+    def forward(
         self,
         token_id: NDArray[np.int32],
         time_min: NDArray[np.int32],
         start_min: NDArray[np.int32],
         places: NDArray[np.int32],
-    ) -> torch.Tensor:
-        """Residual stream (TILE, d) after the last block; rows behind the real ones are padding."""
-        cache, n = self._cache, len(token_id)
+        *,
+        wants_logits: bool,
+    ) -> NDArray[np.float32] | None:
+        """See `Decoder.forward`."""
+        cache, contexts, model = self._cache, self._contexts, self.model
         assert cache is not None, "open() comes first"
-        padded = np.zeros((4, TILE), np.int64)
-        padded[0, :n] = token_id
-        padded[1, :n] = places[:, 1] + places[:, 3] - 1
-        padded[2, :n] = time_min.astype(np.int64) - start_min
-        padded[3, :n] = time_min
-        tokens, index, elapsed, clock = torch.from_numpy(padded)
-        places = np.ascontiguousarray(places)
-        cache.write_times(places, np.ascontiguousarray(time_min))
-        angles = self.model.rotary(index, elapsed)
-        x = self.model.begin(self._embedded[tokens], clock, index, elapsed)
-        if self.backend == "reference":
-            return self._reference_blocks(cache, x, angles, places)
-        return self._blocks_in_place(cache, x, angles, places)
-
-    def _blocks_in_place(
-        self,
-        cache: DecodeCache,
-        x: torch.Tensor,
-        angles: tuple[torch.Tensor, torch.Tensor] | None,
-        places: NDArray[np.int32],
-    ) -> torch.Tensor:
-        """All blocks: matrix products by BLAS, what lies between them in C++, nothing allocated."""
-        n, x_rows = len(places), x.numpy()
-        t, a = self._tensors, self._arrays
-        nothing = np.zeros(0, np.float32)
-        cosine, sine = (angle.numpy() for angle in angles) if angles else (nothing, nothing)
-        q, k, v, attended = (
-            a[name].reshape(TILE, -1, self._shape[2])[:n] for name in ("q", "k", "v", "attended")
-        )
-        for layer, w in enumerate(self._weights):
-            _core.rms_norm(x_rows, w.attention_norm, w.eps, a["normed"])
-            torch.mm(t["normed"], w.qkv, out=t["qkv"])
-            _core.split_heads(
-                *(a["qkv"], self._shape, w.query_norm, w.key_norm, w.eps, cosine, sine),
-                *(a["q"], a["k"], a["v"]),
-            )
-            cache.attend(layer, places, q, k, v, w.slope, w.inverse_tau, attended)
-            x.addmm_(t["attended"], w.attention_output)
-            _core.rms_norm(x_rows, w.feed_forward_norm, w.eps, a["normed"])
-            torch.mm(t["normed"], w.gate_and_up, out=t["gate_up"])
-            _core.silu_gate(a["gate_up"], a["gated"].shape[1], a["gated"])
-            x.addmm_(t["gated"], w.down)
-        return x
-
-    def _reference_blocks(
-        self,
-        cache: DecodeCache,
-        x: torch.Tensor,
-        angles: tuple[torch.Tensor, torch.Tensor] | None,
-        places: NDArray[np.int32],
-    ) -> torch.Tensor:
-        n = len(places)
-        attended = self._tensors["attended"].view(TILE, self._shape[0], -1)
+        assert contexts is not None
+        cache.write_times(places, time_min)
+        index = torch.from_numpy(places[:, 1].astype(np.int64) + places[:, 3] - 1)
+        clock = torch.from_numpy(time_min.astype(np.int64))
+        elapsed = clock - torch.from_numpy(start_min.astype(np.int64))
+        embedded = model.embed(torch.from_numpy(token_id.astype(np.int64)))
+        x = model.begin(embedded, clock, index, elapsed)
+        angles = model.rotary(index, elapsed)
         for layer, block in enumerate(self._blocks):
-            q, k, v = (part.contiguous().numpy()[:n] for part in block.qkv(x, angles))
-            w = self._weights[layer]
-            cache.attend(layer, places, q, k, v, w.slope, w.inverse_tau, attended.numpy()[:n])
-            x = block.finish(x, attended)
-        return x
+            q, k, v = (_array(part) for part in block.qkv(x, angles))
+            attended = np.empty_like(q)
+            cache.attend(layer, places, q, k, v, *_bias(block), attended)
+            x = block.finish(x, torch.from_numpy(attended))
+        logits = np.zeros((0, self.vocab_size), np.float32)
+        if wants_logits:
+            logits = _array(model.final_norm(x) @ model.output_weight.t())
+        unseen, known = _array(model.context_bias.unseen), _array(model.context_bias.known)
+        contexts.advance(places, token_id, unseen, known, logits)
+        return logits if wants_logits else None

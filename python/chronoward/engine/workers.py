@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from chronoward.engine.engine import Engine, EngineConfig
+from chronoward.errors import StateError
 from chronoward.model import load as load_model
 from chronoward.model import read_config
 from chronoward.tokenizer import Tokenizer
@@ -73,6 +75,10 @@ def map_units(
         function: a module's function.
         units: what to do; with several workers picklable.
         n_workers: 1 works in this process.
+
+    Raises:
+        StateError: a worker process died (memory, a signal); what it was doing is lost, and no
+            result after it is given.
     """
     if n_workers <= 1:
         engine = make_engine()
@@ -87,5 +93,8 @@ def map_units(
     )
     try:
         yield from pool.map(partial(_call, function), units)
+    except BrokenProcessPool as error:
+        message = "a worker process died (out of memory, or killed): the job is not complete"
+        raise StateError(message) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

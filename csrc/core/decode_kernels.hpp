@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/bf16.hpp"
+
+// Inner loops of the decode step, written once over sixteen floats (decode_kernels.inl) and
+// compiled for each level of x86: AVX-512, AVX2 with FMA, neither. Which one runs is chosen when
+// first used.
+namespace chronoward {
+
+constexpr std::size_t kWide = 16;
+
+enum class TimeBias : std::uint8_t { none, log, linear };
+
+/// out (+)= x · B for a few rows of x, where B lies in panels of sixteen columns. Matrix products
+/// and both halves of attention are this one loop. Every element of `out` is one chain of additions
+/// in the order of depth, so a row's bytes do not depend on which rows or panels go together.
+template <typename T>
+struct TileProduct {
+  const float* x = nullptr;  // (n_rows, n_blocks * depth), rows `x_stride` apart
+  std::size_t x_stride = 0;
+  std::size_t n_rows = 0;
+  /// Depth comes in blocks. Panel p of block b begins at
+  /// blocks[b * block_step + p * panel_step] + p * panel_offset; its rows lie `row_stride` apart.
+  const T* const* blocks = nullptr;
+  std::size_t n_blocks = 1;
+  std::size_t block_step = 0;
+  std::size_t panel_step = 0;
+  std::size_t panel_offset = 0;
+  std::size_t n_panels = 0;
+  std::size_t row_stride = kWide;
+  std::size_t depth = 0;
+  bool adds = false;
+  float* out = nullptr;  // panel p fills columns 16p … 16p + 15
+  std::size_t out_stride = 0;
+};
+
+/// A row of attention scores, `n` of which are keys of the row; there is room for whole blocks.
+struct ScoreRow {
+  float* scores = nullptr;
+  const float* elapsed_min = nullptr;  // minutes between the row and each key; unused without bias
+  std::size_t n = 0;
+  std::size_t n_blocks = 0;
+  float scale = 1.0F;
+  TimeBias bias = TimeBias::none;
+  float slope = 0.0F;
+  float inverse_tau = 0.0F;
+};
+
+struct DecodeKernels {
+  void (*product_f32)(const TileProduct<float>&);
+  void (*product_bf16)(const TileProduct<Bf16>&);
+  /// scores -> exp(score - top), 0 behind `n`; also the sum. `n` is at least 1.
+  void (*weigh)(const ScoreRow& row, float* top, float* sum);
+  /// |now - time| of each key, in minutes; n is a multiple of 16.
+  void (*elapsed)(const std::int32_t* times, std::size_t n, std::int32_t now, float* out);
+  /// out = x / sqrt(mean(x²) + eps) · weight.
+  void (*norm)(const float* x, const float* weight, std::size_t n, float eps, float* out);
+  /// out = silu(gate) · up.
+  void (*gate)(const float* gate, const float* up, std::size_t n, float* out);
+};
+
+const DecodeKernels& decode_kernels();
+
+inline void tile_product(const TileProduct<float>& p) { decode_kernels().product_f32(p); }
+inline void tile_product(const TileProduct<Bf16>& p) { decode_kernels().product_bf16(p); }
+
+}  // namespace chronoward

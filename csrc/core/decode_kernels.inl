@@ -1,0 +1,155 @@
+// Compiled once for each level by decode_kernels_v1.cpp, _v3.cpp and _v4.cpp, which say
+// CHRONOWARD_LEVEL (a namespace), CHRONOWARD_ROWS and CHRONOWARD_PANELS (sums held in registers).
+
+#include <cmath>
+
+#include "core/decode_kernels.hpp"
+#include "core/wide.hpp"
+
+namespace chronoward::CHRONOWARD_LEVEL {
+
+constexpr float kNothing = -__builtin_inff();
+
+/// R rows by P panels, held in registers over the whole depth.
+template <std::size_t R, std::size_t P, typename T>
+inline void tile(const TileProduct<T>& a, std::size_t row, std::size_t panel) {
+  Wide sums[R][P];
+  float* out = a.out + row * a.out_stride + panel * kWide;
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t p = 0; p < P; ++p) {
+      sums[r][p] = a.adds ? load_wide(out + r * a.out_stride + p * kWide) : Wide{};
+    }
+  }
+  const float* x = a.x + row * a.x_stride;
+  for (std::size_t b = 0; b < a.n_blocks; ++b, x += a.depth) {
+    const T* from[P];
+    for (std::size_t p = 0; p < P; ++p) {
+      from[p] =
+          a.blocks[b * a.block_step + (panel + p) * a.panel_step] + (panel + p) * a.panel_offset;
+    }
+    for (std::size_t k = 0; k < a.depth; ++k) {
+      Wide columns[P];
+#pragma GCC unroll 4
+      for (std::size_t p = 0; p < P; ++p) columns[p] = load_wide(from[p] + k * a.row_stride);
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < R; ++r) {
+        const Wide each = splat(x[r * a.x_stride + k]);
+#pragma GCC unroll 4
+        for (std::size_t p = 0; p < P; ++p) sums[r][p] += each * columns[p];
+      }
+    }
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t p = 0; p < P; ++p) {
+      store_wide(out + r * a.out_stride + p * kWide, sums[r][p]);
+    }
+  }
+}
+
+template <std::size_t R, std::size_t P, typename T>
+inline void all_rows(const TileProduct<T>& a, std::size_t panel) {
+  std::size_t row = 0;
+  for (; row + R <= a.n_rows; row += R) tile<R, P>(a, row, panel);
+  if constexpr (R > 4) {
+    if (row + 4 <= a.n_rows) tile<4, P>(a, row, panel), row += 4;
+  }
+  if constexpr (R > 2) {
+    if (row + 2 <= a.n_rows) tile<2, P>(a, row, panel), row += 2;
+  }
+  if (row < a.n_rows) tile<1, P>(a, row, panel);
+}
+
+/// Rows lie inside panels: P panels stay in the first-level cache while all rows pass over them.
+template <typename T>
+void product(const TileProduct<T>& a) {
+  constexpr std::size_t R = CHRONOWARD_ROWS, P = CHRONOWARD_PANELS;
+  std::size_t panel = 0;
+  for (; panel + P <= a.n_panels; panel += P) all_rows<R, P>(a, panel);
+  if constexpr (P > 2) {
+    if (panel + 2 <= a.n_panels) all_rows<R, 2>(a, panel), panel += 2;
+  }
+  if (panel < a.n_panels) all_rows<R, 1>(a, panel);
+}
+
+inline Wide biased(const ScoreRow& row, std::size_t at) {
+  const Wide scores = load_wide(row.scores + at) * row.scale;
+  if (row.bias == TimeBias::none) return scores;
+  const Wide x = load_wide(row.elapsed_min + at) * row.inverse_tau;
+  return scores - row.slope * (row.bias == TimeBias::log ? wide_log(1.0F + x) : x);
+}
+
+void weigh(const ScoreRow& row, float* top, float* sum) {
+  const std::size_t n_used = (row.n + kWide - 1) / kWide;
+  Wide tops = splat(kNothing);
+  for (std::size_t b = 0; b < n_used; ++b) {
+    store_wide(row.scores + b * kWide, biased(row, b * kWide));
+    if (b + 1 == n_used) {  // lanes behind the end hold what an earlier row left there
+      for (std::size_t t = row.n; t < n_used * kWide; ++t) row.scores[t] = kNothing;
+    }
+    const Wide x = load_wide(row.scores + b * kWide);
+    tops = x > tops ? x : tops;
+  }
+  float most = tops[0];
+  for (std::size_t i = 1; i < kWide; ++i) most = tops[i] > most ? tops[i] : most;
+  Wide sums{};
+  for (std::size_t b = 0; b < n_used; ++b) {
+    const Wide weight = wide_exp(load_wide(row.scores + b * kWide) - most);
+    store_wide(row.scores + b * kWide, weight);
+    sums += weight;
+  }
+  for (std::size_t b = n_used; b < row.n_blocks; ++b) store_wide(row.scores + b * kWide, Wide{});
+  *top = most;
+  *sum = sum_of(sums);
+}
+
+void elapsed(const std::int32_t* times, std::size_t n, std::int32_t now, float* out) {
+  for (std::size_t t = 0; t < n; t += kWide) {
+    WideBits gap;
+    std::memcpy(&gap, times + t, sizeof gap);
+    gap = now - gap;  // as integers: floats would lose minutes
+    gap = gap < 0 ? -gap : gap;
+    store_wide(out + t, __builtin_convertvector(gap, Wide));
+  }
+}
+
+void norm(const float* x, const float* weight, std::size_t n, float eps, float* out) {
+  Wide sums{};
+  std::size_t i = 0;
+  for (; i + kWide <= n; i += kWide) {
+    const Wide a = load_wide(x + i);
+    sums += a * a;
+  }
+  float sum = sum_of(sums);
+  for (; i < n; ++i) sum += x[i] * x[i];
+  const float inverse = 1.0F / std::sqrt(sum / static_cast<float>(n) + eps);
+  i = 0;
+  for (; i + kWide <= n; i += kWide) {
+    store_wide(out + i, load_wide(x + i) * inverse * load_wide(weight + i));
+  }
+  for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
+}
+
+inline Wide gated(Wide g, Wide up) {
+  const WideBits below = g < Wide{};
+  const Wide e = wide_exp(below != 0 ? g : -g);
+  const Wide numerator = below != 0 ? e : splat(1.0F);
+  return g * (numerator / (1.0F + e)) * up;
+}
+
+void gate(const float* gates, const float* up, std::size_t n, float* out) {
+  std::size_t i = 0;
+  for (; i + kWide <= n; i += kWide) {
+    store_wide(out + i, gated(load_wide(gates + i), load_wide(up + i)));
+  }
+  if (i == n) return;
+  float last[3][kWide] = {};
+  std::memcpy(last[0], gates + i, (n - i) * sizeof(float));
+  std::memcpy(last[1], up + i, (n - i) * sizeof(float));
+  store_wide(last[2], gated(load_wide(last[0]), load_wide(last[1])));
+  std::memcpy(out + i, last[2], (n - i) * sizeof(float));
+}
+
+extern const DecodeKernels kKernels;
+const DecodeKernels kKernels{&product<float>, &product<Bf16>, &weigh, &elapsed, &norm, &gate};
+
+}  // namespace chronoward::CHRONOWARD_LEVEL

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "core/bf16.hpp"
+#include "core/huge_block.hpp"
+
+namespace chronoward {
+
+enum class NumberType { f32, bf16 };
+
+constexpr std::size_t whole_panels(std::size_t n) { return (n + 15) / 16 * 16; }
+
+/// Most rows of one product: the weights are read once for all of them.
+constexpr std::size_t kProductRows = 64;
+
+/// Weights of a linear layer, in panels of sixteen outputs, fp32 or bf16. bf16 weights meet bf16
+/// inputs in AMX's tiles where there are any, fp32 inputs elsewhere; sums are fp32.
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  /// `weight` is (n_out, n_in), as torch's Linear has it.
+  PackedMatrix(std::span<const float> weight, std::size_t n_out, std::size_t n_in, NumberType type);
+
+  std::size_t n_in() const { return n_in_; }
+  std::size_t n_out() const { return n_out_; }
+  std::size_t bytes() const { return floats_.size() * 4 + halves_.size() * 2; }
+
+  /// out (+)= x · weightᵀ for up to 64 rows. `out` must have whole panels of columns
+  /// (`out_stride` >= whole_panels(n_out)), and 64 rows, of which only `n_rows` mean anything.
+  void multiply(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
+                std::size_t out_stride, bool adds) const;
+
+ private:
+  void pack(std::span<const float> weight);
+  void multiply_amx(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
+                    std::size_t out_stride, bool adds) const;
+
+  std::size_t n_out_ = 0, n_in_ = 0, n_panels_ = 0;
+  bool is_amx_ = false;
+  std::size_t depth_ = 0;  // n_in_, with AMX up to whole tiles
+  HugeBlock<float> floats_;
+  HugeBlock<Bf16> halves_;
+  mutable std::vector<Bf16> rows_;  // scratch: the inputs as bf16
+};
+
+}  // namespace chronoward

@@ -1,0 +1,269 @@
+"""Who sits in which slot: continuous batching over a fixed number of slots.
+
+A slot whose rollout ends is given the next one before the following step. A prefix is prefilled
+once, into a buffer of its own, which all its rollouts read and the last of them gives back; a slot
+holds what its rollout has drawn since. A context that is full is cut and prefilled into the slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronoward.engine.context import cut
+from chronoward.engine.randomness import stream_key
+from chronoward.engine.rollout import STATUSES, Prompt, Rollout
+from chronoward.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from chronoward.engine.decode import Decoder
+    from chronoward.engine.sampling import SamplingParams
+    from chronoward.engine.statistics import EngineStatistics
+    from chronoward.tokenizer.grammar import GrammarTables
+
+
+class _Prefix:
+    """A prompt's context and how many of its rollouts still need it."""
+
+    def __init__(self, prompt: Prompt, token_id: NDArray[np.int32], time_min: NDArray[np.int32]):
+        self.prompt = prompt
+        self.token_id = token_id
+        self.time_min = time_min
+        self.buffer = -1
+        self.users = 0
+        self.is_last_given = False
+
+
+@dataclass(slots=True)
+class _Path:
+    """What a busy slot needs when it is cut or ends."""
+
+    prefix: _Prefix
+    rollout: int
+    pool: int
+    token_id: NDArray[np.int32]  # of the context when it was last prefilled
+    time_min: NDArray[np.int32]
+    n_drawn: int = 0  # tokens drawn before that
+    shares_prefix: bool = True
+
+
+class Scheduler:
+    """State of one call of `Engine.generate`: arrays over slots, and who sits in them.
+
+    Args:
+        decoder: opened for 2 · n_slots + 1 buffers; those from n_slots on hold prefixes.
+        grammar: the tokenizer's tables.
+        params: how tokens are drawn.
+        max_context: tokens after which a context is cut.
+        statistics: counts to keep; its `n_slots` is the number of slots.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        grammar: GrammarTables,
+        params: SamplingParams,
+        *,
+        max_context: int,
+        statistics: EngineStatistics,
+    ) -> None:
+        n_slots = statistics.n_slots
+        self.decoder, self.grammar, self.statistics = decoder, grammar, statistics
+        self.max_context = max_context
+        self.sampler = params.sampler(grammar, n_slots)
+        self.pools = [(masked, stream_key(params.seed, name)) for masked, name in params.pools()]
+        self.paths: list[_Path | None] = [None] * n_slots
+        self.free_slots = list(range(n_slots))
+        self.busy = np.zeros(0, np.int32)
+        self.free_buffers = deque(range(n_slots, 2 * n_slots + 1))
+        self.token = np.zeros(n_slots, np.int32)  # drawn, not yet in the cache
+        self.time = np.zeros(n_slots, np.int32)
+        self.start = np.zeros(n_slots, np.int32)
+        self.places = np.zeros((n_slots, 4), np.int32)
+        self.places[:, 2] = np.arange(n_slots)
+
+    def jobs(self, prompts: Iterable[Prompt]) -> Iterator[tuple[_Prefix, int, int, int]]:
+        """(prefix, masked set, key, rollout index) of every rollout, prompt by prompt."""
+        seen: dict[tuple[int, int], int] = {}
+        for row, prompt in enumerate(prompts):
+            prompt.check(row)
+            first = seen.setdefault((prompt.subject_id, prompt.prediction_time_us), row)
+            if first != row:
+                message = f"prompts {first} and {row} are of one subject and prediction time"
+                raise DataError(message)
+            prefix = self._prefix(prompt, row)
+            left = len(self.pools) * len(prompt.rollouts)
+            for masked, key in self.pools:
+                for rollout in prompt.rollouts:
+                    left -= 1
+                    prefix.is_last_given = left == 0
+                    yield prefix, masked, key, rollout
+
+    def _prefix(self, prompt: Prompt, row: int) -> _Prefix:
+        token_id = np.ascontiguousarray(prompt.token_id)
+        refused = self.sampler.walk(token_id)
+        if refused >= 0:
+            is_token = 0 <= int(token_id[refused]) < len(self.grammar.token_class)
+            rule = "order" if is_token else "token_range"
+            message = (
+                f"prompt {row}: the grammar refuses its token at position {refused} (rule {rule})"
+            )
+            raise DataError(message)
+        if int(prompt.time_min[-1]) > self.grammar.max_clock_min:
+            message = f"prompt {row}: its clock is past the grammar's last minute (rule clock_cap)"
+            raise DataError(message)
+        self.statistics.cut_prompts += len(token_id) > self.max_context
+        return _Prefix(prompt, *self._fitted(token_id, prompt.time_min, prompt))
+
+    def _fitted(
+        self, token_id: NDArray[np.int32], time_min: NDArray[np.int32], prompt: Prompt
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The context itself, or its newest half where it is longer than `max_context`."""
+        token_id, time_min = np.ascontiguousarray(token_id), np.ascontiguousarray(time_min)
+        if len(token_id) <= self.max_context:
+            return token_id, time_min
+        return cut(
+            token_id,
+            time_min,
+            grammar=self.grammar,
+            origin_us=prompt.origin_us,
+            keep=self.max_context // 2,
+            accepts=lambda window: self.sampler.walk(window) < 0,
+        )
+
+    def fill(self, jobs: Iterator[tuple[_Prefix, int, int, int]]) -> bool:
+        """Gives free slots their next rollout; False when nothing is left to run."""
+        new: list[_Prefix] = []
+        while self.free_slots:
+            job = next(jobs, None)
+            if job is None:
+                break
+            prefix, masked, key, rollout = job
+            if prefix.buffer < 0:
+                prefix.buffer = self.free_buffers.popleft()
+                new.append(prefix)
+            self._seat(self.free_slots.pop(), prefix, masked, key, rollout)
+        self._prefill([(p.buffer, p.token_id[:-1], p.time_min[:-1]) for p in new])
+        self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
+        return len(self.busy) > 0
+
+    def _seat(self, slot: int, prefix: _Prefix, masked: int, key: int, rollout: int) -> None:
+        prompt = prefix.prompt
+        self.sampler.load(
+            slot,
+            np.ascontiguousarray(prompt.token_id),
+            key=key,
+            subject_id=prompt.subject_id,
+            prediction_time_us=prompt.prediction_time_us,
+            rollout=rollout,
+            clock_min=int(prompt.time_min[-1]),
+            prediction_min=-1 if prompt.prediction_min is None else prompt.prediction_min,
+            deadline_min=-1 if prompt.deadline_min is None else prompt.deadline_min,
+            masked_set=masked,
+        )
+        prefix.users += 1
+        self.paths[slot] = _Path(prefix, rollout, masked, prefix.token_id, prefix.time_min)
+        self.token[slot], self.time[slot] = prefix.token_id[-1], prefix.time_min[-1]
+        self.start[slot] = prefix.time_min[0]
+        self.places[slot] = (prefix.buffer, len(prefix.token_id) - 1, slot, 1)
+
+    def _prefill(self, parts: list[tuple[int, NDArray[np.int32], NDArray[np.int32]]]) -> None:
+        """Takes whole contexts into their buffers, all their rows in one list."""
+        parts = [part for part in parts if len(part[1])]
+        if not parts:
+            return
+        lengths = [len(tokens) for _, tokens, _ in parts]
+        self.statistics.prefilled_tokens += sum(lengths)
+        places = np.zeros((sum(lengths), 4), np.int32)
+        places[:, 2] = np.repeat([buffer for buffer, _, _ in parts], lengths)
+        places[:, 3] = np.concatenate([np.arange(1, n + 1) for n in lengths])
+        self.decoder.forward(
+            np.concatenate([tokens for _, tokens, _ in parts]),
+            np.concatenate([times for _, _, times in parts]),
+            np.repeat([times[0] for _, _, times in parts], lengths).astype(np.int32),
+            places,
+            wants_logits=False,
+        )
+
+    def run(self, jobs: Iterator[tuple[_Prefix, int, int, int]]) -> Iterator[Rollout]:
+        """Steps until no rollout is left, refilling slots; yields rollouts as they end."""
+        while self.fill(jobs):
+            ended: list[Rollout] = []
+            while not ended:
+                ended = self.step()
+            yield from ended
+
+    def step(self) -> list[Rollout]:
+        """One token for every busy slot; returns the rollouts that ended with it."""
+        busy, counts = self.busy, self.statistics
+        places = self.places[busy]
+        logits = self.decoder.forward(
+            self.token[busy], self.time[busy], self.start[busy], places, wants_logits=True
+        )
+        assert logits is not None
+        tokens, times, statuses = self.sampler.step(logits, busy)
+        self.token[busy], self.time[busy] = tokens, times
+        self.places[busy, 3] += 1
+        counts.steps += 1
+        is_full = (places[:, 1] + places[:, 3] + 1 > self.max_context) & (statuses == 0)
+        for slot in busy[is_full]:
+            self._recut(int(slot))
+        if not statuses.any():
+            return []
+        counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
+        return [
+            self._finish(int(slot), int(s)) for slot, s in zip(busy, statuses, strict=True) if s
+        ]
+
+    def _finish(self, slot: int, status: int) -> Rollout:
+        path = self.paths[slot]
+        assert path is not None
+        self._release(path)
+        self.decoder.release(slot)
+        self.paths[slot] = None
+        self.free_slots.append(slot)
+        prompt = path.prefix.prompt
+        rollout = Rollout(
+            subject_id=prompt.subject_id,
+            prediction_time_us=prompt.prediction_time_us,
+            rollout=path.rollout,
+            pool=path.pool,
+            status=STATUSES[status],
+            **self.sampler.arrays(slot),
+        )
+        self.statistics.rollouts += 1
+        self.statistics.tokens += len(rollout.token_id)
+        return rollout
+
+    def _release(self, path: _Path) -> None:
+        """Frees the prefix's buffer when no rollout needs it any more."""
+        if not path.shares_prefix:
+            return
+        path.shares_prefix = False
+        path.prefix.users -= 1
+        if path.prefix.users == 0 and path.prefix.is_last_given:
+            self.decoder.release(path.prefix.buffer)
+            self.free_buffers.append(path.prefix.buffer)
+
+    def _recut(self, slot: int) -> None:
+        """Cuts a full context and takes what stays into the slot's own buffer."""
+        path = self.paths[slot]
+        assert path is not None
+        self.statistics.cut_contexts += 1
+        drawn = self.sampler.arrays(slot)
+        token_id = np.concatenate([path.token_id, drawn["token_id"][path.n_drawn :]])
+        time_min = np.concatenate([path.time_min, drawn["time_min"][path.n_drawn :]])
+        path.token_id, path.time_min = self._fitted(token_id, time_min, path.prefix.prompt)
+        path.n_drawn = len(drawn["token_id"])
+        self._release(path)
+        self.decoder.release(slot)
+        self.start[slot] = path.time_min[0]
+        self.places[slot] = (slot, 0, slot, len(path.token_id))
+        self._prefill([(slot, path.token_id[:-1], path.time_min[:-1])])
