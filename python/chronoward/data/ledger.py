@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -87,39 +87,6 @@ def total(tables: dict[str, dict[str, int]]) -> dict[str, int]:
             if name not in ("records", "kept"):
                 rules[name] = rules.get(name, 0) + n
     return dict(sorted(rules.items()))
-
-
-def write(work: Workspace, folder: Path) -> None:
-    """Writes `ledger/<n>.parquet`, ordered by table and key."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    gone = " ".join(f"WHEN {i + 1} THEN {quote_text(rule)}" for i, rule in enumerate(REMOVING))
-    effect = " ".join(
-        f"WHEN {i + 1} THEN {quote_text(rule.effect)}" for i, rule in enumerate(REMOVING)
-    )
-    combinations = work.rows("SELECT DISTINCT changes FROM ledger WHERE changes <> 0")
-    lists = " ".join(
-        f"WHEN {mask}::UBIGINT THEN [{', '.join(quote_text(name) for name in _names(mask))}]"
-        for (mask,) in combinations
-    )
-    changes = f"CASE changes {lists} ELSE []::VARCHAR[] END" if lists else "[]::VARCHAR[]"
-    stream = work.stream(
-        f"""SELECT tbl AS "table", key, 1::BIGINT AS n_records,
-        CASE gone {effect} ELSE 'kept' END AS disposition,
-        CASE gone {gone} END AS rule, {changes} AS changes
-        FROM (SELECT * FROM ledger ORDER BY tbl, key, gone, changes)"""
-    )
-    schema, number, waiting, n_waiting = ledger_schema(), 0, list[Any](), 0
-    for batch in stream:
-        waiting.append(pa.Table.from_batches([batch]).cast(schema))
-        n_waiting += batch.num_rows
-        while n_waiting >= PART_RECORDS:
-            table = pa.concat_tables(waiting)
-            _write_part(table.slice(0, PART_RECORDS), folder / f"{number}.parquet")
-            number += 1
-            waiting, n_waiting = [table.slice(PART_RECORDS)], n_waiting - PART_RECORDS
-    if n_waiting or not number:
-        table = pa.concat_tables(waiting) if waiting else schema.empty_table()
-        _write_part(table, folder / f"{number}.parquet")
 
 
 def row_ledger_schema() -> pa.Schema:
@@ -258,12 +225,7 @@ def read_ledger(folder: Path) -> pa.Table:
     return records.set_column(1, records.schema.field("key"), key)
 
 
-def _names(mask: int) -> list[str]:
-    return [rule.value for bit, rule in enumerate(CHANGING) if mask >> bit & 1]
-
-
 def _write_part(table: pa.Table, path: Path) -> None:
-    is_row = table.schema.field("key").type == pa.int64()
     with atomic_path(path) as temporary:
         pq.write_table(
             table.combine_chunks(),
@@ -271,5 +233,5 @@ def _write_part(table: pa.Table, path: Path) -> None:
             compression="zstd",
             row_group_size=1 << 20,
             use_dictionary=_TEXTS,
-            column_encoding={"key": "DELTA_BINARY_PACKED" if is_row else "PLAIN"},
+            column_encoding={"key": "DELTA_BINARY_PACKED"},
         )

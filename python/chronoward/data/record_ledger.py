@@ -216,6 +216,7 @@ class _Parts:
         columns = [
             pa.array([table]).take(pa.array(np.zeros(len(gone), np.int32))),
             keys,
+            pa.array(np.ones(len(gone), np.int64)),
             self._effects.take(number),
             self._rules.take(rule),
             lists.take(pa.array(which)),
