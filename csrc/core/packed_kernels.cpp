@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kLanes = 8;
 using Lanes = float __attribute__((vector_size(32)));
-using Tile = float __attribute__((vector_size(4 * kTile)));  // one register of AVX-512, two of AVX2
+using WideLanes = float __attribute__((vector_size(64)));  // only where AVX-512 holds it
 
 template <typename Vector>
 CHRONOWARD_INLINE Vector load(const float* p) {
@@ -46,93 +46,111 @@ struct Outer {
   std::size_t n_stored;
 };
 
-/// R rows from `row` on by C tiles of columns from `t` on, all sums in registers.
-template <std::size_t R, std::size_t C>
-CHRONOWARD_INLINE void product_of_tiles(const Product& p, std::size_t row, std::size_t t) {
-  Tile sums[R][C]{};
+/// Where vector `v` of row `r` begins, counted from a tile on, of a tiled matrix.
+template <typename Vector>
+CHRONOWARD_INLINE std::size_t place(std::size_t n_stored, std::size_t r, std::size_t v) {
+  constexpr std::size_t lanes = sizeof(Vector) / sizeof(float), in_tile = kTile / lanes;
+  return (v / in_tile * n_stored + r) * kTile + v % in_tile * lanes;
+}
+
+/// R rows from `row` on by C vectors of columns from `t` on, all sums in registers.
+template <typename Vector, std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void product_part(const Product& p, std::size_t row, std::size_t t) {
+  Vector sums[R][C]{};
   const float* rows = p.rows + row * p.row_stride;
   const float* columns = p.columns + t * p.n_stored;
   for (std::size_t d = 0; d < p.depth; ++d) {
-    Tile column[C];
+    Vector column[C];
     for (std::size_t c = 0; c < C; ++c) {
-      column[c] = load<Tile>(columns + (c * p.n_stored + d) * kTile);
+      column[c] = load<Vector>(columns + place<Vector>(p.n_stored, d, c));
     }
     for (std::size_t r = 0; r < R; ++r) {
       const float x = rows[r * p.row_stride + d];
       for (std::size_t c = 0; c < C; ++c) sums[r][c] += x * column[c];
     }
   }
+  constexpr std::size_t lanes = sizeof(Vector) / sizeof(float);
   for (std::size_t r = 0; r < R; ++r) {
     for (std::size_t c = 0; c < C; ++c) {
-      store(p.out + (row + r) * p.out_stride + t + c * kTile, sums[r][c] * p.scale);
+      store(p.out + (row + r) * p.out_stride + t + c * lanes, sums[r][c] * p.scale);
     }
   }
 }
 
-template <std::size_t R, std::size_t C>
+/// All rows by n columns, R rows and T tiles at a time.
+template <typename Vector, std::size_t R, std::size_t T>
 CHRONOWARD_INLINE void product(const Product& p, std::size_t n) {
+  constexpr std::size_t in_tile = kTile * sizeof(float) / sizeof(Vector);
   std::size_t t = 0;
-  for (; t + C * kTile <= n; t += C * kTile) {
-    for (std::size_t r = 0; r < kRows; r += R) product_of_tiles<R, C>(p, r, t);
+  for (; t + T * kTile <= n; t += T * kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) product_part<Vector, R, T * in_tile>(p, r, t);
   }
   for (; t < n; t += kTile) {
-    for (std::size_t r = 0; r < kRows; r += R) product_of_tiles<R, 1>(p, r, t);
+    for (std::size_t r = 0; r < kRows; r += R) product_part<Vector, R, in_tile>(p, r, t);
   }
 }
 
-/// R rows' part of C tiles of features from `f` on.
-template <std::size_t R, std::size_t C>
-CHRONOWARD_INLINE void outer_of_tiles(const Outer& o, std::size_t row, std::size_t f) {
-  Tile rows[R][C];
+/// R rows' part of C vectors of features from `f` on.
+template <typename Vector, std::size_t R, std::size_t C>
+CHRONOWARD_INLINE void outer_part(const Outer& o, std::size_t row, std::size_t f) {
+  constexpr std::size_t lanes = sizeof(Vector) / sizeof(float);
+  Vector rows[R][C];
   for (std::size_t r = 0; r < R; ++r) {
     for (std::size_t c = 0; c < C; ++c) {
-      rows[r][c] = load<Tile>(o.rows + (row + r) * o.width + f + c * kTile);
+      rows[r][c] = load<Vector>(o.rows + (row + r) * o.width + f + c * lanes);
     }
   }
   const float* weights = o.weights + row * o.weight_stride;
   float* target = o.target + f * o.n_stored;
   for (std::size_t t = 0; t < o.n; ++t) {
-    Tile sums[C];
-    for (std::size_t c = 0; c < C; ++c) sums[c] = load<Tile>(target + (c * o.n_stored + t) * kTile);
+    Vector sums[C];
+    for (std::size_t c = 0; c < C; ++c) {
+      sums[c] = load<Vector>(target + place<Vector>(o.n_stored, t, c));
+    }
     for (std::size_t r = 0; r < R; ++r) {
       const float w = weights[r * o.weight_stride + t];
       for (std::size_t c = 0; c < C; ++c) sums[c] += w * rows[r][c];
     }
-    for (std::size_t c = 0; c < C; ++c) store(target + (c * o.n_stored + t) * kTile, sums[c]);
+    for (std::size_t c = 0; c < C; ++c) {
+      store(target + place<Vector>(o.n_stored, t, c), sums[c]);
+    }
   }
 }
 
-template <std::size_t R, std::size_t C>
+template <typename Vector, std::size_t R, std::size_t T>
 CHRONOWARD_INLINE void outer(const Outer& o) {
+  constexpr std::size_t in_tile = kTile * sizeof(float) / sizeof(Vector);
   std::size_t f = 0;
-  for (; f + C * kTile <= o.width; f += C * kTile) {
-    for (std::size_t r = 0; r < kRows; r += R) outer_of_tiles<R, C>(o, r, f);
+  for (; f + T * kTile <= o.width; f += T * kTile) {
+    for (std::size_t r = 0; r < kRows; r += R) outer_part<Vector, R, T * in_tile>(o, r, f);
   }
   for (; f < o.width; f += kTile) {
-    for (std::size_t r = 0; r < kRows; r += R) outer_of_tiles<R, 1>(o, r, f);
+    for (std::size_t r = 0; r < kRows; r += R) outer_part<Vector, R, in_tile>(o, r, f);
   }
 }
 
 // How many rows and tiles fit the registers: 32 of 16 floats, or 16 of 8.
 #ifdef CHRONOWARD_HAS_CLONES
 __attribute__((target("arch=x86-64-v4"))) void multiply(const Product& p, std::size_t n) {
-  product<8, 2>(p, n);
+  product<WideLanes, 8, 2>(p, n);
 }
-__attribute__((target("arch=x86-64-v4"))) void accumulate(const Outer& o) { outer<8, 2>(o); }
+__attribute__((target("arch=x86-64-v4"))) void accumulate(const Outer& o) {
+  outer<WideLanes, 8, 2>(o);
+}
 __attribute__((target("arch=x86-64-v3"))) void multiply(const Product& p, std::size_t n) {
-  product<4, 1>(p, n);
+  product<Lanes, 4, 1>(p, n);
 }
-__attribute__((target("arch=x86-64-v3"))) void accumulate(const Outer& o) { outer<4, 1>(o); }
+__attribute__((target("arch=x86-64-v3"))) void accumulate(const Outer& o) { outer<Lanes, 4, 1>(o); }
 __attribute__((target("default")))
 #endif
 void multiply(const Product& p, std::size_t n) {
-  product<4, 1>(p, n);
+  product<Lanes, 4, 1>(p, n);
 }
 #ifdef CHRONOWARD_HAS_CLONES
 __attribute__((target("default")))
 #endif
 void accumulate(const Outer& o) {
-  outer<4, 1>(o);
+  outer<Lanes, 4, 1>(o);
 }
 
 }  // namespace
