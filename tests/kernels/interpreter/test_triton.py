@@ -19,6 +19,7 @@ from tests.kernels.packed_inputs import (
     error,
     make_inputs,
     outputs_and_gradients,
+    sizes_of_terms,
     visit_ends,
 )
 from tests.kernels.pairwise import pairwise
@@ -83,7 +84,8 @@ def check(case: dict[str, Any]) -> None:
     mine = outputs_and_gradients(with_strides(inputs, case["strides"]), backend="triton", **options)
     plain = outputs_and_gradients(inputs, backend="plain", **options)
     exact = outputs_and_gradients(inputs, backend="reference", dtype=torch.float64, **options)
-    assert_no_worse_than_twice_plain_torch(mine, plain, exact)
+    terms = None if case["bias"] == "none" else sizes_of_terms(inputs, **options)
+    assert_no_worse_than_twice_plain_torch(mine, plain, exact, terms)
 
 
 @pytest.mark.parametrize("case", QUICK, ids=identity)
