@@ -16,6 +16,7 @@ __all__: list[str] = [
     "ContextBuffers",
     "ContextRules",
     "DURATION_GROUPS",
+    "DecodeModel",
     "FitScan",
     "KeyIndex",
     "KeyValueCache",
@@ -43,6 +44,7 @@ __all__: list[str] = [
     "fit_value_bins",
     "gate_rows",
     "gate_rows_backward",
+    "has_amx",
     "head_rows",
     "head_rows_backward",
     "mend_visits",
@@ -54,9 +56,6 @@ __all__: list[str] = [
     "philox4x32",
     "read_csv",
     "read_heads",
-    "rms_norm",
-    "silu_gate",
-    "split_heads",
     "splitmix64",
     "subject_offsets",
     "validate_timelines",
@@ -115,42 +114,6 @@ class Sampler:
     def walk(self, tokens: numpy.typing.NDArray[numpy.int32]) -> int:
         """
         -1, or the position at which the grammar refuses the tokens.
-        """
-
-class KeyValueCache:
-    """
-    Keys and values by buffer, and attention of rows over them.
-    """
-    def __init__(
-        self,
-        n_buffers: typing.SupportsInt | typing.SupportsIndex,
-        *,
-        n_layers: typing.SupportsInt | typing.SupportsIndex,
-        n_heads: typing.SupportsInt | typing.SupportsIndex,
-        n_kv_heads: typing.SupportsInt | typing.SupportsIndex,
-        d_head: typing.SupportsInt | typing.SupportsIndex,
-        capacity: typing.SupportsInt | typing.SupportsIndex,
-        bias: str,
-    ) -> None: ...
-    def attend(
-        self,
-        layer: typing.SupportsInt | typing.SupportsIndex,
-        places: numpy.typing.NDArray[numpy.int32],
-        q: numpy.typing.NDArray[numpy.float32],
-        k: numpy.typing.NDArray[numpy.float32],
-        v: numpy.typing.NDArray[numpy.float32],
-        slope: numpy.typing.NDArray[numpy.float32],
-        inverse_tau: numpy.typing.NDArray[numpy.float32],
-        out: numpy.typing.NDArray[numpy.float32],
-    ) -> None:
-        """
-        Appends k and v of one layer and attends into `out`.
-        """
-    def write_times(
-        self, places: numpy.typing.NDArray[numpy.int32], time_min: numpy.typing.NDArray[numpy.int32]
-    ) -> None:
-        """
-        Clocks of the rows' own tokens, before the layers.
         """
 
 class KeyIndex:
@@ -283,6 +246,98 @@ class ContextBuffers:
         """
         Takes each row's token, then adds the biases of its context to its logits.
         """
+
+class KeyValueCache:
+    """
+    Keys and values by buffer, in pages, and attention over them.
+    """
+    def __init__(
+        self,
+        n_buffers: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        n_layers: typing.SupportsInt | typing.SupportsIndex,
+        n_heads: typing.SupportsInt | typing.SupportsIndex,
+        n_kv_heads: typing.SupportsInt | typing.SupportsIndex,
+        d_head: typing.SupportsInt | typing.SupportsIndex,
+        capacity: typing.SupportsInt | typing.SupportsIndex,
+        bias: str,
+        dtype: str,
+    ) -> None: ...
+    def attend(
+        self,
+        layer: typing.SupportsInt | typing.SupportsIndex,
+        places: numpy.typing.NDArray[numpy.int32],
+        q: numpy.typing.NDArray[numpy.float32],
+        k: numpy.typing.NDArray[numpy.float32],
+        v: numpy.typing.NDArray[numpy.float32],
+        slope: numpy.typing.NDArray[numpy.float32],
+        inverse_tau: numpy.typing.NDArray[numpy.float32],
+        out: numpy.typing.NDArray[numpy.float32],
+    ) -> None:
+        """
+        Appends k and v of one layer and attends into `out`.
+        """
+    def release(self, buffer: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Gives a buffer's pages back.
+        """
+    def write_times(
+        self, places: numpy.typing.NDArray[numpy.int32], time_min: numpy.typing.NDArray[numpy.int32]
+    ) -> None:
+        """
+        Clocks of the rows' own tokens, before the layers.
+        """
+    @property
+    def pages_in_use(self) -> int: ...
+
+class DecodeModel:
+    """
+    A model's decode step with its key-value cache.
+    """
+    def __init__(
+        self,
+        sizes: typing.Annotated[
+            collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(7)"
+        ],
+        *,
+        bias: str,
+        norm_eps: typing.SupportsFloat | typing.SupportsIndex,
+        n_knots: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        parameters: dict,
+        blocks: collections.abc.Sequence[dict],
+        rules: ContextRules,
+        dtype: str,
+    ) -> None: ...
+    def open(
+        self,
+        n_buffers: typing.SupportsInt | typing.SupportsIndex,
+        capacity: typing.SupportsInt | typing.SupportsIndex,
+        max_pages: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        Room for contexts of up to `capacity` tokens.
+        """
+    def release(self, buffer: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Gives a buffer's pages back.
+        """
+    def step(
+        self,
+        token_id: numpy.typing.NDArray[numpy.int32],
+        time_min: numpy.typing.NDArray[numpy.int32],
+        start_min: numpy.typing.NDArray[numpy.int32],
+        places: numpy.typing.NDArray[numpy.int32],
+        logits: numpy.typing.NDArray[numpy.float32],
+    ) -> None:
+        """
+        Takes one token a row; fills `logits` (rows, V) unless it is empty.
+        """
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def pages_in_use(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
 
 class ShardArrays:
     """
@@ -820,6 +875,11 @@ def gate_rows_backward(
     Fills the gradient of gate_and_up.
     """
 
+def has_amx() -> bool:
+    """
+    Whether bf16 products run in AMX's tiles.
+    """
+
 @typing.overload
 def head_rows(
     projected: numpy.typing.NDArray[numpy.float32],
@@ -1056,43 +1116,6 @@ def read_heads(
 ) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32]]:
     """
     Each timeline's first tokens, and its clock at a position.
-    """
-
-def rms_norm(
-    x: numpy.typing.NDArray[numpy.float32],
-    weight: numpy.typing.NDArray[numpy.float32],
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    out: numpy.typing.NDArray[numpy.float32],
-) -> None:
-    """
-    RMS norm of each row into `out`.
-    """
-
-def silu_gate(
-    gate_up: numpy.typing.NDArray[numpy.float32],
-    width: typing.SupportsInt | typing.SupportsIndex,
-    out: numpy.typing.NDArray[numpy.float32],
-) -> None:
-    """
-    silu(gate) * up of each row (gate, up) into `out`.
-    """
-
-def split_heads(
-    projected: numpy.typing.NDArray[numpy.float32],
-    shape: typing.Annotated[
-        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(3)"
-    ],
-    q_weight: numpy.typing.NDArray[numpy.float32],
-    k_weight: numpy.typing.NDArray[numpy.float32],
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    cosine: numpy.typing.NDArray[numpy.float32],
-    sine: numpy.typing.NDArray[numpy.float32],
-    q: numpy.typing.NDArray[numpy.float32],
-    k: numpy.typing.NDArray[numpy.float32],
-    v: numpy.typing.NDArray[numpy.float32],
-) -> None:
-    """
-    Rows of (q, k, v) heads apart, normalized and turned; shape is (heads, kv heads, d).
     """
 
 def splitmix64(words: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:

@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalizes the last dimension of `x`; the result has its type, or `dtype`."""
         dtype = dtype or x.dtype
-        if fused_rows.is_fast(x) and x.dtype == torch.float32:
+        if x.dtype == torch.float32 and fused_rows.is_fast(x, self.weight):
             return fused_rows.norm(x, self.weight, self.eps, dtype)
         result: Tensor = RMSNormFunction.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return result.to(dtype)
@@ -167,7 +167,7 @@ class Block(nn.Module):
             q (T, H, D), k (T, Hkv, D), v (T, Hkv, D): what a cache keeps are this k and v.
         """
         projected = self.qkv_projection(self.attention_norm(x, fused_rows.product_dtype(x)))
-        if fused_rows.is_fast(projected):
+        if fused_rows.is_fast(projected, self.qkv_projection.weight):
             weights = None
             if self.query_norm is not None and self.key_norm is not None:
                 weights = (self.query_norm.weight, self.key_norm.weight)
@@ -200,7 +200,7 @@ class Block(nn.Module):
         x = x + self.attention_output(attended.reshape(x.shape[0], -1))
         normalized = self.feed_forward_norm(x, fused_rows.product_dtype(x))
         gate_and_up = self.gate_and_up(normalized)
-        if fused_rows.is_fast(gate_and_up):
+        if fused_rows.is_fast(gate_and_up, self.gate_and_up.weight):
             return x + fused_rows.gated_product(gate_and_up, self.down.weight)
         gate, up = gate_and_up.chunk(2, dim=-1)
         result: Tensor = x + self.down(functional.silu(gate) * up)

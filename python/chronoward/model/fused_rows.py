@@ -23,9 +23,18 @@ if TYPE_CHECKING:
 _NOTHING = torch.zeros(0)
 
 
-def is_fast(x: Tensor) -> bool:
-    """Whether the passes take this tensor."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+def is_fast(x: Tensor, weight: Tensor) -> bool:
+    """Whether the passes take this tensor, made by or for a module with this weight.
+
+    Weights stay fp32, whatever autocast computes products in; a compiler is given torch's own
+    operations, which it can look into.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+    )
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
