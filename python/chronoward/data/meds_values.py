@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from chronoward.data.meds_rows import NONE, Numbering
 from chronoward.data.meds_tables import FIXED_TEXTS
@@ -53,6 +54,35 @@ def quantiles(values: Floats) -> list[float]:
     ordered = np.sort(values)
     places = np.ceil(np.array(QUANTILES) * len(ordered)).astype(np.int64) - 1
     return [float(x) for x in ordered[np.clip(places, 0, len(ordered) - 1)]]
+
+
+def _groups(*columns: NDArray[Any]) -> tuple[NDArray[np.int32], Ints]:
+    """Numbers of the distinct rows of columns of integers, by hashing: nothing is sorted.
+
+    Args:
+        columns: (n,) each, of 32 bits at most.
+
+    Returns:
+        int32 (n,), the group of each row; int64 (n_groups,), the first row of each.
+    """
+    group, n_groups = np.zeros(len(columns[0]), np.int32), 0
+    for column in columns:
+        packed = group.astype(np.int64) << 32 | column.astype(np.uint32)
+        found = pa.array(packed).dictionary_encode()
+        group, n_groups = found.indices.to_numpy(), len(found.dictionary)
+    first = np.zeros(n_groups, np.int64)
+    first[group[::-1]] = np.arange(len(group))[::-1]
+    return group, first
+
+
+def _runs(values: Ints) -> NDArray[np.int32]:
+    """The number of each run of equal values."""
+    return np.cumsum(np.diff(values, prepend=values[:1]) != 0, dtype=np.int32)
+
+
+def _narrow(group: NDArray[np.int32], n_groups: int) -> NDArray[Any]:
+    """16 bits where they hold them: those NumPy sorts by counting."""
+    return group.astype(np.uint16) if n_groups <= 1 << 16 else group
 
 
 class ValueRules:
@@ -110,26 +140,26 @@ class ValueRules:
         if self._has_units:
             self._count_units(events)
         rows = np.flatnonzero(~self._is_fixed[events.text])
-        keys = np.stack([events.table[rows], events.code[rows], events.text[rows]]).astype(np.int64)
-        found, group, n = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-        pairs = np.unique(np.stack([group.ravel(), events.subject[rows]]), axis=1)[0]
-        n_subjects = np.bincount(pairs, minlength=found.shape[1])
-        for i, key in enumerate(map(tuple, found.T.tolist())):
-            self._n_text[key] += int(n[i])
-            self._n_text_subjects[key] += int(n_subjects[i])
+        table, code, text = events.table[rows], events.code[rows], events.text[rows]
+        group, first = _groups(table, code, text)
+        n = np.bincount(group, minlength=len(first)).tolist()
+        _, first_of_pair = _groups(group, _runs(events.subject[rows]))
+        n_subjects = np.bincount(group[first_of_pair], minlength=len(first)).tolist()
+        keys = zip(*(column[first].tolist() for column in (table, code, text)), strict=True)
+        for i, key in enumerate(keys):
+            self._n_text[key] += n[i]
+            self._n_text_subjects[key] += n_subjects[i]
 
     def _count_units(self, events: CodeEvents) -> None:
         unit, number = self._converted(events)
         rows = np.flatnonzero(~np.isnan(number))
-        key = (events.table[rows].astype(np.int64) << 32) | events.code[rows]
-        order = np.lexsort((unit[rows], key))
-        key, name, values = key[order], unit[rows][order], number[rows][order]
-        if not len(key):
-            return
-        starts = np.flatnonzero(np.diff(key, prepend=-1) | np.diff(name, prepend=-2))
-        for start, end in zip(starts, np.append(starts[1:], len(key)), strict=True):
-            owner = (int(key[start]) >> 32, int(key[start]) & 0xFFFFFFFF)
-            self._values[owner][int(name[start])].append(values[start:end])
+        table, code, unit = events.table[rows], events.code[rows], unit[rows]
+        group, first = _groups(table, code, unit)
+        values = number[rows[np.argsort(_narrow(group, len(first)), kind="stable")]]
+        ends = np.cumsum(np.bincount(group, minlength=len(first)))
+        keys = zip(*(column[first].tolist() for column in (table, code, unit)), strict=True)
+        for (of_table, of_code, name), mine in zip(keys, np.split(values, ends[:-1]), strict=True):
+            self._values[of_table, of_code][name].append(mine)
 
     def finish(self) -> None:
         """Decides, once every shard was counted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class _Stages:
         else:
             made = given
         # the report first: once the tokenizer is there, this stage is not run again
-        files.write_json(self.work / _FIT_REPORT, asdict(made.fit_report))
+        files.write_json(self.work / _FIT_REPORT, vars(made.fit_report))
         made.save(path)
         return made
 
