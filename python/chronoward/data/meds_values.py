@@ -153,6 +153,8 @@ class ValueRules:
     def _count_units(self, events: CodeEvents) -> None:
         unit, number = self._converted(events)
         rows = np.flatnonzero(~np.isnan(number))
+        if not len(rows):
+            return
         table, code, unit = events.table[rows], events.code[rows], unit[rows]
         group, first = _groups(table, code, unit)
         values = number[rows[np.argsort(_narrow(group, len(first)), kind="stable")]]
