@@ -94,8 +94,8 @@ class EventReader:
             message = f"events row {int(np.argmax(role > max(Role)))}: unknown role"
             raise DataError(message)
         numbers = {name: self._numbered(events[name], name) for name in self._numbers}
-        text = numbers.pop("text_value")
-        key = self._index.number(role, *numbers.values(), n_threads=threads)
+        table, code, unit, text = numbers.values()
+        key = self._index.number(role, table, code, unit, threads)
         self._name_keys()
         self.texts = self._numbers["text_value"].texts
         time_us, available_us = (
