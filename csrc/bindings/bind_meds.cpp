@@ -1,12 +1,11 @@
 #include <pybind11/stl.h>
-#include <pybind11/typing.h>
 
-#include <array>
 #include <optional>
 #include <tuple>
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "bindings/event_columns.hpp"
 #include "core/event_piece.hpp"
 
 namespace chronoward::bindings {
@@ -15,7 +14,6 @@ namespace {
 
 using Codes = Array<std::int32_t>;  // (n_codes,) or (n_texts,) numbers
 using Numbers = Array<double>;      // (n,)
-using Columns = py::typing::Dict<py::str, py::array>;
 using Converted = std::tuple<std::int32_t, std::int32_t, double, double, std::int32_t>;
 using Triple = std::tuple<std::int32_t, std::int32_t, std::int32_t>;
 
@@ -194,42 +192,12 @@ class MedsMending {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
       piece = pieces_->make(subjects, ids, arrays.rows(), rules(), fates);
     }
-    Columns out;
-    out["subject_id"] = to_numpy(std::move(piece.subject_id));
-    out["time"] = to_numpy(std::move(piece.time));
-    out["available"] = to_numpy(std::move(piece.available));
-    out["role"] = to_numpy(std::move(piece.role));
-    out["table"] = to_numpy(std::move(piece.table));
-    out["code"] = to_numpy(std::move(piece.code));
-    out["unit"] = to_numpy(std::move(piece.unit));
-    out["text"] = to_numpy(std::move(piece.text));
-    out["number"] = to_numpy(std::move(piece.number));
-    out["visit_id"] = to_numpy(std::move(piece.visit_id));
-    out["end_time"] = to_numpy(std::move(piece.end_time));
-    out["gone"] = to_numpy(std::move(fates.gone));
-    out["changes"] = to_numpy(std::move(fates.changes));
-    return out;
+    return piece_columns(std::move(piece), std::move(fates));
   }
 
   Columns facts() const {
     if (!pieces_) throw std::logic_error("set_values comes before facts");
-    EventFactColumns found = pieces_->facts();
-    Columns out;
-    out["kind_role"] = to_numpy(std::move(found.kinds.role));
-    out["kind_table"] = to_numpy(std::move(found.kinds.table));
-    out["kind_code"] = to_numpy(std::move(found.kinds.code));
-    out["kind_n_female"] = to_numpy(std::move(found.kinds.n_female));
-    out["kind_n_male"] = to_numpy(std::move(found.kinds.n_male));
-    out["n_events"] = to_numpy(std::move(found.n_events));
-    out["n_subjects"] = to_numpy(std::move(found.n_subjects));
-    out["subject_id"] = to_numpy(std::move(found.subject_id));
-    out["first_us"] = to_numpy(std::move(found.first_us));
-    out["last_us"] = to_numpy(std::move(found.last_us));
-    out["died"] = to_numpy(std::move(found.died));
-    out["death_us"] = to_numpy(std::move(found.death_us));
-    out["visits"] = to_numpy(
-        std::vector<std::int64_t>{found.n_visits, found.n_made, found.n_code, found.n_artificial});
-    return out;
+    return fact_columns(pieces_->facts());
   }
 
  private:
@@ -246,13 +214,6 @@ class MedsMending {
   std::uint16_t no_table_;
   std::optional<EventPieces> pieces_;
 };
-
-template <std::size_t N>
-py::tuple names(const std::array<const char*, N>& values) {
-  py::tuple out(N);
-  for (std::size_t i = 0; i < N; ++i) out[i] = values[i];
-  return out;
-}
 
 }  // namespace
 

@@ -1,7 +1,5 @@
 #include <pybind11/stl.h>
-#include <pybind11/typing.h>
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +7,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
+#include "bindings/event_columns.hpp"
 #include "core/omop_piece.hpp"
 
 namespace chronoward::bindings {
@@ -16,7 +15,6 @@ namespace chronoward::bindings {
 namespace {
 
 using Codes = Array<std::int32_t>;
-using Columns = py::typing::Dict<py::str, py::array>;
 using Converted = std::tuple<std::int32_t, std::int32_t, double, double, std::int32_t>;
 using Triple = std::tuple<std::int32_t, std::int32_t, std::int32_t>;
 
@@ -240,40 +238,11 @@ class OmopMending {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
       made = mine.make(who, records, final_visits, extra, fates);
     }
-    Columns out;
-    out["subject_id"] = to_numpy(std::move(made.subject_id));
-    out["time"] = to_numpy(std::move(made.time));
-    out["available"] = to_numpy(std::move(made.available));
-    out["role"] = to_numpy(std::move(made.role));
-    out["table"] = to_numpy(std::move(made.table));
-    out["code"] = to_numpy(std::move(made.code));
-    out["unit"] = to_numpy(std::move(made.unit));
-    out["text"] = to_numpy(std::move(made.text));
-    out["number"] = to_numpy(std::move(made.number));
-    out["visit_id"] = to_numpy(std::move(made.visit_id));
-    out["end_time"] = to_numpy(std::move(made.end_time));
-    out["gone"] = to_numpy(std::move(fates.gone));
-    out["changes"] = to_numpy(std::move(fates.changes));
-    return out;
+    return piece_columns(std::move(made), std::move(fates));
   }
 
   Columns facts() {
-    EventFactColumns found = pieces().facts();
-    Columns out;
-    out["kind_role"] = to_numpy(std::move(found.kinds.role));
-    out["kind_table"] = to_numpy(std::move(found.kinds.table));
-    out["kind_code"] = to_numpy(std::move(found.kinds.code));
-    out["kind_n_female"] = to_numpy(std::move(found.kinds.n_female));
-    out["kind_n_male"] = to_numpy(std::move(found.kinds.n_male));
-    out["n_events"] = to_numpy(std::move(found.n_events));
-    out["n_subjects"] = to_numpy(std::move(found.n_subjects));
-    out["subject_id"] = to_numpy(std::move(found.subject_id));
-    out["first_us"] = to_numpy(std::move(found.first_us));
-    out["last_us"] = to_numpy(std::move(found.last_us));
-    out["died"] = to_numpy(std::move(found.died));
-    out["death_us"] = to_numpy(std::move(found.death_us));
-    out["visits"] = to_numpy(
-        std::vector<std::int64_t>{found.n_visits, found.n_made, found.n_code, found.n_artificial});
+    Columns out = fact_columns(pieces().facts());
     out["named_table"] = to_numpy(pieces().named_tables());
     out["named_concept"] = to_numpy(pieces().named_concepts());
     return out;
@@ -291,13 +260,6 @@ class OmopMending {
   std::vector<std::int32_t> code_rank_, drug_text_;
   std::optional<OmopPieces> pieces_;
 };
-
-template <std::size_t N>
-py::tuple names(const std::array<const char*, N>& values) {
-  py::tuple out(N);
-  for (std::size_t i = 0; i < N; ++i) out[i] = values[i];
-  return out;
-}
 
 }  // namespace
 

@@ -39,8 +39,7 @@ class BottomSample {
   void add_sampled(std::span<const std::int64_t> group, std::span<const std::uint64_t> priority,
                    std::span<const std::uint64_t> subject, std::span<const double> value);
 
-  /// The sample of everything offered so far, which is forgotten: both at once would be the most
-  /// memory that fitting takes.
+  /// The sample of everything offered so far, which is forgotten: it is not held twice.
   SampledRows take();
 
  private:

@@ -10,15 +10,6 @@
 namespace chronoward {
 namespace {
 
-template <typename T>
-void append(std::vector<T>& to, std::vector<T>&& from) {
-  if (to.empty()) {
-    to = std::move(from);
-  } else {
-    to.insert(to.end(), from.begin(), from.end());
-  }
-}
-
 /// Appends fn(event) of each event.
 template <typename T, typename Fn>
 void extend(std::vector<T>& column, const std::vector<MendedEvent>& events, const Fn& fn) {

@@ -1,12 +1,23 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/event_piece.hpp"
 #include "core/mend_meds.hpp"
 
 namespace chronoward {
+
+/// Appends one column to another, which it becomes where that is empty.
+template <typename T>
+void append(std::vector<T>& to, std::vector<T>&& from) {
+  if (to.empty()) {
+    to = std::move(from);
+  } else {
+    to.insert(to.end(), from.begin(), from.end());
+  }
+}
 
 /// Puts a subject's events into the order of chronoward/schema.py; texts are places in byte order.
 void sort_events(std::vector<MendedEvent>& events);

@@ -1,12 +1,10 @@
 #include "core/event_piece.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <stdexcept>
-#include <tuple>
 #include <utility>
 
+#include "core/event_columns.hpp"
 #include "core/parallel.hpp"
 
 namespace chronoward {
@@ -24,23 +22,6 @@ bool is_within(std::span<const T> values, std::int64_t least, std::size_t n) {
     return static_cast<std::int64_t>(x) >= least &&
            static_cast<std::int64_t>(x) < static_cast<std::int64_t>(n);
   });
-}
-
-template <typename T>
-void append(std::vector<T>& to, std::vector<T>&& from) {
-  if (to.empty()) {
-    to = std::move(from);
-  } else {
-    to.insert(to.end(), from.begin(), from.end());
-  }
-}
-
-/// Appends fn(event) of each event.
-template <typename T, typename Fn>
-void extend(std::vector<T>& column, const std::vector<MendedEvent>& events, const Fn& fn) {
-  const std::size_t n = column.size();
-  column.resize(n + events.size());
-  std::transform(events.begin(), events.end(), column.begin() + static_cast<std::ptrdiff_t>(n), fn);
 }
 
 /// Calls fn(mender, subject, part) for all subjects, a range of them a thread.
@@ -63,21 +44,6 @@ void mend(MedsMender& mender, const MedsSubjects& subjects, std::size_t i,
   mender.mend(static_cast<std::size_t>(subjects.offsets[i]),
               static_cast<std::size_t>(subjects.offsets[i + 1]), subjects.is_excluded[i] != 0,
               events);
-}
-
-float nulls_first(double x) {
-  return std::isnan(x) ? -std::numeric_limits<float>::infinity() : static_cast<float>(x);
-}
-
-/// The order of chronoward/schema.py inside a subject; kNullUs is less than any time.
-bool is_before(const MendedEvent& a, const MendedEvent& b) {
-  if (a.available != b.available) return a.available < b.available;
-  if (a.role != b.role) return a.role < b.role;
-  const auto rest = [](const MendedEvent& e) {
-    return std::tuple(e.table, e.code, e.unit, nulls_first(e.number), e.text, e.time, e.visit_id,
-                      e.end_time);
-  };
-  return rest(a) < rest(b);
 }
 
 }  // namespace
@@ -185,23 +151,10 @@ void EventPieces::put(std::vector<MendedEvent>& events, std::int64_t subject_id,
     if (event.unit != kNone) event.unit = ranks_.unit[at(event.unit)];
     if (event.text != kNone) event.text = ranks_.text[at(event.text)];
   }
-  if (!std::is_sorted(events.begin(), events.end(), is_before)) {
-    std::sort(events.begin(), events.end(), is_before);
-  }
+  sort_events(events);
   facts.add(subject_id, events);
-  out.subject_id.resize(out.subject_id.size() + events.size(), subject_id);
-  extend(out.time, events, [](const MendedEvent& e) { return e.time; });
-  extend(out.available, events, [](const MendedEvent& e) { return e.available; });
-  extend(out.role, events, [](const MendedEvent& e) { return static_cast<std::uint8_t>(e.role); });
-  extend(out.table, events, [](const MendedEvent& e) { return std::int32_t{e.table}; });
-  extend(out.code, events, [](const MendedEvent& e) { return e.code; });
-  extend(out.number, events,
-         [](const MendedEvent& e) { return static_cast<float>(e.number + 0.0); });  // one zero
-  if (!ranks_.unit.empty()) extend(out.unit, events, [](const MendedEvent& e) { return e.unit; });
-  if (!ranks_.text.empty()) extend(out.text, events, [](const MendedEvent& e) { return e.text; });
-  if (!rules.visits.has_visits) return;
-  extend(out.visit_id, events, [](const MendedEvent& e) { return e.visit_id; });
-  extend(out.end_time, events, [](const MendedEvent& e) { return e.end_time; });
+  append_events(subject_id, events, !ranks_.unit.empty(), !ranks_.text.empty(),
+                rules.visits.has_visits, out);
 }
 
 EventPiece EventPieces::make(const MedsSubjects& subjects, std::span<const std::int64_t> subject_id,
@@ -231,21 +184,7 @@ EventPiece EventPieces::make(const MedsSubjects& subjects, std::span<const std::
     put(mine, subject_id[i], rules, facts_[part], parts[part]);
   };
   for_subjects(subjects, rows, rules, static_cast<int>(facts_.size()), mend_one);
-  EventPiece out;
-  for (EventPiece& part : parts) {
-    append(out.subject_id, std::move(part.subject_id));
-    append(out.time, std::move(part.time));
-    append(out.available, std::move(part.available));
-    append(out.role, std::move(part.role));
-    append(out.table, std::move(part.table));
-    append(out.code, std::move(part.code));
-    append(out.unit, std::move(part.unit));
-    append(out.text, std::move(part.text));
-    append(out.number, std::move(part.number));
-    append(out.visit_id, std::move(part.visit_id));
-    append(out.end_time, std::move(part.end_time));
-  }
-  return out;
+  return join_pieces(std::move(parts));
 }
 
 }  // namespace chronoward

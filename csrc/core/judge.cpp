@@ -6,6 +6,8 @@
 #include <limits>
 #include <tuple>
 
+#include "core/row_hash.hpp"
+
 namespace chronoward {
 namespace {
 
@@ -15,19 +17,6 @@ constexpr std::int64_t kUsualUs = 10957 * kUsPerDay;  // 2000-01-01: no sentinel
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
 bool is_midnight(std::int64_t us) { return us == day_of(us); }
-
-/// One pattern for all NaNs and one for both zeros.
-std::uint64_t bits_of(double x) {
-  if (std::isnan(x)) return std::bit_cast<std::uint64_t>(std::numeric_limits<double>::quiet_NaN());
-  return std::bit_cast<std::uint64_t>(x == 0.0 ? 0.0 : x);
-}
-
-std::uint64_t mix(std::uint64_t h, std::uint64_t x) {  // splitmix64's finalizer
-  h = (h ^ x) + 0x9e3779b97f4a7c15ULL;
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebULL;
-  return h ^ (h >> 31);
-}
 
 }  // namespace
 

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/row_hash.hpp"
+
 namespace chronoward {
 namespace {
 
@@ -19,19 +21,6 @@ std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 bool is_midnight(std::int64_t us) { return us == day_of(us); }
 
 bool in_calendar(std::int64_t us) { return us >= kFirstUs && us < kEndUs; }
-
-/// One pattern for all NaNs and one for both zeros.
-std::uint64_t bits_of(double x) {
-  if (std::isnan(x)) return std::bit_cast<std::uint64_t>(std::numeric_limits<double>::quiet_NaN());
-  return std::bit_cast<std::uint64_t>(x == 0.0 ? 0.0 : x);
-}
-
-std::uint64_t mix(std::uint64_t h, std::uint64_t x) {  // splitmix64's finalizer
-  h = (h ^ x) + 0x9e3779b97f4a7c15ULL;
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebULL;
-  return h ^ (h >> 31);
-}
 
 template <typename T>
 bool equal(std::span<const T> column, std::size_t a, std::size_t b) {

@@ -6,10 +6,8 @@ import ast
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +17,7 @@ from tests.faults.sources import TIME_US, conditions, write_csv
 from tests.store.timelines import make_batch, open_writer
 from tests.synthesize.conftest import random_run  # noqa: F401  (a fixture)
 from tests.tokenize.conftest import content, write_meds
+from tests.tokenize.test_interruption import start
 
 from chronoward.data import meds_mend, prepare
 from chronoward.data.meds_rows import Numberings, read_pieces
@@ -33,7 +32,6 @@ from chronoward.tokenizer import TokenizerSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAIN = "import sys\nfrom chronoward.cli import main\nmain(sys.argv[1:])"
 KILL = """
 import os, signal
 from pathlib import Path
@@ -62,18 +60,11 @@ def whole(meds: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     return content(tokenize(meds, tmp_path_factory.mktemp("whole") / "tokens").path)
 
 
-def _start(prelude: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", f"{prelude}\n{MAIN}", *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
 @pytest.mark.parametrize("k", [1, 4, 9])
 def test_case_58_killed_at_a_rename_the_job_resumes_to_the_same_bytes(
     meds: Path, whole: dict[str, str], tmp_path: Path, k: int
 ) -> None:
-    process = _start(KILL.format(k=k), "tokenize", meds, "--out", tmp_path / "tokens")
+    process = start("tokenize", meds, "--out", tmp_path / "tokens", prelude=KILL.format(k=k))
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "tokens" / "store.json").exists()
@@ -89,7 +80,9 @@ def test_case_58_a_merge_that_is_killed_leaves_nothing_and_gives_the_same_bytes_
         for i in range(2)
     ]
     merge(shards, tmp_path / "expected.json")
-    process = _start(KILL.format(k=0), "merge", *shards, "--out", tmp_path / "tokenizer.json")
+    process = start(
+        "merge", *shards, "--out", tmp_path / "tokenizer.json", prelude=KILL.format(k=0)
+    )
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "tokenizer.json").exists()
@@ -105,7 +98,7 @@ def test_case_59_signals_stop_a_job_cleanly_and_it_can_be_resumed(
     meds: Path, whole: dict[str, str], tmp_path: Path, signals: list[int], code: int
 ) -> None:
     out = tmp_path / "tokens"
-    process = _start(SLOW, "tokenize", meds, "--out", out)
+    process = start("tokenize", meds, "--out", out, prelude=SLOW)
     while not (out / ".job" / "job.json").exists():
         time.sleep(0.02)
         assert process.poll() is None
@@ -317,7 +310,7 @@ def test_case_75_locale_zone_hash_seed_and_threads_of_the_process_do_not_change_
 ) -> None:
     odd = {"TZ": "Pacific/Chatham", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "77"}
     environment = os.environ | odd | {"OMP_NUM_THREADS": "3", "LANG": "C"}
-    process = _start("", "tokenize", meds, "--out", tmp_path / "tokens", env=environment)
+    process = start("tokenize", meds, "--out", tmp_path / "tokens", env=environment)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert content(tmp_path / "tokens") == whole

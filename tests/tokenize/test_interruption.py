@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.tokenize.conftest import content
@@ -21,11 +21,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def start(*arguments: str | Path, prelude: str = "") -> subprocess.Popen[str]:
+# Ctrl-C reaches it as in a terminal, even where the tests run in the background, deaf to it.
+MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from chronoward.cli import main
+main(sys.argv[1:])
+"""
+
+
+def start(*arguments: str | Path, prelude: str = "", **options: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
-    code = f"{prelude}\nimport sys\nfrom chronoward.cli import main\nmain(sys.argv[1:])"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", f"{prelude}\n{MAIN}", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 @pytest.fixture(scope="module")
