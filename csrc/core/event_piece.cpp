@@ -172,7 +172,7 @@ EventPiece EventPieces::make(const MedsSubjects& subjects, std::span<const std::
     for (std::size_t k = 0; k < mender.rows().size(); ++k) {
       const JudgedRow& row = mender.rows()[k];
       fates.gone[first + k] = static_cast<std::uint8_t>(row.gone);
-      if (row.gone == Removal::kNone) fates.changes[first + k] = row.changes;
+      if (row.gone == Removal::kKept) fates.changes[first + k] = row.changes;
     }
     for (MendedEvent& event : mine) {
       if (event.role != Role::kCode) {

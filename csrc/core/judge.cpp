@@ -132,7 +132,7 @@ void Judge::find_copies(std::size_t begin, std::size_t first, std::size_t last,
                         std::vector<JudgedRow>& judged) {
   hashed_.clear();
   for (std::size_t i = first; i < last; ++i) {
-    if (judged[i].gone != Removal::kNone) continue;
+    if (judged[i].gone != Removal::kKept) continue;
     hashed_.emplace_back(content_hash(begin + i, judged[i].role), static_cast<std::uint32_t>(i));
   }
   std::sort(hashed_.begin(), hashed_.end());
@@ -154,14 +154,14 @@ Removal Judge::removal_of(std::size_t row, const JudgedRow& judged) const {
   const std::int64_t us = rows_.time[row];
   const Role role = judged.role;
   if (us == kNullUs && (role == Role::kBirth || role == Role::kDeath)) return Removal::kMissingTime;
-  if (role == Role::kSex || role == Role::kRace || role == Role::kStatic) return Removal::kNone;
+  if (role == Role::kSex || role == Role::kRace || role == Role::kStatic) return Removal::kKept;
   if (is_sentinel(us)) return Removal::kSentinelTime;
-  if (role == Role::kBirth) return Removal::kNone;
+  if (role == Role::kBirth) return Removal::kKept;
   const std::int64_t before = role == Role::kDeath ? 0 : rules_.prenatal_us;
   if (birth_ != kNullUs && us < birth_day_ - before) return Removal::kBeforeBirth;  // whole days
   if (rules_.future_us != kNullUs && us >= rules_.future_us) return Removal::kFutureDate;
   if (role != Role::kDeath && death_ != kNullUs && us > death_) return Removal::kAfterDeath;
-  return Removal::kNone;
+  return Removal::kKept;
 }
 
 void Judge::read_value(std::size_t row, JudgedRow& judged) const {
@@ -226,7 +226,7 @@ void Judge::keep_one(std::size_t begin, Role role, Removal rule,
   };
   std::size_t kept = judged.size();
   for (std::size_t i = 0; i < judged.size(); ++i) {
-    if (judged[i].role != role || judged[i].gone != Removal::kNone) continue;
+    if (judged[i].role != role || judged[i].gone != Removal::kKept) continue;
     if (kept == judged.size()) {
       kept = i;
       continue;
@@ -259,8 +259,8 @@ void Judge::judge(std::size_t begin, std::size_t end, bool is_excluded,
   for (std::size_t i = 0; i < out.size(); ++i) {
     JudgedRow& judged = out[i];
     const std::size_t row = begin + i;
-    if (judged.gone == Removal::kNone) judged.gone = removal_of(row, judged);
-    if (judged.gone != Removal::kNone) continue;
+    if (judged.gone == Removal::kKept) judged.gone = removal_of(row, judged);
+    if (judged.gone != Removal::kKept) continue;
     read_value(row, judged);
     read_end(row, judged);
     const std::int64_t us = rows_.time[row];

@@ -14,7 +14,7 @@ namespace chronoward {
 
 /// Why a record makes no event of its own; names of chronoward/data/rules.py, tried in this order.
 enum class Removal : std::uint8_t {
-  kNone,
+  kKept,
   kMissingSubject,
   kExcludedSubject,
   kMissingCode,
@@ -171,7 +171,7 @@ struct JudgedRow {
   std::int32_t text = kNone;  // number of the text that is kept
   std::uint32_t changes = 0;
   Role role = Role::kCode;
-  Removal gone = Removal::kNone;
+  Removal gone = Removal::kKept;
   bool has_number = false;
 };
 

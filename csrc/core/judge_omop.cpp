@@ -139,7 +139,7 @@ RecordRemoval RecordJudge::removal_of(std::size_t row, const JudgedRecord& judge
     return RecordRemoval::kAfterDeath;
   }
   if (rules_.drops_unmapped && concept_at(row) == 0) return RecordRemoval::kUnmappedDropped;
-  return RecordRemoval::kNone;
+  return RecordRemoval::kKept;
 }
 
 void RecordJudge::read_value(std::size_t row, JudgedRecord& judged) const {
@@ -223,12 +223,12 @@ void RecordJudge::judge(std::size_t begin, std::size_t end, const Life& life,
     judged.is_date = moment == kNullUs ||
                      (is_midnight(moment) &&
                       t_.is_date_type_of(rows_.table[row], OmopRows::number_at(rows_.type, row)));
-    if (judged.gone == RecordRemoval::kNone) judged.gone = removal_of(row, judged, life);
-    if (judged.gone == RecordRemoval::kNone && is_further_[i] != 0) {
+    if (judged.gone == RecordRemoval::kKept) judged.gone = removal_of(row, judged, life);
+    if (judged.gone == RecordRemoval::kKept && is_further_[i] != 0) {
       if (rules_.uses_source_concept) judged.gone = RecordRemoval::kMultipleTargetsMerged;
       judged.changes |= bit_of(RecordChange::kMultipleTargets);
     }
-    if (judged.gone != RecordRemoval::kNone) continue;
+    if (judged.gone != RecordRemoval::kKept) continue;
     judged.time = judged.is_date ? day_of(start) : start;
     if (life.birth != kNullUs && start < day_of(life.birth)) {
       judged.changes |= bit_of(RecordChange::kPrenatal);

@@ -17,7 +17,7 @@ struct JudgedRecord {
   std::int32_t text = kNone;
   std::int32_t value_concept = kNone;  // where it says the value
   std::uint32_t changes = 0;
-  RecordRemoval gone = RecordRemoval::kNone;
+  RecordRemoval gone = RecordRemoval::kKept;
   bool is_date = false;  // the start has no time
   bool has_number = false;
 };

@@ -25,7 +25,7 @@ Removal removal_of(VisitFate fate) {
     case VisitFate::kCount:
       break;
   }
-  return Removal::kNone;
+  return Removal::kKept;
 }
 
 std::uint32_t changes_of(std::uint8_t bits) {
@@ -75,7 +75,7 @@ void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
 void MedsMender::stage_explicit() {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
-    if (row.role != Role::kVisit || row.gone != Removal::kNone) continue;
+    if (row.role != Role::kVisit || row.gone != Removal::kKept) continue;
     const auto place = static_cast<std::int32_t>(staged_.size());
     const std::int64_t ref = rows_.visit_of(begin_ + i);
     if (ref != kNullUs) by_ref_.emplace_back(ref, place);
@@ -87,7 +87,7 @@ void MedsMender::stage_explicit() {
   std::sort(by_ref_.begin(), by_ref_.end());
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
-    if (row.role != Role::kDischarge || row.gone != Removal::kNone) continue;
+    if (row.role != Role::kDischarge || row.gone != Removal::kKept) continue;
     const std::int64_t ref = rows_.visit_of(begin_ + i);
     const std::int32_t code = t_.event_code[at(rows_.code[begin_ + i])];
     const auto first = std::lower_bound(by_ref_.begin(), by_ref_.end(), std::pair(ref, kNone));
@@ -131,7 +131,7 @@ void MedsMender::stage_pattern(const CodePattern& pattern) {
   marks_.clear();
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
-    if (row.gone != Removal::kNone || row.role != Role::kCode) continue;
+    if (row.gone != Removal::kKept || row.role != Role::kCode) continue;
     const auto place = static_cast<std::int32_t>(i);
     const std::size_t code = code_of(place);
     if (!pattern.closes_itself) {
@@ -231,7 +231,7 @@ void MedsMender::mend_staged() {
   }
   linked_.clear();
   for (std::size_t i = 0; i < judged_.size() && !by_ref_.empty(); ++i) {
-    if (judged_[i].role != Role::kCode || judged_[i].gone != Removal::kNone) continue;
+    if (judged_[i].role != Role::kCode || judged_[i].gone != Removal::kKept) continue;
     const std::int32_t visit = staged_of(rows_.visit_of(begin_ + i));
     if (visit != kNoVisit) linked_.push_back({visit, rows_.time[begin_ + i], false});
   }
@@ -270,7 +270,7 @@ void MedsMender::settle_columns() {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     JudgedRow& row = judged_[i];
     const bool is_detail = row.role == Role::kDetail;
-    if ((!is_detail && row.role != Role::kDischarge) || row.gone != Removal::kNone) continue;
+    if ((!is_detail && row.role != Role::kDischarge) || row.gone != Removal::kKept) continue;
     const std::int32_t place = visit_of_row(i);
     const std::int32_t code = t_.event_code[at(rows_.code[begin_ + i])];
     if (!is_detail) {
@@ -283,7 +283,7 @@ void MedsMender::settle_columns() {
     const MendedVisit& visit = mended_.visits[at(place)];
     const std::int64_t start = rows_.time[begin_ + i];
     if (start > visit.finish || row.end_time < visit.start) continue;
-    row.gone = Removal::kNone;
+    row.gone = Removal::kKept;
     details_.push_back(
         {std::max(start, visit.start), std::min(row.end_time, visit.finish), code, place});
   }
@@ -336,7 +336,7 @@ void MedsMender::put_codes(std::vector<MendedEvent>& out) {
   records_.clear();
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
-    if (row.role != Role::kCode || row.gone != Removal::kNone || is_silent_[i] != 0) continue;
+    if (row.role != Role::kCode || row.gone != Removal::kKept || is_silent_[i] != 0) continue;
     to_link_.push_back(static_cast<std::int32_t>(i));
     records_.push_back(
         {rows_.time[begin_ + i], v_.is_explicit ? visit_of_row(i) : kNoVisit, false});
@@ -384,7 +384,7 @@ void MedsMender::put_codes(std::vector<MendedEvent>& out) {
 void MedsMender::put_facts(std::vector<MendedEvent>& out) const {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
-    if (row.gone != Removal::kNone) continue;
+    if (row.gone != Removal::kKept) continue;
     if (row.role > Role::kStatic && row.role != Role::kDeath) continue;
     MendedEvent& event = out.emplace_back();
     if (row.role == Role::kBirth) event.time = judge_.birth();

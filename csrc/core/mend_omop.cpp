@@ -130,7 +130,7 @@ void OmopMender::put_record(std::size_t i, const MendedEvent& base, std::vector<
 
 void OmopMender::put_unlinked(std::vector<MendedEvent>& out) {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
-    if (judged_[i].gone != RecordRemoval::kNone) continue;
+    if (judged_[i].gone != RecordRemoval::kKept) continue;
     MendedEvent base;
     base.table = rows_.table[begin_ + i];
     base.available = judged_[i].time;
@@ -144,7 +144,7 @@ void OmopMender::put_linked(const VisitsOfSubject& visits, std::vector<MendedEve
   artificial_.clear();
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRecord& record = judged_[i];
-    if (record.gone != RecordRemoval::kNone) continue;
+    if (record.gone != RecordRemoval::kKept) continue;
     std::int32_t own = kNoVisit;
     const std::int64_t ref = OmopRows::us_at(rows_.visit_ref, begin_ + i);
     if (ref != kNullUs) {

@@ -66,7 +66,7 @@ void find_extents(const StagedVisits& visits, std::size_t i, std::size_t first,
   for (std::size_t k = 0; k < records.size(); ++k) {
     const JudgedRecord& record = records[k];
     const std::int64_t ref = rows.visit_ref[first + k];
-    if (record.gone != RecordRemoval::kNone || ref == kNullUs) continue;
+    if (record.gone != RecordRemoval::kKept || ref == kNullUs) continue;
     const auto found = std::lower_bound(refs.begin(), refs.end(), ref);
     if (found == refs.end() || *found != ref) continue;
     const std::size_t v = at(visits.offsets[i]) + static_cast<std::size_t>(found - refs.begin());
@@ -274,7 +274,7 @@ EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
     for (std::size_t k = 0; k < mender.records().size(); ++k) {
       const JudgedRecord& record = mender.records()[k];
       fates.gone[first + k] = static_cast<std::uint8_t>(record.gone);
-      if (record.gone == RecordRemoval::kNone) fates.changes[first + k] = record.changes;
+      if (record.gone == RecordRemoval::kKept) fates.changes[first + k] = record.changes;
     }
     for (MendedEvent& event : mine) {
       if (event.role == Role::kCode) fates.changes[first + at(event.row)] |= resolve(event);

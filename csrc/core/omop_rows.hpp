@@ -14,7 +14,7 @@ namespace chronoward {
 
 /// Why a clinical record makes no event; names of chronoward/data/rules.py, tried in this order.
 enum class RecordRemoval : std::uint8_t {
-  kNone,
+  kKept,
   kMissingSubject,
   kExcludedSubject,
   kUnknownPerson,
@@ -148,11 +148,11 @@ struct OmopTables {
   std::span<const std::uint8_t> text_kind;     // TextKind by text
   std::span<const double> text_number;         // by text, of kNumber and kBound
   std::span<const std::int32_t> text_category;
-  std::span<const std::uint8_t> is_fixed_text;  // by text: a word of ours, never rare
-  std::span<const std::uint8_t> is_date_type;   // by table and type, see `is_date_type_of`
-  std::span<const std::int32_t> drug_text;      // by concept number of a type, kNone; or empty
-  std::span<const std::int32_t> code_rank;      // by code: place in byte order
-  std::int32_t no_code = kNone;                 // of records that nothing names
+  std::span<const std::uint8_t> is_fixed_text;   // by text: a word of ours, never rare
+  std::span<const std::uint8_t> is_date_type;    // by table and type, see `is_date_type_of`
+  std::span<const std::int32_t> drug_text = {};  // by concept number of a type, kNone; or empty
+  std::span<const std::int32_t> code_rank = {};  // by code: place in byte order
+  std::int32_t no_code = kNone;                  // of records that nothing names
   std::int32_t positive_text = kNone, negative_text = kNone, stop_text = kNone;
   std::int32_t artificial_code = kNone;  // Visit/0
   std::uint16_t drug_table = 0, condition_table = 0, visit_table = 0;

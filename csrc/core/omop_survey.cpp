@@ -39,7 +39,7 @@ void ValueCounts::add_drug_types(std::size_t begin, const std::vector<JudgedReco
   for (std::size_t i = 0; i < records.size(); ++i) {
     if (rows.table[begin + i] != tables.drug_table) continue;
     const std::int32_t type = OmopRows::number_at(rows.type, begin + i);
-    if (type == last || records[i].gone != RecordRemoval::kNone) continue;
+    if (type == last || records[i].gone != RecordRemoval::kKept) continue;
     drug_types_.insert(type);
     last = type;
   }
