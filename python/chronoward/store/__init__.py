@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from chronoward.store.layout import MAX_SHARD_TOKENS
+from chronoward.store.pending import Timelines
 from chronoward.store.reader import Shard, StoreSplit, Timeline, TokenStore
-from chronoward.store.writer import StoreWriter, Timelines
+from chronoward.store.writer import StoreWriter
 
 __all__ = [
     "MAX_SHARD_TOKENS",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from chronoward import files
-from chronoward.errors import DataError, LimitError
+from chronoward.errors import DataError
 from chronoward.schema import SPLITS
 from chronoward.store.layout import (
     CODES,
@@ -24,86 +24,14 @@ from chronoward.store.layout import (
     checksum,
     shard_schema,
 )
+from chronoward.store.pending import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-
-class Timelines(Protocol):
-    """What `StoreWriter.add` takes: token timelines, one after the other (`TokenBatch`)."""
-
-    @property
-    def subject_id(self) -> NDArray[np.int64]: ...  # (n,)
-    @property
-    def origin_us(self) -> NDArray[np.int64]: ...  # (n,)
-    @property
-    def offsets(self) -> NDArray[np.int64]: ...  # (n + 1,)
-    @property
-    def token_id(self) -> NDArray[np.int32]: ...  # (n_tokens,)
-    @property
-    def time_min(self) -> NDArray[np.int32]: ...
-    @property
-    def event_min(self) -> NDArray[np.int32]: ...
-    @property
-    def n_prior(self) -> NDArray[np.uint8]: ...
-    @property
-    def obs_offsets(self) -> NDArray[np.int64]: ...  # (n + 1,)
-    @property
-    def obs_start_min(self) -> NDArray[np.int32]: ...
-    @property
-    def obs_end_min(self) -> NDArray[np.int32]: ...
-
-
-class _Pending:
-    """Subjects of one split that wait for their shard; owns copies, so batches can be freed."""
-
-    def __init__(self) -> None:
-        self.subject_id: list[NDArray[np.int64]] = []
-        self.origin_us: list[NDArray[np.int64]] = []
-        self.lengths: list[NDArray[np.int64]] = []
-        self.n_periods: list[NDArray[np.int64]] = []
-        self.values: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in (*TOKEN_COLUMNS, *PERIOD_COLUMNS)
-        }
-        self.n_tokens = 0
-
-    def append(self, batch: Timelines, chosen: NDArray[np.bool_]) -> None:
-        lengths, n_periods = np.diff(batch.offsets), np.diff(batch.obs_offsets)
-        of_tokens, of_periods = np.repeat(chosen, lengths), np.repeat(chosen, n_periods)
-        self.subject_id.append(batch.subject_id[chosen])
-        self.origin_us.append(batch.origin_us[chosen])
-        self.lengths.append(lengths[chosen])
-        self.n_periods.append(n_periods[chosen])
-        for name in TOKEN_COLUMNS:
-            self.values[name].append(getattr(batch, name)[of_tokens])
-        for name in PERIOD_COLUMNS:
-            self.values[name].append(getattr(batch, name)[of_periods])
-        self.n_tokens += int(lengths[chosen].sum())
-
-    def take(self, max_tokens: int) -> tuple[int, int, dict[str, NDArray[Any]]]:
-        """Removes the longest run of subjects that fits; its counts and its columns."""
-        whole = {"subject_id": self.subject_id, "origin_us": self.origin_us}
-        whole |= {"lengths": self.lengths, "n_periods": self.n_periods}
-        columns: dict[str, NDArray[Any]] = {k: np.concatenate(v) for k, v in whole.items()}
-        ends = np.cumsum(columns["lengths"])
-        n = int(np.searchsorted(ends, max_tokens, side="right"))
-        if n == 0 and len(ends):
-            message = f"a timeline has {ends[0]} tokens; a shard holds at most {max_tokens}"
-            raise LimitError(message)
-        n_tokens = int(ends[n - 1]) if n else 0
-        n_periods = int(columns["n_periods"][:n].sum())
-        taken = {name: column[:n] for name, column in columns.items()}
-        for name in whole:
-            getattr(self, name)[:] = [columns[name][n:].copy()]
-        for name, parts in self.values.items():
-            joined = np.concatenate(parts)
-            cut = n_tokens if name in TOKEN_COLUMNS else n_periods
-            taken[name] = joined[:cut]
-            parts[:] = [joined[cut:].copy()]
-        self.n_tokens -= n_tokens
-        return n, n_tokens, taken
+    from chronoward.store.pending import Timelines
 
 
 class StoreWriter:
@@ -133,7 +61,7 @@ class StoreWriter:
         self.out = Path(out)
         self.tokenizer_hash = tokenizer_hash
         self._max_tokens = max_tokens
-        self._pending = {name: _Pending() for name in SPLITS}
+        self._pending: dict[str, Pending] = {}
         self._last: dict[str, int | None] = dict.fromkeys(SPLITS)
         earlier = shards or {}
         self._shards: dict[str, list[dict[str, Any]]] = {
@@ -165,13 +93,15 @@ class StoreWriter:
                 message = f"{self.out / name}: subjects do not come in ascending order"
                 raise DataError(message)
             self._last[name] = int(subjects[-1])
+            if name not in self._pending:
+                self._pending[name] = Pending(self.out)
             pending = self._pending[name]
             pending.append(batch, chosen)
             while pending.n_tokens > self._max_tokens:
-                self._write_shard(name)
+                self._write_shard(name, pending)
 
-    def _write_shard(self, split: str) -> None:
-        n, n_tokens, columns = self._pending[split].take(self._max_tokens)
+    def _write_shard(self, split: str, pending: Pending) -> None:
+        n, n_tokens, columns = pending.take(self._max_tokens)
         schema = shard_schema(self.tokenizer_hash)
         origin = pa.array(columns["origin_us"]).view(pa.timestamp("us"))
         arrays = [pa.array(columns["subject_id"]), origin]
@@ -203,8 +133,11 @@ class StoreWriter:
     def flush(self) -> dict[str, list[dict[str, Any]]]:
         """Writes what is left; the manifest's shards of each split. Other shards are removed."""
         for name in SPLITS:
-            if self._pending[name].n_tokens or self._pending[name].subject_id:
-                self._write_shard(name)
+            pending = self._pending.pop(name, None)
+            if pending is not None:
+                if len(pending):
+                    self._write_shard(name, pending)
+                pending.close()
             known = {entry["file"] for entry in self._shards[name]}
             for path in (self.out / name).glob("*.arrow"):
                 if f"{name}/{path.name}" not in known:
