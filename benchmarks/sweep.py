@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from chronoward.loader import Loader
 from chronoward.store import TokenStore
+from chronoward.store.layout import MANIFEST
 from chronoward.tokenize import tokenize
 from chronoward.tokenizer import Tokenizer, TokenizerSpec
 from chronoward.train import TrainConfig, train
@@ -122,7 +123,8 @@ class Sweep:
 
     def _store(self, data_set: str, values: str) -> Path:
         out = self._folder / f"tokens_{data_set}_{values}"
-        tokenize(self._source(data_set), out, spec=TokenizerSpec(values=values), split="hash")
+        if not (out / MANIFEST).is_file():
+            tokenize(self._source(data_set), out, spec=TokenizerSpec(values=values), split="hash")
         return out
 
     def _one(self, arm: Arm, data_set: str, seed: int) -> None:

@@ -116,11 +116,12 @@ void add_sampled_rows(BottomSample& sample, const Array<std::int64_t>& group,
   sample.add_sampled(groups, priorities, subjects, values);
 }
 
-py::dict sampled_rows(BottomSample& sample) {
+template <typename Fn>
+py::dict sampled_rows(const Fn& find) {
   SampledRows rows;
   {
     const py::gil_scoped_release released;
-    rows = sample.take();
+    rows = find();
   }
   py::dict out;
   out["group"] = to_numpy(std::move(rows.group));
@@ -148,17 +149,25 @@ void bind_fit(py::module_& m) {
   m.attr("DURATION_GROUPS") = kDurationGroups;
   py::class_<BottomSample>(m, "BottomSample",
                            "Per group the rows of least priority, a hash of the row alone.")
-      .def(py::init<std::size_t>(), py::arg("size"))
+      .def(py::init<std::size_t, const std::string&>(), py::arg("size"), py::arg("folder") = "")
       .def("add", &add_rows, py::kw_only(), py::arg("group").noconvert(),
            py::arg("subject").noconvert(), py::arg("salt").noconvert(),
            py::arg("value").noconvert(), "Offers rows.")
       .def("add_sampled", &add_sampled_rows, py::kw_only(), py::arg("group").noconvert(),
            py::arg("priority").noconvert(), py::arg("subject").noconvert(),
            py::arg("value").noconvert(), "Offers rows of another sample.")
-      .def("take", &sampled_rows,
-           "The sample, which is then forgotten: columns by name, sorted by group and priority.");
+      .def(
+          "rows",
+          [](BottomSample& s, std::size_t first, std::size_t end) {
+            return sampled_rows([&] { return s.rows(first, end); });
+          },
+          py::arg("first"), py::arg("end"), "As `take`, of some groups; it stays.")
+      .def(
+          "take", [](BottomSample& s) { return sampled_rows([&] { return s.take(); }); },
+          "The sample, which is then forgotten: columns by name, sorted by group and priority.");
   py::class_<FitScan>(m, "FitScan", "Counts and samples of the subjects that are counted.")
-      .def(py::init<std::size_t>(), py::arg("sample_size"))
+      .def(py::init<std::size_t, const std::string&>(), py::arg("sample_size"),
+           py::arg("folder") = "", "Sampled numbers lie in `folder`, in memory where it is empty.")
       .def("add", &scan, py::kw_only(), py::arg("offsets").noconvert(),
            py::arg("subject_id").noconvert(), py::arg("is_counted").noconvert(),
            py::arg("since_us").noconvert(), py::arg("role").noconvert(), py::arg("key").noconvert(),

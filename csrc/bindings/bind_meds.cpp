@@ -157,8 +157,7 @@ class MedsMending {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
       facts = survey_visits(subjects, arrays.rows(), rules(), n_threads);
     }
-    return to_numpy(std::vector<std::int64_t>{facts.n_explicit, facts.n_overlaps, facts.n_staged,
-                                              facts.n_midnight, facts.n_visits});
+    return fact_sums(facts);
   }
 
   Columns code_events(const SubjectOffsets& offsets, const Bytes& is_excluded, const Columns& rows,
@@ -177,6 +176,7 @@ class MedsMending {
     out["unit"] = to_numpy(std::move(events.unit));
     out["text"] = to_numpy(std::move(events.text));
     out["number"] = to_numpy(std::move(events.number));
+    out["facts"] = fact_sums(events.facts);
     return out;
   }
 
@@ -201,6 +201,11 @@ class MedsMending {
   }
 
  private:
+  static Array<std::int64_t> fact_sums(const VisitFacts& facts) {
+    return to_numpy(std::vector<std::int64_t>{facts.n_explicit, facts.n_overlaps, facts.n_staged,
+                                              facts.n_midnight, facts.n_visits});
+  }
+
   MendingRules rules() const { return {tables_, rules_, visits_}; }
 
   std::vector<std::uint8_t> code_kind_, is_visit_code_, is_discharge_code_, text_kind_;

@@ -1,6 +1,9 @@
 // Table of contents of chronoward._core: errors, then one bind_<area>() a concept.
 #include <pybind11/pybind11.h>
 
+#include <cerrno>
+#include <system_error>
+
 #include "bindings/bind.hpp"
 #include "core/errors.hpp"
 #include "core/version.hpp"
@@ -18,6 +21,9 @@ void register_errors() {
     };
     try {
       if (pointer) std::rethrow_exception(pointer);
+    } catch (const std::system_error& error) {
+      errno = error.code().value();
+      PyErr_SetFromErrno(PyExc_OSError);
     } catch (const DataError& error) {
       raise("DataError", error.what());
     } catch (const FormatError& error) {

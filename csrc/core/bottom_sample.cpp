@@ -15,10 +15,25 @@ std::size_t checked(std::int64_t group) {
   return static_cast<std::size_t>(group);
 }
 
+constexpr std::size_t kMostBlocks = 32;  // of one size, which the pool asks for at a time
+
+void reserve(SampledRows& out, std::size_t n) {
+  out.group.reserve(n);
+  out.priority.reserve(n);
+  out.subject.reserve(n);
+  out.value.reserve(n);
+}
+
 }  // namespace
 
-BottomSample::BottomSample(std::size_t size) : size_(size), room_(size + size / 4 + 1) {
+BottomSample::BottomSample(std::size_t size, const std::string& folder)
+    : size_(size), room_(size + size / 4 + 1) {
   if (size == 0) throw std::invalid_argument("a sample keeps at least one row a group");
+  if (folder.empty()) return;
+  file_ = std::make_unique<FileMemory>(folder);
+  const std::pmr::pool_options options{.max_blocks_per_chunk = kMostBlocks,
+                                       .largest_required_pool_block = room_ * sizeof(Row)};
+  pool_ = std::make_unique<std::pmr::unsynchronized_pool_resource>(options, file_.get());
 }
 
 void BottomSample::add(std::span<const std::int64_t> group, std::span<const std::int64_t> subject,
@@ -53,7 +68,9 @@ void BottomSample::add_sampled(std::span<const std::int64_t> group,
 }
 
 void BottomSample::offer(std::size_t group, const Row& row) {
-  if (group >= groups_.size()) groups_.resize(group + 1);
+  while (group >= groups_.size()) {
+    groups_.push_back({.rows = Rows(pool_ ? pool_.get() : std::pmr::get_default_resource())});
+  }
   Group& mine = groups_[group];
   if (row.priority > mine.limit) return;
   if (mine.rows.size() == mine.rows.capacity()) {  // doubling would pass `room_`
@@ -78,21 +95,37 @@ SampledRows BottomSample::take() {
     n += group.rows.size();
   }
   SampledRows out;
-  out.group.reserve(n);
-  out.priority.reserve(n);
-  out.subject.reserve(n);
-  out.value.reserve(n);
+  reserve(out, n);
   for (std::size_t g = 0; g < groups_.size(); ++g) {
-    Group group = std::exchange(groups_[g], Group{});
-    std::sort(group.rows.begin(), group.rows.end());
-    for (const Row& row : group.rows) {
-      out.group.push_back(static_cast<std::int64_t>(g));
-      out.priority.push_back(row.priority);
-      out.subject.push_back(row.subject);
-      out.value.push_back(row.value);
-    }
+    put(g, out);
+    const Rows gone = std::move(groups_[g].rows);
+    groups_[g].limit = std::numeric_limits<std::uint64_t>::max();
   }
   return out;
+}
+
+SampledRows BottomSample::rows(std::size_t first, std::size_t end) {
+  SampledRows out;
+  const std::size_t last = std::min(end, groups_.size());
+  std::size_t n = 0;
+  for (std::size_t g = first; g < last; ++g) {
+    shrink(groups_[g]);
+    n += groups_[g].rows.size();
+  }
+  reserve(out, n);
+  for (std::size_t g = first; g < last; ++g) put(g, out);
+  return out;
+}
+
+void BottomSample::put(std::size_t group, SampledRows& out) {
+  Rows& rows = groups_[group].rows;
+  std::sort(rows.begin(), rows.end());
+  for (const Row& row : rows) {
+    out.group.push_back(static_cast<std::int64_t>(group));
+    out.priority.push_back(row.priority);
+    out.subject.push_back(row.subject);
+    out.value.push_back(row.value);
+  }
 }
 
 }  // namespace chronoward

@@ -3,8 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <memory_resource>
 #include <span>
+#include <string>
 #include <vector>
+
+#include "core/file_memory.hpp"
 
 namespace chronoward {
 
@@ -20,7 +25,9 @@ struct SampledRows {
 class BottomSample {
  public:
   /// @param size rows a group keeps at most; at least 1.
-  explicit BottomSample(std::size_t size);
+  /// @param folder where the rows lie, in a file without a name; in memory where it is empty.
+  /// @throws std::system_error no file can be made there; so do the calls that offer rows.
+  explicit BottomSample(std::size_t size, const std::string& folder = "");
 
   /// Offers rows.
   ///
@@ -42,21 +49,28 @@ class BottomSample {
   /// The sample of everything offered so far, which is forgotten: it is not held twice.
   SampledRows take();
 
+  /// The sample of the groups first .. end - 1, which stays.
+  SampledRows rows(std::size_t first, std::size_t end);
+
  private:
   struct Row {
     std::uint64_t priority, subject;
     double value;
     auto operator<=>(const Row&) const = default;
   };
+  using Rows = std::pmr::vector<Row>;
   struct Group {
-    std::vector<Row> rows;
+    Rows rows;
     std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();  // no row above it can stay
   };
 
   void offer(std::size_t group, const Row& row);
   void shrink(Group& group) const;
+  void put(std::size_t group, SampledRows& out);
 
   std::size_t size_, room_;  // rows kept, and rows at which a group is cut back to that
+  std::unique_ptr<FileMemory> file_;
+  std::unique_ptr<std::pmr::memory_resource> pool_;  // on the file
   std::vector<Group> groups_;
 };
 

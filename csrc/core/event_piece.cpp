@@ -46,6 +46,18 @@ void mend(MedsMender& mender, const MedsSubjects& subjects, std::size_t i,
               events);
 }
 
+VisitFacts sum_of(const std::vector<VisitFacts>& parts) {
+  VisitFacts sum;
+  for (const VisitFacts& part : parts) {
+    sum.n_explicit += part.n_explicit;
+    sum.n_overlaps += part.n_overlaps;
+    sum.n_staged += part.n_staged;
+    sum.n_midnight += part.n_midnight;
+    sum.n_visits += part.n_visits;
+  }
+  return sum;
+}
+
 }  // namespace
 
 void check_meds(const MedsSubjects& s, const MedsRows& r, const MendingRules& rules) {
@@ -88,19 +100,10 @@ VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
                          const MendingRules& rules, int n_threads) {
   check_meds(subjects, rows, rules);
   std::vector<std::vector<MendedEvent>> events(static_cast<std::size_t>(std::max(1, n_threads)));
-  const auto parts = for_subjects(subjects, rows, rules, n_threads,
-                                  [&](MedsMender& mender, std::size_t i, std::size_t part) {
-                                    mend(mender, subjects, i, events[part]);
-                                  });
-  VisitFacts sum;
-  for (const VisitFacts& part : parts) {
-    sum.n_explicit += part.n_explicit;
-    sum.n_overlaps += part.n_overlaps;
-    sum.n_staged += part.n_staged;
-    sum.n_midnight += part.n_midnight;
-    sum.n_visits += part.n_visits;
-  }
-  return sum;
+  return sum_of(for_subjects(subjects, rows, rules, n_threads,
+                             [&](MedsMender& mender, std::size_t i, std::size_t part) {
+                               mend(mender, subjects, i, events[part]);
+                             }));
 }
 
 CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
@@ -109,21 +112,22 @@ CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
   const auto n_parts = static_cast<std::size_t>(std::max(1, n_threads));
   std::vector<CodeEvents> parts(n_parts);
   std::vector<std::vector<MendedEvent>> events(n_parts);
-  for_subjects(subjects, rows, rules, n_threads,
-               [&](MedsMender& mender, std::size_t i, std::size_t part) {
-                 mend(mender, subjects, i, events[part]);
-                 CodeEvents& out = parts[part];
-                 for (const MendedEvent& event : events[part]) {
-                   if (event.role != Role::kCode) continue;
-                   out.subject.push_back(static_cast<std::int64_t>(i));
-                   out.table.push_back(event.table);
-                   out.code.push_back(event.code);
-                   out.unit.push_back(event.unit);
-                   out.text.push_back(event.text);
-                   out.number.push_back(event.number);
-                 }
-               });
+  const auto facts = for_subjects(subjects, rows, rules, n_threads,
+                                  [&](MedsMender& mender, std::size_t i, std::size_t part) {
+                                    mend(mender, subjects, i, events[part]);
+                                    CodeEvents& out = parts[part];
+                                    for (const MendedEvent& event : events[part]) {
+                                      if (event.role != Role::kCode) continue;
+                                      out.subject.push_back(static_cast<std::int64_t>(i));
+                                      out.table.push_back(event.table);
+                                      out.code.push_back(event.code);
+                                      out.unit.push_back(event.unit);
+                                      out.text.push_back(event.text);
+                                      out.number.push_back(event.number);
+                                    }
+                                  });
   CodeEvents out;
+  out.facts = sum_of(facts);
   for (CodeEvents& part : parts) {
     append(out.subject, std::move(part.subject));
     append(out.table, std::move(part.table));

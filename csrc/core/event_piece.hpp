@@ -39,6 +39,7 @@ struct CodeEvents {
   std::vector<std::uint16_t> table;
   std::vector<std::int32_t> code, unit, text;
   std::vector<double> number;  // NaN for none
+  VisitFacts facts;            // as of `survey_visits`
 };
 
 CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,

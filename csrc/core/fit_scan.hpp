@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -35,7 +36,9 @@ struct TextCounts {
 /// Counts and samples of the subjects that are counted, over any number of batches.
 class FitScan {
  public:
-  explicit FitScan(std::size_t sample_size) : values_(sample_size), times_(sample_size) {}
+  /// @param folder where sampled values lie (`BottomSample`).
+  FitScan(std::size_t sample_size, const std::string& folder)
+      : values_(sample_size, folder), times_(sample_size) {}
 
   /// @param n_keys all keys of the batch are below it; it never falls.
   /// @throws std::invalid_argument columns that do not fit each other, or a key out of range.

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <exception>
 #include <future>
 #include <vector>
 
 namespace chronoward {
 
-/// Splits [0, n) into `n_threads` contiguous ranges and calls fn(begin, end, thread) on each.
+/// Splits [0, n) into `n_threads` contiguous ranges and calls fn(begin, end, thread) on each, the
+/// first on the caller's thread: one that only waits lets the others be put on one core.
 /// An exception of any range is rethrown on the caller's thread (the first by range order).
 template <typename Fn>
 void parallel_for(std::size_t n, int n_threads, const Fn& fn) {
@@ -19,12 +21,19 @@ void parallel_for(std::size_t n, int n_threads, const Fn& fn) {
   }
   std::vector<std::future<void>> ranges;
   ranges.reserve(n_ranges);
-  for (std::size_t r = 0; r < n_ranges; ++r) {
+  for (std::size_t r = 1; r < n_ranges; ++r) {
     const std::size_t begin = n * r / n_ranges;
     const std::size_t end = n * (r + 1) / n_ranges;
     ranges.push_back(std::async(std::launch::async, [&fn, begin, end, r] { fn(begin, end, r); }));
   }
+  std::exception_ptr first;
+  try {
+    fn(std::size_t{0}, n / n_ranges, std::size_t{0});
+  } catch (...) {
+    first = std::current_exception();
+  }
   for (auto& range : ranges) range.wait();
+  if (first) std::rethrow_exception(first);
   for (auto& range : ranges) range.get();
 }
 

@@ -142,7 +142,9 @@ class BottomSample:
     """
     Per group the rows of least priority, a hash of the row alone.
     """
-    def __init__(self, size: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __init__(
+        self, size: typing.SupportsInt | typing.SupportsIndex, folder: str = ""
+    ) -> None: ...
     def add(
         self,
         *,
@@ -165,6 +167,14 @@ class BottomSample:
         """
         Offers rows of another sample.
         """
+    def rows(
+        self,
+        first: typing.SupportsInt | typing.SupportsIndex,
+        end: typing.SupportsInt | typing.SupportsIndex,
+    ) -> dict:
+        """
+        As `take`, of some groups; it stays.
+        """
     def take(self) -> dict:
         """
         The sample, which is then forgotten: columns by name, sorted by group and priority.
@@ -174,7 +184,12 @@ class FitScan:
     """
     Counts and samples of the subjects that are counted.
     """
-    def __init__(self, sample_size: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __init__(
+        self, sample_size: typing.SupportsInt | typing.SupportsIndex, folder: str = ""
+    ) -> None:
+        """
+        Sampled numbers lie in `folder`, in memory where it is empty.
+        """
     def add(
         self,
         *,

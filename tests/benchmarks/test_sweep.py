@@ -76,10 +76,15 @@ def test_pages_are_made_of_the_lines(
 
 
 def test_a_sweep_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = write_store(tmp_path / "tokens", n_train=45, n_held_out=6)
-    monkeypatch.setattr(Sweep, "_store", lambda *_: store)
     kept = tmp_path / "lines.jsonl"
     sweep = Sweep("test", tmp_path / "work", kept)
+    made = []
+
+    def make(_source: Path, out: Path, **_: object) -> None:
+        made.append(write_store(out, n_train=45, n_held_out=6))
+
+    monkeypatch.setattr("benchmarks.sweep.tokenize", make)
+    monkeypatch.setattr("benchmarks.sweep.data_folder", lambda: tmp_path)
     short = {"max_steps": 3, "row_tokens": 128, "rows_per_step": 1}
     arms = [Arm(name=n, factor="x", model=TINY, train=short) for n in ("base", "other")]
     sweep.run(arms[:1], ["toy"], [0])
@@ -87,5 +92,6 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     sweep.run(arms, ["toy"], [0])
     assert kept.read_text().startswith(first)
     assert [x["arm"] for x in sweep.lines()] == ["base", "other"]
+    assert made == [tmp_path / "work" / "tokens_toy_fused"]  # once, for both arms
     for x in sweep.lines():
         assert 0 < x["bits_per_token"]["all"] < x["bits_per_event"]

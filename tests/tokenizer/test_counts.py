@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from chronoward._core import BottomSample
 from chronoward.errors import DataError, FormatError
 from chronoward.philox import splitmix64
 from chronoward.tokenizer import FitCounts, TokenizerSpec, count, fit, fit_counts
@@ -96,6 +97,25 @@ def test_the_sample_is_the_rows_of_least_priority_however_they_arrive() -> None:
             lo, hi = np.searchsorted(got.group, [its_group, its_group + 1])
             assert np.array_equal(got.priority[lo:hi], priority[group == g][least])
             assert np.array_equal(got.value[lo:hi], rows[3][group == g][least])
+
+
+def test_a_sample_on_disk_is_the_one_in_memory_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    n = 6 * SAMPLE_SIZE
+    group = rng.choice(300, n, p=rng.dirichlet(np.full(300, 0.2)))
+    rows = (group, rng.integers(0, 500, n), np.arange(n), rng.random(n))
+    memory, disk = Sampler(), Sampler(BottomSample(SAMPLE_SIZE, str(tmp_path)))
+    for part in np.array_split(np.arange(n), 9):
+        for sampler in (memory, disk):
+            sampler.add(*(column[part] for column in rows))
+    assert not list(tmp_path.iterdir())  # the file has no name
+    some = [disk.groups(first, first + 64) for first in range(0, 320, 64)]
+    whole = vars(memory.sample())
+    for name, column in whole.items():
+        assert np.array_equal(np.concatenate([getattr(s, name) for s in some]), column)
+        assert np.array_equal(getattr(disk.sample(), name), column)
+    with pytest.raises(OSError, match="No such file"):
+        BottomSample(SAMPLE_SIZE, str(tmp_path / "nowhere"))
 
 
 def _priority(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import CHANGES, REMOVALS
+from chronoward.ahead import ahead
 from chronoward.data import events, ledger
 from chronoward.data.meds import (
     check_version,
@@ -102,7 +103,7 @@ def _load(
     check_version(root)
     files = data_files(root)
     say(f"{len(files)} shards")
-    spool = MedsSpool(files, scratch)
+    spool = MedsSpool(files, scratch, threads)
     calendar = config.calendar if config.calendar != "auto" else _calendar(spool, config)
     metadata, lost = read_code_metadata(root)
     said = zip(metadata["code"].to_pylist(), metadata["is_inpatient"].to_pylist(), strict=True)
@@ -118,7 +119,9 @@ def _load(
         threads=threads,
     )
     say("events")
-    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), say)
+    n_subjects, n_events = events.write_parts(
+        folder / "events", ahead(mender.pieces(), threads), say
+    )
     codes, tables = mender.texts["code"].values, mender.texts["table"].values
     register_facts(
         work,

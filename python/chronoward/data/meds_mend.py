@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import REMOVALS
+from chronoward.ahead import ahead
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
 from chronoward.data.meds_tables import DAY_US, make_mending
 from chronoward.data.meds_values import CodeEvents, ValueRules
@@ -75,6 +76,7 @@ class MedsMender:
         self._threads = threads
         self._excluded = np.array(sorted(excluded), np.int64)
         self._facts = dict.fromkeys(FACTS, 0)
+        self._counted: tuple[dict[str, bool], ValueRules] | None = None
         self._is_explicit = self._may_be_explicit() and self._survey(is_explicit=True)
         is_midnight = False
         if not self._is_explicit and has_patterns:
@@ -85,13 +87,12 @@ class MedsMender:
         if is_midnight and not self._is_explicit:
             self._survey(is_explicit=False, is_midnight_date=True)
         self.has_visits = self._is_explicit or self._facts["n_visits"] > 0
-        self._set_facts(
+        self._decide_values(
             is_explicit=self._is_explicit,
             is_disjoint=not self._facts["n_overlaps"],
             has_visits=self.has_visits,
             is_midnight_date=is_midnight,
         )
-        self._decide_values()
         self._fates = [
             (
                 _mapped(scratch / f"gone.{i}", np.uint8, n),
@@ -108,32 +109,55 @@ class MedsMender:
             code.startswith("Visit/") for code in numberings.codes.texts
         )
 
-    def _set_facts(self, **facts: bool) -> None:
-        names = ("is_explicit", "is_disjoint", "has_visits", "is_midnight_date")
-        self._mending.set_facts(**{name: facts.get(name, False) for name in names})
+    def _survey(self, *, is_explicit: bool, is_midnight_date: bool = False) -> bool:
+        """Sums facts over all subjects; whether any row is a visit of its own.
 
-    def _survey(self, **facts: bool) -> bool:
-        """Sums facts over all subjects; whether any row is a visit of its own."""
-        self._set_facts(**facts)
-        sums = np.zeros(len(FACTS), np.int64)
-        for rows in self.spool.batches():
-            sums += self._mending.survey(**self._given(rows), n_threads=self._threads)
+        Units and texts are counted on the way, as if there were visits that do not overlap: mostly
+        so it is, and then they need no pass of their own.
+        """
+        guess = {"is_explicit": is_explicit, "is_midnight_date": is_midnight_date}
+        guess |= {"is_disjoint": True, "has_visits": True}
+        self._mending.set_facts(**guess)
+        if self._has_values():
+            values, sums = self._count_values()
+            self._counted = (guess, values)
+        else:
+            sums = np.zeros(len(FACTS), np.int64)
+            for rows in ahead(self.spool.batches(), self._threads):
+                sums += self._mending.survey(**self._given(rows), n_threads=self._threads)
         self._facts = dict(zip(FACTS, sums.tolist(), strict=True))
         return self._facts["n_explicit"] > 0
+
+    def _has_values(self) -> bool:
+        """Whether there are units or texts, of which some things are known of all of them only."""
+        return bool(self.spool.numberings.units.texts or self.spool.numberings.texts.texts)
+
+    def _count_values(self) -> tuple[ValueRules, NDArray[np.int64]]:
+        """Counts units and texts by the facts that the core was told; and sums its own."""
+        numberings, sums = self.spool.numberings, np.zeros(len(FACTS), np.int64)
+        values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
+        for rows in ahead(self.spool.batches(), self._threads):
+            found = self._mending.code_events(**self._given(rows), n_threads=self._threads)
+            sums += found.pop("facts")
+            subject = rows.subject_id[found.pop("subject")]
+            values.count(CodeEvents(subject, **found))
+        return values, sums
 
     def _given(self, rows: SubjectRows) -> dict[str, Any]:
         is_excluded = np.isin(rows.subject_id, self._excluded).astype(np.uint8)
         return {"offsets": rows.offsets, "is_excluded": is_excluded, "rows": rows.columns}
 
-    def _decide_values(self) -> None:
-        """Counts units and texts, where there are any; the core is told what becomes of them."""
+    def _decide_values(self, **facts: bool) -> None:
+        """Tells the core the facts about all visits, and what becomes of units and texts."""
+        self._mending.set_facts(**facts)
         numberings = self.spool.numberings
-        values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
-        if numberings.units.texts or numberings.texts.texts:
-            for rows in self.spool.batches():
-                found = self._mending.code_events(**self._given(rows), n_threads=self._threads)
-                subject = rows.subject_id[found.pop("subject")]
-                values.count(CodeEvents(subject, **found))
+        if not self._has_values():
+            values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
+        elif self._counted is not None and self._counted[0] == facts:
+            values = self._counted[1]
+        else:
+            values, _ = self._count_values()
+        self._counted = None
         values.finish()
         decided = values.decided()
         self.texts = {
@@ -156,7 +180,7 @@ class MedsMender:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Yields the event table in canonical order."""
-        for rows in self.spool.batches():
+        for rows in ahead(self.spool.batches(), self._threads):
             piece = self._mending.piece(subject_id=rows.subject_id, **self._given(rows))
             self._keep_fates(rows, piece["gone"], piece["changes"])
             yield event_table(piece, self.texts)

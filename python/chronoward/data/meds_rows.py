@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from chronoward.ahead import ahead
 from chronoward.data.parquet_file import (
     END_US,
     FIRST_US,
@@ -217,7 +218,11 @@ def number_rows(
 
 
 def read_pieces(
-    file: Path, names: dict[str, str], numberings: Numberings, piece_rows: int = 1 << 20
+    file: Path,
+    names: dict[str, str],
+    numberings: Numberings,
+    piece_rows: int = 1 << 20,
+    threads: int = 1,
 ) -> Iterator[MedsRows]:
     """Reads a shard piece by piece.
 
@@ -226,6 +231,7 @@ def read_pieces(
         names: column as MEDS names it → as the file does.
         numberings: grow with what is new.
         piece_rows: rows of a piece, at most.
+        threads: with two, a piece is decoded while the one before it is numbered and used.
 
     Raises:
         FormatError: the file cannot be decoded, or a page does not match its checksum.
@@ -237,7 +243,7 @@ def read_pieces(
         readable(file),
         pq.ParquetFile(file, read_dictionary=wanted, page_checksum_verification=True) as parquet,
     ):
-        for batch in parquet.iter_batches(piece_rows, columns=columns):
+        for batch in ahead(parquet.iter_batches(piece_rows, columns=columns), threads):
             table = pa.Table.from_batches([batch])
             yield number_rows(table, names, numberings, file, first_row)
             first_row += len(table)

@@ -77,6 +77,7 @@ class MedsSpool:
     Args:
         files: Parquet files, in order.
         folder: new; for the columns.
+        threads: that reading may use.
 
     Raises:
         DataError: a column is missing or of the wrong type, times with a zone, or a subject whose
@@ -84,8 +85,9 @@ class MedsSpool:
         FormatError: a damaged file.
     """
 
-    def __init__(self, files: list[Path], folder: Path) -> None:
+    def __init__(self, files: list[Path], folder: Path, threads: int = 1) -> None:
         self.files = files
+        self._threads = threads
         self.numberings = Numberings()
         self._folder = folder
         folder.mkdir(parents=True, mode=0o700)
@@ -109,7 +111,7 @@ class MedsSpool:
         subjects, firsts, knowns = [], [], []
         n, last = 0, (0, False, True)  # id, is known, is the file's first row
         try:
-            for rows in read_pieces(file, names, self.numberings):
+            for rows in read_pieces(file, names, self.numberings, threads=self._threads):
                 for name, sink in sinks.items():
                     rows.columns[name].tofile(sink)
                 if not len(rows):

@@ -50,7 +50,7 @@ def expand(
         concept_embeddings: Parquet file of `code` and `vector`, for `place_unseen`.
         place_unseen: codes that are still not kept, and have an embedding, are encoded as the kept
             code of their table whose embedding has the largest cosine with theirs, if this or more.
-        threads: worker threads of the preparation.
+        threads: worker threads.
         memory_limit: of the sort.
         temp_dir: where intermediate files go; beside `out` when not given.
         progress: is told (stage, done, total).
@@ -83,7 +83,12 @@ def expand(
         split_of = make_split(prepared, choose_rule(prepared, split))
         n = prepared.n_events
         counts = count_train(
-            prepared, parent.spec, split_of, seen=lambda seen: reading.progress("fit", seen, n)
+            prepared,
+            parent.spec,
+            split_of,
+            scratch=Path(folder),
+            threads=threads,
+            seen=lambda seen: reading.progress("fit", seen, n),
         )
         grown = expanded(parent, counts)
         if placing is not None:

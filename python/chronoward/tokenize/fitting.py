@@ -91,7 +91,7 @@ def fit(
             of their table whose embedding has the largest cosine with theirs, if this or more.
         shard_index: count this share of the subjects only, 0 .. num_shards − 1.
         num_shards: number of shares.
-        threads: worker threads of the preparation.
+        threads: worker threads.
         memory_limit: of the sort.
         temp_dir: where intermediate files go; beside `out` when not given.
         events_dir: folder of the source's sorted events, kept, as in `tokenize`.
@@ -128,7 +128,9 @@ def fit(
             prepared,
             chosen,
             split_of,
+            scratch=Path(folder),
             shard=shard,
+            threads=threads,
             seen=lambda seen: reading.progress("fit", seen, n),
         )
         if shard is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronoward import files
+from chronoward.ahead import ahead
 from chronoward.data.origin import as_source
 from chronoward.errors import ConfigError, DataError
 from chronoward.schema import SPLITS
@@ -32,10 +33,16 @@ from chronoward.tokenize.splitting import choose_rule, make_split
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from chronoward.data import IngestConfig, PreparedEvents
     from chronoward.data.origin import SourceLike
     from chronoward.tokenize.reading import Progress
     from chronoward.tokenize.splitting import SplitOf
+    from chronoward.tokenizer.inputs import EncodeInput
 
 MAX_UNKNOWN_SHARE = 0.5
 """Of a source's events with a given tokenizer: beyond it, the tokenizer is another source's."""
@@ -79,6 +86,8 @@ class _Stages:
                 self.prepared,
                 chosen,
                 self.split_of,
+                scratch=self.work,
+                threads=self.threads,
                 seen=lambda seen: self.progress("fit", seen, n),
             )
             made = fit_counts(counts, chosen)
@@ -94,21 +103,26 @@ class _Stages:
     def encode(self, tokenizer: Tokenizer) -> tuple[StoreWriter, Counter[str]]:
         """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule."""
         writer = StoreWriter(self.out, tokenizer_hash=tokenizer.hash)
-        codes, observation = self.prepared.codes, Observation(self.prepared.observation)
         counts: Counter[str] = Counter()
         seen = Fingerprints()
         n_seen = 0
-        for table in self.prepared.batches():
-            if len(table):
-                given = tokenizer.input_of(table, observation.of(table), codes, self.threads)
-                batch = tokenizer.encode_input(given, self.threads)
-                writer.add(batch, self.split_of(batch.subject_id))
-                seen.add(given.subject_id, tokenizer.fingerprints(given, codes))
-                counts.update(batch.counts)
-            n_seen += len(table)
+        for given, prints in ahead(self._inputs(tokenizer), self.threads):
+            batch = tokenizer.encode_input(given, self.threads)
+            writer.add(batch, self.split_of(batch.subject_id))
+            seen.add(given.subject_id, prints)
+            counts.update(batch.counts)
+            n_seen += len(given.columns)
             self.progress("encode", n_seen, self.prepared.n_events)
         seen.write(self.out / FINGERPRINTS)
         return writer, counts
+
+    def _inputs(self, tokenizer: Tokenizer) -> Iterator[tuple[EncodeInput, NDArray[np.uint64]]]:
+        """Yields what encoding reads, and the fingerprints of its subjects."""
+        codes, observation = self.prepared.codes, Observation(self.prepared.observation)
+        for table in self.prepared.batches():
+            if len(table):
+                given = tokenizer.input_of(table, observation.of(table), codes)
+                yield given, tokenizer.fingerprints(given, codes)
 
     def check_known(self, counts: Counter[str]) -> None:
         """Refuses a given tokenizer that knows few of the source's codes; nothing is left then.

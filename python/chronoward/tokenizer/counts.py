@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from chronoward.tokenizer.columns import EventColumns
+
 COUNTS_VERSION: Final = 1
 _MOST_GROUPS: Final = 1 << 12  # of durations and of starts in a file of counts
 NEVER_US: Final = np.iinfo(np.int64).max
@@ -229,15 +231,22 @@ class CountingScan:
     Args:
         codes: the code table (`chronoward.schema.code_schema`).
         observation: periods of observation, where timelines begin with them.
+        scratch: folder where sampled values lie, in a file without a name; in memory where none
+            is given.
     """
 
-    def __init__(self, codes: pa.Table, observation: pa.Table | None = None) -> None:
+    def __init__(
+        self,
+        codes: pa.Table,
+        observation: pa.Table | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         self._codes = codes
         self._watched = (
             Watched.by_nobody() if observation is None else Watched.from_table(observation)
         )
         self._reader = EventReader()
-        self._scan = FitScan(SAMPLE_SIZE)
+        self._scan = FitScan(SAMPLE_SIZE, "" if scratch is None else str(scratch))
 
     def add(
         self,
@@ -253,7 +262,22 @@ class CountingScan:
         Raises:
             DataError: not an event table, or subjects not contiguous.
         """
-        c = self._reader.read(events)
+        self.add_columns(self.read(events), is_counted)
+
+    def read(self, events: pa.Table) -> EventColumns:
+        """A table as `add_columns` takes it; tables must be read in one thread.
+
+        Raises:
+            DataError: not an event table, or subjects not contiguous.
+        """
+        return self._reader.read(events)
+
+    def add_columns(
+        self,
+        c: EventColumns,
+        is_counted: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+    ) -> None:
+        """As `add`, of what `read` made of a table."""
         subject_id = c.subject_id[c.row_offsets[:-1]]
         chosen = (
             np.ones(len(subject_id), np.bool_) if is_counted is None else is_counted(subject_id)

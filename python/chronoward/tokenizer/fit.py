@@ -50,6 +50,7 @@ KIND_OF_ROLE: Final = {
 CEHR_UNKNOWN_SEX: Final = "Gender/0"
 BIRTH_CODE: Final = "MEDS_BIRTH"
 DEATH_CODE: Final = "MEDS_DEATH"
+_GROUPS_AT_ONCE: Final = 256  # keys whose sampled values are in memory
 _OPEN_CAP_MIN: Final = 20 * 365 * DAY_MIN  # an open bucket is drawn up to this long past its start
 _CLASS_OF_KIND: Final = {
     "sex": TokenClass.SEX,
@@ -152,16 +153,20 @@ def _fixed_entries(
 
 def _value_bins(counts: FitCounts, spec: TokenizerSpec) -> dict[Key, ValueBins]:
     """The value bins of every key that has numbers."""
-    sample = counts.values.sample()
-    offsets = np.searchsorted(sample.group, np.arange(len(counts.key_order) + 1))
-    bins = fit_value_bins(
-        sample.value.astype(np.float32),
-        sample.subject,
-        offsets.astype(np.int64),
-        n_bins=spec.n_value_bins,
-        min_subjects=spec.min_subjects,
-    )
-    return dict(zip(counts.key_order, bins, strict=True))
+    found: dict[Key, ValueBins] = {}
+    for first in range(0, len(counts.key_order), _GROUPS_AT_ONCE):
+        keys = counts.key_order[first : first + _GROUPS_AT_ONCE]
+        sample = counts.values.groups(first, first + len(keys))
+        offsets = np.searchsorted(sample.group, first + np.arange(len(keys) + 1))
+        bins = fit_value_bins(
+            sample.value.astype(np.float32),
+            sample.subject,
+            offsets.astype(np.int64),
+            n_bins=spec.n_value_bins,
+            min_subjects=spec.min_subjects,
+        )
+        found |= zip(keys, bins, strict=True)
+    return found
 
 
 def _make_entry(

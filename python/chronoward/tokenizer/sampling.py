@@ -71,6 +71,11 @@ class Sampler:
             self._sample = Sample(**self._core.take())
         return self._sample
 
+    def groups(self, first: int, end: int) -> Sample:
+        """The sample of the groups first .. end - 1 alone."""
+        self._give_back()
+        return Sample(**self._core.rows(first, end))
+
     def _give_back(self) -> None:
         """Lets the core have the rows again, which are kept once."""
         if self._sample is not None:
