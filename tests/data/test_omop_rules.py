@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chronoward.data import PreparedEvents, Rule, prepare
+from chronoward.data import PreparedEvents, Rule, prepare, read_ledger
 from chronoward.schema import Role
 
 from .omop_rows import events_of, write_omop
@@ -41,7 +41,7 @@ def trapped(tmp_path_factory: pytest.TempPathFactory) -> PreparedEvents:
 @pytest.fixture(scope="module")
 def ledger(trapped: PreparedEvents) -> dict[tuple[str, str], list[Outcome]]:
     entries: dict[tuple[str, str], list[Outcome]] = {}
-    for row in pq.read_table(trapped.path / "ledger").to_pylist():
+    for row in read_ledger(trapped.path / "ledger").to_pylist():
         outcome = (row["disposition"], row["rule"], row["changes"])
         entries.setdefault((row["table"], row["key"]), []).append(outcome)
     return entries
@@ -88,13 +88,14 @@ def test_the_second_death_is_merged_into_the_first(
 def test_the_ledger_holds_every_record_of_every_table(trapped: PreparedEvents) -> None:
     source = trapped.path.parent / "source"
     connection = duckdb.connect()
+    connection.register("ledger", read_ledger(trapped.path / "ledger"))
     keys = {name: next(iter(rows[0])) for name, rows in TABLES.items()}
     for name in set(TABLES) - {"concept", "concept_ancestor", "cdm_source"}:
         for first, second in (("s", "l"), ("l", "s")):
             n = connection.sql(
                 f"WITH s AS (SELECT {keys[name]}::VARCHAR AS key FROM "
-                f"read_csv('{source}/{name}.csv', all_varchar = true)), l AS (SELECT key FROM "
-                f"read_parquet('{trapped.path}/ledger/*.parquet') WHERE \"table\" = '{name}') "
+                f"read_csv('{source}/{name}.csv', all_varchar = true)), l AS "
+                f"(SELECT key FROM ledger WHERE \"table\" = '{name}') "
                 f"SELECT count(*) FROM {first} ANTI JOIN {second} USING (key)"
             ).fetchall()
             assert n == [(0,)], name

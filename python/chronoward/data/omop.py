@@ -177,8 +177,8 @@ def _load(
     say("ledger")
     _fill_ledger(work, source)
     record_ledger.enter_text_keys(work, reader, mender.fates)
-    tables = ledger.count(work) | record_ledger.count_records(reader.tables, mender.fates)
-    record_ledger.write_ledger(work, reader, mender.fates, folder / "ledger")
+    tables = ledger.count(work)
+    tables |= record_ledger.write_ledger(work, reader, mender.fates, folder / "ledger")
     not_read = sorted(set(source.tables) - {*TABLES, "concept", "concept_ancestor", "cdm_source"})
     loaded = Loaded(
         tables=TABLES,
