@@ -85,7 +85,7 @@ class RecordMender:
         """What the numbers of records stand for, for the core."""
         config = self._config
         part_offsets, part_id = self._parts()  # may add concepts
-        values = self._reader.numberings.ids.values
+        values = self._reader.numberings.ids.values()
         texts, fixed = self._text_tables(values)
         is_date_type = np.zeros((len(TABLES), len(values) + 1), np.uint8)
         for table, kind in self._reader.date_types():
@@ -121,7 +121,9 @@ class RecordMender:
 
     def _text_tables(self, values: list[int]) -> tuple[Columns, list[int]]:
         """What texts say, and the texts that concepts are as values; numbers of words of ours."""
-        texts = self._reader.numberings.texts
+        texts = Numbering()
+        for text in self._reader.numberings.texts.texts():
+            texts.of(text)
         id_text = np.full(len(values), NONE, np.int32)
         parsed = [parse_text(text) for text in list(texts.texts)]
         category = [texts.of(text) for _, _, text in parsed]
@@ -151,7 +153,7 @@ class RecordMender:
         self._id_code = np.full(len(values), self.codes.of(_NO_CODE), np.int32)
         for number in sorted({*self._reader.is_name.numbers(), *parts}):
             self._id_code[number] = self.codes.of(self._code_of[values[number]])
-        source_values = self._reader.numberings.source_values.texts
+        source_values = self._reader.numberings.source_values.texts()
         source_code = np.full(len(source_values), NONE, np.int32)
         for number in self._reader.is_source_code.numbers():
             source_code[number] = self.codes.of(f"Source/{source_values[number]}")
@@ -181,7 +183,7 @@ class RecordMender:
         for drug, ingredient in self._work.rows("SELECT drug, ingredient FROM ingredient"):
             of_drug.setdefault(drug, []).append(ids.of(ingredient))
         parts, offsets = list[int](), [0]
-        for value in ids.values:
+        for value in ids.values():
             parts += sorted(of_drug.get(value, []))
             offsets.append(len(parts))
         return np.array(offsets, np.int64), parts
@@ -284,8 +286,9 @@ class RecordMender:
 
     def _set_drug_texts(self) -> None:
         """Drug records say whether they were ordered or given, where there are both."""
+        ids = self._reader.numberings.ids.values()
         kinds = {
-            number: drug_type(self._reader.numberings.ids.values[number])
+            number: drug_type(ids[number])
             for number in self._mending.drug_types().tolist()
             if number != NONE
         }
@@ -354,7 +357,7 @@ class RecordMender:
 
     def code_origins(self, facts: Columns) -> pa.Table:
         """(tbl, code, concept_id) of codes that concepts name, the smallest concept of each."""
-        ids = self._reader.numberings.ids.values
+        ids = self._reader.numberings.ids.values()
         least: dict[tuple[int, str], int] = {}
         named = (facts["named_table"].tolist(), facts["named_concept"].tolist())
         for table, number in zip(*named, strict=True):

@@ -233,14 +233,15 @@ class RecordReader:
 
     def concepts(self) -> set[int]:
         """Ids of concepts that name events, values or units."""
-        numbers = [*self.is_name.numbers(), *self.is_value.numbers()]
-        found = {self.numberings.ids.values[number] for number in numbers}
+        ids = self.numberings.ids.values()
+        found = {ids[number] for number in (*self.is_name.numbers(), *self.is_value.numbers())}
         units = {unit for unit, _ in self.numberings.unit_pairs() if unit is not None}
         return found | units
 
     def drugs(self) -> set[int]:
         """Ids of the standard concepts of drug records."""
-        return {self.numberings.ids.values[number] for number in self.is_drug.numbers()}
+        ids = self.numberings.ids.values()
+        return {ids[number] for number in self.is_drug.numbers()}
 
     def finish(self) -> None:
         """Ends reading; records can be taken from then on."""

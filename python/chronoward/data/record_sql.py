@@ -8,7 +8,7 @@ import numpy as np
 
 from chronoward.data.meds_rows import NULL_US
 from chronoward.data.omop_tables import CLINICAL, Columns, key_expression
-from chronoward.data.record_numbers import as_flags, as_us, number_texts
+from chronoward.data.record_numbers import as_flags, as_us, number_ids, number_texts
 from chronoward.data.record_rows import (
     END_BAD,
     HAS_NUMBER,
@@ -69,12 +69,12 @@ def _number(batch: pa.RecordBatch, numberings: RecordNumberings) -> dict[str, ND
             found[name] = as_us(batch[name])
     for name in ID_COLUMNS:
         if name in has:
-            found[name] = numberings.ids.of_column(batch[name])
+            found[name] = number_ids(batch[name], numberings.ids)
     if "source_value" in has:
         found["source_value"] = number_texts(batch["source_value"], numberings.source_values)
     if "text" in has:
         found["text"] = number_texts(batch["text"], numberings.texts, is_value=True)
-    unit = numberings.ids.of_column(batch["unit"]) if "unit" in has else None
+    unit = number_ids(batch["unit"], numberings.ids) if "unit" in has else None
     text = number_texts(batch["unit_text"], numberings.unit_texts) if "unit_text" in has else None
     if unit is not None or text is not None:
         found["unit"] = numberings.number_units(unit, text)
