@@ -28,6 +28,7 @@ __all__: list[str] = [
     "RECORD_REMOVALS",
     "REMOVALS",
     "RULES_VERSION",
+    "RecordCensus",
     "Sampler",
     "ShardArrays",
     "SplitArrays",
@@ -603,6 +604,51 @@ class MedsMending:
     ) -> numpy.typing.NDArray[numpy.int64]:
         """
         Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
+        """
+
+class RecordCensus:
+    """
+    What the rules need to know about all clinical records of a source.
+    """
+    def __init__(
+        self,
+        *,
+        subjects: numpy.typing.NDArray[numpy.int64],
+        excluded: numpy.typing.NDArray[numpy.int64],
+        sentinel_us: numpy.typing.NDArray[numpy.int64],
+        border_us: typing.SupportsInt | typing.SupportsIndex,
+        zero: typing.SupportsInt | typing.SupportsIndex,
+        uses_source_concept: bool,
+    ) -> None: ...
+    def drugs(self) -> list[int]: ...
+    def names(self) -> list[int]: ...
+    def source_codes(self) -> list[int]: ...
+    def take(
+        self,
+        subject_id: numpy.typing.NDArray[numpy.int64],
+        rows: dict[str, numpy.ndarray],
+        *,
+        table: typing.SupportsInt | typing.SupportsIndex,
+        is_drug: bool,
+    ) -> tuple:
+        """
+        Counts records of one table. Of each row: the subject's place, -1 where it is not known, and why it is removed; and how many are known.
+        """
+    def values(self) -> list[int]: ...
+    @property
+    def midnights(self) -> dict[tuple[int, int], typing.Annotated[list[int], "FixedSize(2)"]]:
+        """
+        By table and type (a concept's number or -1): records with a time of day, and those at 00:00:00.
+        """
+    @property
+    def n_dated(self) -> int:
+        """
+        Times outside of sentinel years.
+        """
+    @property
+    def n_late(self) -> int:
+        """
+        Of them, those after the border.
         """
 
 class OmopMending:

@@ -334,7 +334,7 @@ def _calendar(
         f"""SELECT count(*), count(*) FILTER (start > DATE {border}) FROM visit_raw
         WHERE year(start) NOT IN ({", ".join(str(y) for y in config.sentinel_years)})"""
     )[0]
-    n, n_late = n + reader.n_dated, n_late + reader.n_late
+    n, n_late = n + reader.census.n_dated, n_late + reader.census.n_late
     return "shifted" if n_late > 0.5 * n else "real"
 
 

@@ -128,7 +128,7 @@ class RecordMender:
         parsed = [parse_text(text) for text in list(texts.texts)]
         category = [texts.of(text) for _, _, text in parsed]
         fixed = [texts.of(text) for text in _FIXED_TEXTS]
-        for number in self._reader.is_value.numbers():
+        for number in self._reader.census.values():
             if values[number] > 0:
                 id_text[number] = texts.of(self._code_of[values[number]])
         # words that a source may write as well have numbers of their own
@@ -151,11 +151,11 @@ class RecordMender:
     def _code_tables(self, values: list[int], parts: list[int]) -> Columns:
         """Codes of events by concept and by source value."""
         self._id_code = np.full(len(values), self.codes.of(_NO_CODE), np.int32)
-        for number in sorted({*self._reader.is_name.numbers(), *parts}):
+        for number in sorted({*self._reader.census.names(), *parts}):
             self._id_code[number] = self.codes.of(self._code_of[values[number]])
         source_values = self._reader.numberings.source_values.texts()
         source_code = np.full(len(source_values), NONE, np.int32)
-        for number in self._reader.is_source_code.numbers():
+        for number in self._reader.census.source_codes():
             source_code[number] = self.codes.of(f"Source/{source_values[number]}")
         return {"id_code": self._id_code, "source_code": source_code}
 

@@ -110,12 +110,14 @@ class RecordSpool:
             for name in self._pending[0]
         }
         self._pending, self._n_pending = [], 0
-        home = np.searchsorted(self._borders, rows["subject"], side="right") - 1
-        if bool((home[1:] < home[:-1]).any()):
+        if bool((rows["subject"][1:] < rows["subject"][:-1]).any()):
+            home = np.searchsorted(self._borders, rows["subject"], side="right")
             order = np.argsort(home, kind="stable")
             home, rows = home[order], {name: column[order] for name, column in rows.items()}
-        cuts = np.searchsorted(home, np.arange(len(self._blocks) + 1))
-        for place in np.unique(home).tolist():
+            cuts = np.searchsorted(home, np.arange(1, len(self._blocks) + 2))
+        else:
+            cuts = np.searchsorted(rows["subject"], self._borders)
+        for place in np.flatnonzero(cuts[1:] > cuts[:-1]).tolist():
             part = slice(int(cuts[place]), int(cuts[place + 1]))
             self._blocks[place].append(self._write({n: c[part] for n, c in rows.items()}))
 

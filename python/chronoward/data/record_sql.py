@@ -46,12 +46,12 @@ def read_by_sql(
     columns = ", ".join(f"{sql} AS {name}" for name, sql in projection(table, person).items())
     work.run("SET preserve_insertion_order = true")
     for batch in work.stream(f"SELECT {columns} FROM {table.scan}", _BATCH_ROWS):
-        text_key, subject = batch["key_text"], batch["subject"]
+        text_key = batch["key_text"]
+        subject = batch["subject"].fill_null(NULL_US).to_numpy(zero_copy_only=False)
         is_text = text_key.is_valid()
         key = batch["key"].fill_null(NULL_US).to_numpy(zero_copy_only=False)
         yield ReadRecords(
-            subject=np.asarray(subject.fill_null(0).to_numpy(zero_copy_only=False), np.int64),
-            has_subject=subject.is_valid().to_numpy(zero_copy_only=False),
+            subject=np.ascontiguousarray(subject, np.int64),
             key=np.ascontiguousarray(key, np.int64),
             text_key_row=np.flatnonzero(is_text.to_numpy(zero_copy_only=False)),
             text_keys=text_key.filter(is_text),

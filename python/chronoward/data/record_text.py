@@ -211,13 +211,10 @@ class _Rows:
 
     def records(self, person: str, numberings: RecordNumberings) -> ReadRecords:
         """The rows as every reader gives them."""
-        subject = self._integers("subject", person)
-        has_subject = subject != NULL_US
         rows, texts = self._unread("key", self._cast.text(self._places["key"][0]))
         is_text = texts.is_valid().to_numpy(zero_copy_only=False)
         return ReadRecords(
-            subject=np.where(has_subject, subject, 0),
-            has_subject=has_subject,
+            subject=self._integers("subject", person),
             key=self._piece.integers(self._places["key"][1]),
             text_key_row=rows[is_text],
             text_keys=texts.filter(pa.array(is_text)),
