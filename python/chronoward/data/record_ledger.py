@@ -57,13 +57,15 @@ class RecordFates:
         self._changes = _mapped(scratch / "changes", np.uint32, n)
         self._keys = _mapped(scratch / "keys", np.int64, n)
 
-    def note(self, place: Ints, gone: NDArray[np.uint8], changes: NDArray[np.uint32]) -> None:
+    def note(
+        self, place: Ints | slice, gone: NDArray[np.uint8], changes: NDArray[np.uint32]
+    ) -> None:
         """Takes fates of records (numbers of `RECORD_REMOVALS`, bits of `RECORD_CHANGES`)."""
-        if len(place) and int(place[-1]) - int(place[0]) == len(place) - 1 and _ascends(place):
-            part = slice(int(place[0]), int(place[-1]) + 1)
-            self._gone[part], self._changes[part] = gone, changes
-            return
         self._gone[place], self._changes[place] = gone, changes
+
+    def keys(self, place: Ints | slice) -> Ints:
+        """Keys of records; one that is text is `NULL_US`."""
+        return np.array(self._keys[place])
 
     def of(self, table: ReadTable) -> tuple[Ints, NDArray[np.uint8], NDArray[np.uint32]]:
         """Keys and fates of a table's records; a key that is text is `NULL_US`."""
@@ -80,9 +82,9 @@ def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
 
 
 def text_key_orders(work: Workspace, reader: RecordReader, fates: RecordFates) -> dict[int, Ints]:
-    """By first place of each table with keys that are text: the rank of each record's key."""
+    """By place of each table with keys that are text: the rank of each record's key."""
     orders: dict[int, Ints] = {}
-    for table in reader.tables:
+    for number, table in enumerate(reader.tables):
         if not table.n_text_keys:
             continue
         _make_keys(work, reader, table, fates)
@@ -90,7 +92,7 @@ def text_key_orders(work: Workspace, reader: RecordReader, fates: RecordFates) -
             f"""SELECT row_number() OVER (ORDER BY TRY_CAST(key AS HUGEINT) NULLS LAST, key, place)
             AS rank, place FROM {_keys_name(table)} ORDER BY place"""
         )
-        orders[table.first] = found["rank"].to_numpy()
+        orders[number] = found["rank"].to_numpy()
     return orders
 
 

@@ -6,6 +6,7 @@ visits. Last pass: links, availability, values, order, facts and the fate of eve
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
     Columns = dict[str, NDArray[Any]]
+    Ints = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _BOUND, _BILLING, _ADMISSION, _DRG = 1, 2, 4, 8, 16, 32
 _FIXED_TEXTS = ("POS", "NEG", "not_done")
@@ -66,6 +68,7 @@ class RecordMender:
         threads: int,
     ) -> None:
         self._work, self._reader, self._config = work, reader, config
+        self._threads = threads
         found = work.table(
             "SELECT subject_id, birth, death FROM subject WHERE gone = 0 ORDER BY subject_id"
         ).combine_chunks()
@@ -75,6 +78,8 @@ class RecordMender:
         """Codes of events, by number."""
         self.fates = RecordFates(reader, scratch)
         self._orders = text_key_orders(work, reader, self.fates)
+        self._firsts = np.array([table.first for table in reader.tables], np.int64)
+        self._table_numbers = np.array([table_number(t.name) for t in reader.tables], np.uint16)
         rows = work.rows("SELECT concept_id, code, known_code, vocabulary_id FROM concept_dim")
         self._code_of = {row[0]: row[1] for row in rows}
         self._known_code = {row[0]: row[2] for row in rows if row[2] is not None}
@@ -191,11 +196,18 @@ class RecordMender:
     def _given(self) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
         """Records with their subjects, as the core takes them."""
         for part in self._reader.spool.parts():
-            for first, ranks in self._orders.items():
-                mine = (part.columns["place"] >= first) & (
-                    part.columns["place"] < first + len(ranks)
-                )
-                part.columns["order"][mine] = ranks[part.columns["place"][mine] - first]
+            table, order = self._tables_of(part.place), self.fates.keys(part.place)
+            for number, ranks in self._orders.items():
+                mine, first = table == number, self._firsts[number]
+                place = part.place
+                if isinstance(place, slice):
+                    place = np.arange(place.start, place.stop)
+                order[mine] = ranks[place[mine] - first]
+            rows = {
+                **part.columns,
+                "order": order,
+                "table": self._table_numbers[table],
+            }
             who = slice(part.begin, part.end)
             subjects = {
                 "subject_id": self._subject_id[who],
@@ -203,7 +215,14 @@ class RecordMender:
                 "death": self._death[who],
                 "offsets": part.offsets,
             }
-            yield part, {"subjects": subjects, "rows": part.columns}
+            yield part, {"subjects": subjects, "rows": rows}
+
+    def _tables_of(self, place: Ints | slice) -> Ints:
+        """Of records by their place: places of their tables among those that were read."""
+        if not isinstance(place, slice):
+            return np.searchsorted(self._firsts, place, side="right") - 1
+        ends = np.clip(np.append(self._firsts, place.stop), place.start, place.stop)
+        return np.repeat(np.arange(len(self._firsts)), np.diff(ends))
 
     def survey(self) -> None:
         """First pass; makes `visit_extent` (ref, last_any, last_same_day)."""
@@ -302,14 +321,14 @@ class RecordMender:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Last pass: yields the event table in canonical order."""
-        yield from regrouped(self._pieces())
+        yield from regrouped(_ahead(self._pieces()) if self._threads > 1 else self._pieces())
 
     def _pieces(self) -> Iterator[pa.Table]:
         for part, given in self._given():
             piece = self._mending.piece(
                 **given, visits=self._visits(part), others=self._others(part)
             )
-            self.fates.note(part.columns["place"], piece["gone"], piece["changes"])
+            self.fates.note(part.place, piece["gone"], piece["changes"])
             yield event_table(piece, self.texts)
 
     def _visits(self, part: RecordRows) -> Columns:
@@ -370,6 +389,15 @@ class RecordMender:
                 "concept_id": pa.array(list(least.values()), pa.int64()),
             }
         )
+
+
+def _ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The items of an iterator; the next one is made while one is looked at."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item
 
 
 def _us(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -155,13 +155,7 @@ class RecordReader:
         )
         self._append("keys", rows.key)
         self._append("gone", gone)
-        columns = {
-            **rows.columns,
-            "place": place,
-            "order": rows.key,
-            "table": np.full(n, number, np.uint16),
-            "subject": subject,
-        }
+        columns = {**rows.columns, "place": place, "subject": subject}
         if n_known < n:
             known = gone == 0
             columns = {name: column[known] for name, column in columns.items()}
