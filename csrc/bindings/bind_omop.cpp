@@ -8,6 +8,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "bindings/event_columns.hpp"
+#include "core/omop_census.hpp"
 #include "core/omop_piece.hpp"
 
 namespace chronoward::bindings {
@@ -63,6 +64,17 @@ OmopSubjects subjects_of(const Columns& c) {
           .offsets = take<std::int64_t>(c, "offsets")};
 }
 
+/// Years as pairs of the first microsecond and the one behind the last, from (2, n).
+std::vector<std::pair<std::int64_t, std::int64_t>> years_of(const Array<std::int64_t>& us) {
+  if (us.ndim() != 2 || us.shape(0) != 2) {
+    throw std::invalid_argument("sentinel_us must have two rows");
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> out;
+  const auto n = static_cast<std::size_t>(us.shape(1));
+  for (std::size_t i = 0; i < n; ++i) out.emplace_back(us.data()[i], us.data()[n + i]);
+  return out;
+}
+
 /// The tables and rules by which an OMOP source's records are mended; holds the arrays.
 class OmopMending {
  public:
@@ -91,20 +103,13 @@ class OmopMending {
   void set_rules(const Array<std::int64_t>& sentinel_us, std::int64_t prenatal_us,
                  std::int64_t future_us, std::int64_t local_concept, bool uses_source_concept,
                  bool drops_unmapped, bool has_drug_stop, int n_threads) {
-    if (sentinel_us.ndim() != 2 || sentinel_us.shape(0) != 2) {
-      throw std::invalid_argument("sentinel_us must have two rows");
-    }
-    rules_ = {.sentinel_us = {},
+    rules_ = {.sentinel_us = years_of(sentinel_us),
               .prenatal_us = prenatal_us,
               .future_us = future_us,
               .local_concept = local_concept,
               .uses_source_concept = uses_source_concept,
               .drops_unmapped = drops_unmapped,
               .has_drug_stop = has_drug_stop};
-    const auto n = static_cast<std::size_t>(sentinel_us.shape(1));
-    for (std::size_t i = 0; i < n; ++i) {
-      rules_.sentinel_us.emplace_back(sentinel_us.data()[i], sentinel_us.data()[n + i]);
-    }
     pieces_.emplace(tables_, rules_, n_threads);
   }
 
@@ -261,9 +266,56 @@ class OmopMending {
   std::optional<OmopPieces> pieces_;
 };
 
+RecordCensus make_census(const TimesUs& subjects, const TimesUs& excluded,
+                         const TimesUs& sentinel_us, std::int64_t border_us, std::int32_t zero,
+                         bool uses_source_concept) {
+  return RecordCensus({.subjects = copied(subjects, "subjects"),
+                       .excluded = copied(excluded, "excluded"),
+                       .sentinel_us = years_of(sentinel_us),
+                       .border_us = border_us,
+                       .zero = zero,
+                       .uses_source_concept = uses_source_concept});
+}
+
+py::tuple take_records(RecordCensus& census, const TimesUs& subject_id, const Columns& rows,
+                       std::uint16_t table, bool is_drug) {
+  const auto ids = view(subject_id, "subject_id");
+  const OmopRows records = rows_of(rows);
+  Owners owners;
+  {
+    py::gil_scoped_release release;  // the caller's arguments hold the buffers
+    owners = census.take(ids, records, table, is_drug);
+  }
+  return py::make_tuple(to_numpy(std::move(owners.subject)), to_numpy(std::move(owners.gone)),
+                        owners.n_known);
+}
+
+void bind_census(py::module_& m) {
+  py::class_<RecordCensus>(m, "RecordCensus",
+                           "What the rules need to know about all clinical records of a source.")
+      .def(py::init(&make_census), py::kw_only(), py::arg("subjects").noconvert(),
+           py::arg("excluded").noconvert(), py::arg("sentinel_us").noconvert(),
+           py::arg("border_us"), py::arg("zero"), py::arg("uses_source_concept"))
+      .def("take", &take_records, py::arg("subject_id").noconvert(), py::arg("rows"), py::kw_only(),
+           py::arg("table"), py::arg("is_drug"),
+           "Counts records of one table. Of each row: the subject's place, -1 where it is not "
+           "known, "
+           "and why it is removed; and how many are known.")
+      .def_property_readonly("n_dated", &RecordCensus::n_dated, "Times outside of sentinel years.")
+      .def_property_readonly("n_late", &RecordCensus::n_late, "Of them, those after the border.")
+      .def_property_readonly("midnights", &RecordCensus::midnights,
+                             "By table and type (a concept's number or -1): records with a time of "
+                             "day, and those at 00:00:00.")
+      .def("names", [](const RecordCensus& self) { return self.names.numbers(); })
+      .def("values", [](const RecordCensus& self) { return self.values.numbers(); })
+      .def("drugs", [](const RecordCensus& self) { return self.drugs.numbers(); })
+      .def("source_codes", [](const RecordCensus& self) { return self.source_codes.numbers(); });
+}
+
 }  // namespace
 
 void bind_omop(py::module_& m) {
+  bind_census(m);
   m.attr("RECORD_REMOVALS") = names(kRecordRemovals);
   m.attr("RECORD_CHANGES") = names(kRecordChanges);
   py::class_<OmopMending>(m, "OmopMending",

@@ -1,7 +1,12 @@
 #include "core/csv_piece.hpp"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <charconv>
 #include <chrono>
 #include <limits>
@@ -18,72 +23,6 @@ constexpr std::size_t kMaxDigits = 18;  // any such integer fits 64 bits
 [[noreturn]] void irregular(const char* what) { throw DataError(what); }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
-std::uint64_t mixed(std::uint64_t h) {
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebULL;
-  return h ^ (h >> 31);
-}
-
-/// Places of distinct values, by open addressing.
-template <typename Value, typename Equal, typename Hash>
-class Places {
- public:
-  Places(Equal equal, Hash hash) : equal_(equal), hash_(hash), slots_(64, -1) {}
-
-  /// The place of a value; calls add() where it is new, which appends it.
-  template <typename Add>
-  std::int32_t of(const Value& value, const Add& add) {
-    const std::uint64_t h = hash_(value);
-    std::size_t slot = h & (slots_.size() - 1);
-    for (; slots_[slot] >= 0; slot = (slot + 1) & (slots_.size() - 1)) {
-      const auto place = static_cast<std::size_t>(slots_[slot]);
-      if (hashes_[place] == h && equal_(place, value)) return slots_[slot];
-    }
-    const auto place = static_cast<std::int32_t>(hashes_.size());
-    slots_[slot] = place;
-    hashes_.push_back(h);
-    add();
-    if (2 * hashes_.size() > slots_.size()) grow();
-    return place;
-  }
-
- private:
-  void grow() {
-    slots_.assign(2 * slots_.size(), -1);
-    for (std::size_t i = 0; i < hashes_.size(); ++i) {
-      std::size_t slot = hashes_[i] & (slots_.size() - 1);
-      while (slots_[slot] >= 0) slot = (slot + 1) & (slots_.size() - 1);
-      slots_[slot] = static_cast<std::int32_t>(i);
-    }
-  }
-
-  Equal equal_;
-  Hash hash_;
-  std::vector<std::int32_t> slots_;
-  std::vector<std::uint64_t> hashes_;
-};
-
-struct SameText {
-  const std::vector<std::string>* texts;
-  bool operator()(std::size_t place, std::string_view text) const {
-    return (*texts)[place] == text;
-  }
-};
-struct SameId {
-  const std::vector<std::int64_t>* ids;
-  bool operator()(std::size_t place, std::int64_t id) const { return (*ids)[place] == id; }
-};
-struct HashText {
-  std::uint64_t operator()(std::string_view text) const {
-    return mixed(std::hash<std::string_view>{}(text));
-  }
-};
-struct HashId {
-  std::uint64_t operator()(std::int64_t id) const { return mixed(static_cast<std::uint64_t>(id)); }
-};
-using TextPlaces = Places<std::string_view, SameText, HashText>;
-using IdPlaces = Places<std::int64_t, SameId, HashId>;
 
 /// An integer as its shortest form has it.
 bool read_integer(std::string_view text, std::int64_t& out) {
@@ -138,8 +77,42 @@ bool read_time(std::string_view text, std::int64_t& out) {
   return true;
 }
 
+/// As `read_time`, 00:00:00 of the day.
+bool read_day(std::string_view text, std::int64_t& out) {
+  if (!read_time(text, out)) return false;
+  if (text.size() > 10) out = day_of(out);
+  return true;
+}
+
+/// Digits and perhaps decimals, few enough that both parts of the fraction are exact; false else.
+bool read_short_number(std::string_view text, double& out) {
+  static constexpr std::array<double, 16> kTens = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                                   1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+  const bool is_negative = text.front() == '-';
+  std::int64_t digits = 0;
+  std::size_t point = text.size(), i = is_negative ? 1 : 0;
+  const std::size_t first = i;
+  if (text.size() - first > kTens.size()) return false;
+  for (; i < text.size(); ++i) {
+    if (is_digit(text[i])) {
+      digits = digits * 10 + (text[i] - '0');
+    } else if (text[i] == '.' && point == text.size() && i > first) {
+      point = i;
+    } else {
+      return false;
+    }
+  }
+  const std::size_t n_decimals = point == text.size() ? 0 : text.size() - point - 1;
+  if (text.size() == first || (point != text.size() && n_decimals == 0)) return false;
+  if (point == text.size() && text.size() - first > 15) return false;
+  const double value = static_cast<double>(digits) / kTens[n_decimals];
+  out = is_negative ? -value : value;
+  return true;
+}
+
 /// A decimal number: digits, perhaps decimals, perhaps an exponent.
 bool read_number(std::string_view text, double& out) {
+  if (read_short_number(text, out)) return true;
   std::size_t i = text.front() == '-' ? 1 : 0;
   const auto digits = [&] {
     const std::size_t first = i;
@@ -158,34 +131,67 @@ bool read_number(std::string_view text, double& out) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
+// Blanks of any script (Unicode's class Zs) that are no ASCII.
+constexpr std::array<std::string_view, 16> kBlanks = {
+    "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005",
+    "\u2006", "\u2007", "\u2008", "\u2009", "\u200a", "\u202f", "\u205f", "\u3000"};
+
+/// Without blanks of any script at its ends, as SQL's TRIM has it.
 std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
-  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
+  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
+  while (!text.empty()) {
+    if (text.front() == ' ') {
+      text.remove_prefix(1);
+    } else if (text.back() == ' ') {
+      text.remove_suffix(1);
+    } else if (is_ascii(text.front()) && is_ascii(text.back())) {
+      break;
+    } else {
+      const auto* const begins = std::find_if(kBlanks.begin(), kBlanks.end(),
+                                              [&](auto blank) { return text.starts_with(blank); });
+      if (begins != kBlanks.end()) {
+        text.remove_prefix(begins->size());
+        continue;
+      }
+      const auto* const ends = std::find_if(kBlanks.begin(), kBlanks.end(),
+                                            [&](auto blank) { return text.ends_with(blank); });
+      if (ends == kBlanks.end()) break;
+      text.remove_suffix(ends->size());
+    }
+  }
   return text;
 }
 
 /// Takes the fields of one column.
 class ColumnSink {
  public:
-  ColumnSink(CsvKind kind, CsvColumn& column)
-      : kind_(kind),
-        column_(column),
-        texts_(SameText{kind == CsvKind::kText ? &column.texts : &column.unread_texts}, {}),
-        ids_(SameId{&column.ids}, {}) {}
+  ColumnSink(CsvKind kind, CsvColumn& column) : kind_(kind), column_(column) {}
+
+  void reserve(std::size_t n_rows) {
+    switch (kind_) {
+      case CsvKind::kInteger:
+      case CsvKind::kTime:
+      case CsvKind::kDay:
+        return column_.integers.reserve(n_rows);
+      case CsvKind::kNumber:
+        return column_.numbers.reserve(n_rows);
+      case CsvKind::kId:
+      case CsvKind::kText:
+        return column_.index.reserve(n_rows);
+      case CsvKind::kSkip:
+      case CsvKind::kCount:
+        return;
+    }
+  }
 
   void put(std::string_view field, std::int64_t row) {
     switch (kind_) {
       case CsvKind::kInteger:
-      case CsvKind::kTime: {
-        std::int64_t value = kNullUs;
-        if (!field.empty() &&
-            !(kind_ == CsvKind::kTime ? read_time(field, value) : read_integer(field, value))) {
-          value = kNullUs;
-          leave(field, row);
-        }
-        column_.integers.push_back(value);
-        return;
-      }
+        return put_integer(field, row, read_integer);
+      case CsvKind::kTime:
+        return put_integer(field, row, read_time);
+      case CsvKind::kDay:
+        return put_integer(field, row, read_day);
       case CsvKind::kNumber: {
         double value = std::numeric_limits<double>::quiet_NaN();
         if (!field.empty() && !read_number(field, value)) {
@@ -197,11 +203,8 @@ class ColumnSink {
       }
       case CsvKind::kId:
         return put_id(field, row);
-      case CsvKind::kText: {
-        const std::string_view text = trimmed(field);
-        column_.index.push_back(text.empty() ? -1 : place_of(text, column_.texts));
-        return;
-      }
+      case CsvKind::kText:
+        return put_text(field);
       case CsvKind::kSkip:
       case CsvKind::kCount:
         return;
@@ -209,37 +212,109 @@ class ColumnSink {
   }
 
  private:
+  template <typename Read>
+  void put_integer(std::string_view field, std::int64_t row, const Read& read) {
+    std::int64_t value = kNullUs;
+    if (!field.empty() && !read(field, value)) {
+      value = kNullUs;
+      leave(field, row);
+    }
+    column_.integers.push_back(value);
+  }
+
   void put_id(std::string_view field, std::int64_t row) {
     std::int64_t id = 0;
     if (field.empty()) {
       column_.index.push_back(-1);
     } else if (field == last_) {  // they come in runs
-      column_.index.push_back(last_place_);
+      column_.index.push_back(last_number_);
     } else if (read_integer(field, id)) {
-      last_place_ = ids_.of(id, [&] { column_.ids.push_back(id); });
+      last_number_ = column_.ids.of(id);
       last_ = field;
-      column_.index.push_back(last_place_);
+      column_.index.push_back(last_number_);
     } else {
       leave(field, row);
       column_.index.push_back(-1);
     }
   }
 
-  void leave(std::string_view field, std::int64_t row) {
-    column_.unread_row.push_back(row);
-    column_.unread.push_back(place_of(field, column_.unread_texts));
+  void put_text(std::string_view field) {
+    const std::string_view text = trimmed(field);
+    if (text.empty()) {
+      column_.index.push_back(-1);
+      return;
+    }
+    // as above; what was quoted does not lie in the block
+    if (last_number_ < 0 || column_.texts.text(static_cast<std::size_t>(last_number_)) != text) {
+      last_number_ = column_.texts.of(text);
+    }
+    column_.index.push_back(last_number_);
   }
 
-  std::int32_t place_of(std::string_view text, std::vector<std::string>& texts) {
-    return texts_.of(text, [&] { texts.emplace_back(text); });
+  void leave(std::string_view field, std::int64_t row) {
+    column_.unread_row.push_back(row);
+    column_.unread.push_back(column_.unread_texts.of(field));
   }
 
   CsvKind kind_;
   CsvColumn& column_;
-  TextPlaces texts_;
-  IdPlaces ids_;
   std::string_view last_;  // of the block
-  std::int32_t last_place_ = -1;
+  std::int32_t last_number_ = -1;
+};
+
+/// Finds bytes that end a field, or must not be in one, 64 at a time.
+class SpecialBytes {
+ public:
+  SpecialBytes(char delimiter, const char* begin, const char* end)
+      : delimiter_(delimiter), end_(end), window_(begin), looked_at_(begin) {
+    for (const char c : {delimiter, '\n', '\r', '"', '\0'}) {
+      is_special_[static_cast<unsigned char>(c)] = true;
+    }
+  }
+
+  /// The first one at or behind a place, which never goes back; the end where there is none.
+  const char* next(const char* at) {
+    for (; at < end_; at = looked_at_) {
+      if (at >= looked_at_) look_at(at);
+      const std::uint64_t left = mask_ >> (at - window_);
+      if (left != 0) return at + std::countr_zero(left);
+    }
+    return end_;
+  }
+
+ private:
+  static constexpr std::ptrdiff_t kWindow = 64;
+
+  void look_at(const char* at) {
+    const std::ptrdiff_t n = std::min(kWindow, end_ - at);
+    window_ = at;
+    looked_at_ = at + n;
+    mask_ = 0;
+#ifdef __SSE2__
+    if (n == kWindow) {
+      const auto is = [](__m128i bytes, char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); };
+      for (int k = 0; k < 4; ++k) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at) + k);
+        const __m128i ends =
+            _mm_or_si128(is(bytes, delimiter_), _mm_or_si128(is(bytes, '\n'), is(bytes, '\r')));
+        const __m128i bad = _mm_or_si128(is(bytes, '"'), is(bytes, '\0'));
+        const auto found = static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_or_si128(ends, bad)));
+        mask_ |= std::uint64_t{found} << (16 * k);
+      }
+      return;
+    }
+#endif
+    for (std::ptrdiff_t k = 0; k < n; ++k) {
+      mask_ |= std::uint64_t{is_special_[static_cast<unsigned char>(at[k])]} << k;
+    }
+  }
+
+  std::array<bool, 256> is_special_{};
+  char delimiter_;
+  const char* end_;
+  const char* window_;
+  const char* looked_at_;   // the window's end
+  std::uint64_t mask_ = 0;  // of the window: where the bytes are
 };
 
 /// Reads rows of a block, field by field.
@@ -249,6 +324,7 @@ class BlockReader {
       : at_(block.data()),
         begin_(at_),
         end_(at_ + block.size()),
+        special_(layout.delimiter, at_, end_),
         layout_(layout),
         is_last_(is_last),
         out_(out) {
@@ -256,25 +332,33 @@ class BlockReader {
     sinks_.reserve(layout.kinds.size());
     for (std::size_t i = 0; i < layout.kinds.size(); ++i) {
       sinks_.emplace_back(layout.kinds[i], out.columns[i]);
+      if (layout.kinds[i] != CsvKind::kSkip) taken_.push_back(i);
     }
     fields_.resize(layout.kinds.size());
     unquoted_.resize(layout.kinds.size());
-    for (const char c : {layout.delimiter, '\n', '\r', '"', '\0'}) {
-      is_special_[static_cast<unsigned char>(c)] = true;
-    }
   }
 
   void read() {
     while (at_ < end_ && read_row()) {
-      for (std::size_t i = 0; i < fields_.size(); ++i) {
-        if (layout_.kinds[i] != CsvKind::kSkip) sinks_[i].put(fields_[i], out_.n_rows);
-      }
+      for (const std::size_t i : taken_) sinks_[i].put(fields_[i], out_.n_rows);
       ++out_.n_rows;
       out_.n_bytes = static_cast<std::size_t>(at_ - begin_);
+      if (out_.n_rows == kFirstRows) reserve();
     }
   }
 
  private:
+  static constexpr std::int64_t kFirstRows = 64;
+
+  /// Room for as many rows as the first ones let expect, and some more.
+  void reserve() {
+    const auto n_bytes = static_cast<double>(end_ - begin_);
+    const auto n_rows = static_cast<double>(kFirstRows) / static_cast<double>(out_.n_bytes);
+    for (const std::size_t i : taken_) {
+      sinks_[i].reserve(static_cast<std::size_t>(1.05 * n_bytes * n_rows) + kFirstRows);
+    }
+  }
+
   /// Finds the fields of the row at at_ and goes behind it; false where it does not end here.
   bool read_row() {
     const char* const first = at_;
@@ -304,7 +388,7 @@ class BlockReader {
   bool read_field(std::size_t i) {
     if (at_ < end_ && *at_ == '"') return read_quoted(i);
     const char* const first = at_;
-    while (at_ < end_ && !is_special_[static_cast<unsigned char>(*at_)]) ++at_;
+    at_ = special_.next(at_);
     if (at_ < end_ && (*at_ == '"' || *at_ == '\0')) {
       irregular("a quote or a NUL byte inside a field");
     }
@@ -361,11 +445,12 @@ class BlockReader {
   const char* at_;
   const char* begin_;
   const char* end_;
+  SpecialBytes special_;
   const CsvLayout& layout_;
   bool is_last_;
   CsvPiece& out_;
-  std::array<bool, 256> is_special_{};  // ends a field, or must not be in one
   std::vector<ColumnSink> sinks_;
+  std::vector<std::size_t> taken_;  // columns that are not skipped
   std::vector<std::string_view> fields_;
   std::vector<std::string> unquoted_;
 };

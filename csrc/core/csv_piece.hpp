@@ -2,27 +2,27 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/numbering.hpp"
 
 namespace chronoward {
 
 /// What a column of text is read as.
-enum class CsvKind : std::uint8_t { kSkip, kInteger, kId, kTime, kNumber, kText, kCount };
+enum class CsvKind : std::uint8_t { kSkip, kInteger, kId, kTime, kDay, kNumber, kText, kCount };
 
 /// A column of some rows. What is not written plainly ("007", " 7", "7.0", "1/2/2020") is unread:
 /// the caller says what it means.
 struct CsvColumn {
-  std::vector<std::int64_t> integers;    // kInteger, kTime (us since 1970); kNullUs for null
-  std::vector<double> numbers;           // kNumber; NaN for null
-  std::vector<std::int32_t> index;       // kId, kText: place in `ids` or `texts`, -1 for null
-  std::vector<std::int64_t> ids;         // distinct
-  std::vector<std::string> texts;        // distinct, without blanks at their ends
+  std::vector<std::int64_t> integers;  // kInteger, kTime and kDay (us since 1970); kNullUs for null
+  std::vector<double> numbers;         // kNumber; NaN for null
+  std::vector<std::int32_t> index;     // kId, kText: number in `ids` or `texts`, -1 for null
+  IdNumbering ids;                     // of this piece
+  TextNumbering texts;                 // of this piece, without blanks at their ends
   std::vector<std::int64_t> unread_row;  // null above
-  std::vector<std::int32_t> unread;      // of each: place in `unread_texts`
-  std::vector<std::string> unread_texts;
+  std::vector<std::int32_t> unread;      // of each: number in `unread_texts`
+  TextNumbering unread_texts;
 };
 
 /// Whole rows of a block of text.

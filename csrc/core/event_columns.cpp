@@ -35,8 +35,13 @@ bool is_before(const MendedEvent& a, const MendedEvent& b) {
 }  // namespace
 
 void sort_events(std::vector<MendedEvent>& events) {
-  if (!std::is_sorted(events.begin(), events.end(), is_before)) {
+  // mostly all is in order but for what was appended last: facts about the person, visits
+  const auto middle = std::is_sorted_until(events.begin(), events.end(), is_before);
+  if (events.end() - middle > middle - events.begin()) {
     std::sort(events.begin(), events.end(), is_before);
+  } else if (middle != events.end()) {
+    std::sort(middle, events.end(), is_before);
+    std::inplace_merge(events.begin(), middle, events.end(), is_before);
   }
 }
 

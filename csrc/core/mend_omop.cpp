@@ -128,12 +128,15 @@ void OmopMender::put_record(std::size_t i, const MendedEvent& base, std::vector<
   }
 }
 
-void OmopMender::put_unlinked(std::vector<MendedEvent>& out) {
+void OmopMender::put_values(std::vector<MendedEvent>& out) {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
-    if (judged_[i].gone != RecordRemoval::kKept) continue;
+    const JudgedRecord& record = judged_[i];
+    const bool has_value =
+        record.has_number || record.text != kNone || record.value_concept != kNone;
+    if (record.gone != RecordRemoval::kKept || !has_value) continue;
     MendedEvent base;
     base.table = rows_.table[begin_ + i];
-    base.available = judged_[i].time;
+    base.available = record.time;
     put_record(i, base, out);
   }
 }

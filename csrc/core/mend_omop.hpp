@@ -34,8 +34,9 @@ class OmopMender {
   /// Applies the rules that need no visit to rows [begin, end), one subject's.
   void judge(std::size_t begin, std::size_t end, const Life& life);
 
-  /// Appends the events of the records judged last, before their values are resolved.
-  void put_unlinked(std::vector<MendedEvent>& out);
+  /// Appends the events with a value of the records judged last, before visits and values are
+  /// resolved.
+  void put_values(std::vector<MendedEvent>& out);
 
   /// Links the records judged last to visits; appends their events and artificial visits.
   void put_linked(const VisitsOfSubject& visits, std::vector<MendedEvent>& out);

@@ -149,7 +149,7 @@ VisitExtents OmopPieces::survey(const OmopSubjects& subjects, const OmopRows& ro
         find_extents(visits, i, first, mender.records(), rows, out);
         counts_[part].add_drug_types(first, mender.records(), rows, t_);
         events[part].clear();
-        mender.put_unlinked(events[part]);
+        mender.put_values(events[part]);
         counts_[part].add(events[part], t_);
       },
       no_more);
@@ -168,7 +168,7 @@ UnitValues OmopPieces::unit_values(const OmopSubjects& subjects, const OmopRows&
       subjects, rows, t_, rules_, false, n_threads_,
       [&](OmopMender& mender, std::size_t, std::size_t part) {
         events[part].clear();
-        mender.put_unlinked(events[part]);
+        mender.put_values(events[part]);
         UnitValues& out = parts[part];
         for (const MendedEvent& event : events[part]) {
           if (std::isnan(event.number) || is_chosen[event.table * n_codes + at(event.code)] == 0) {

@@ -15,9 +15,11 @@ __all__: list[str] = [
     "CHANGES",
     "ContextBuffers",
     "ContextRules",
+    "CsvPiece",
     "DURATION_GROUPS",
     "DecodeModel",
     "FitScan",
+    "IdNumbering",
     "KeyIndex",
     "KeyValueCache",
     "MedsMending",
@@ -26,9 +28,11 @@ __all__: list[str] = [
     "RECORD_REMOVALS",
     "REMOVALS",
     "RULES_VERSION",
+    "RecordCensus",
     "Sampler",
     "ShardArrays",
     "SplitArrays",
+    "TextNumbering",
     "TokenValueArrays",
     "TokenizerCore",
     "WindowArrays",
@@ -60,6 +64,97 @@ __all__: list[str] = [
     "subject_offsets",
     "validate_timelines",
 ]
+
+class IdNumbering:
+    """
+    Distinct integers in the order in which they came.
+    """
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def of(self, value: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        The number of a value, a new one if it is.
+        """
+    def of_all(
+        self,
+        values: numpy.typing.NDArray[numpy.int64],
+        *,
+        null: typing.SupportsInt | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The numbers of values, -1 for the one that stands for null.
+        """
+    def values(self) -> list[int]:
+        """
+        All of them, in order.
+        """
+
+class TextNumbering:
+    """
+    Distinct texts in the order in which they came.
+    """
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def of_all(
+        self, texts: collections.abc.Sequence[str], *, is_value: bool = False
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The numbers of texts, -1 for empty ones; of long values a digest is kept.
+        """
+    def texts(self) -> list[str]:
+        """
+        All of them, in order.
+        """
+
+class CsvPiece:
+    """
+    Rows of a block of delimited text; a column is taken once.
+    """
+    def ids(
+        self, column: typing.SupportsInt | typing.SupportsIndex, numbering: IdNumbering
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        Numbers, -1 for null.
+        """
+    def integers(
+        self, column: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Integers or times, -2^63 for null.
+        """
+    def n_unread(self, column: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        How many fields are not written plainly.
+        """
+    def numbers(
+        self, column: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        NaN for null.
+        """
+    def texts(
+        self,
+        column: typing.SupportsInt | typing.SupportsIndex,
+        numbering: TextNumbering,
+        *,
+        is_value: bool = False,
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        Numbers, -1 for null; of long values a digest is kept.
+        """
+    def unread(
+        self, column: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int32], list[str]]:
+        """
+        Fields that are not written plainly: rows, places among distinct texts, those texts.
+        """
+    @property
+    def n_bytes(self) -> int:
+        """
+        How much of the block they are.
+        """
+    @property
+    def n_rows(self) -> int: ...
 
 class Sampler:
     """
@@ -524,6 +619,51 @@ class MedsMending:
     ) -> numpy.typing.NDArray[numpy.int64]:
         """
         Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
+        """
+
+class RecordCensus:
+    """
+    What the rules need to know about all clinical records of a source.
+    """
+    def __init__(
+        self,
+        *,
+        subjects: numpy.typing.NDArray[numpy.int64],
+        excluded: numpy.typing.NDArray[numpy.int64],
+        sentinel_us: numpy.typing.NDArray[numpy.int64],
+        border_us: typing.SupportsInt | typing.SupportsIndex,
+        zero: typing.SupportsInt | typing.SupportsIndex,
+        uses_source_concept: bool,
+    ) -> None: ...
+    def drugs(self) -> list[int]: ...
+    def names(self) -> list[int]: ...
+    def source_codes(self) -> list[int]: ...
+    def take(
+        self,
+        subject_id: numpy.typing.NDArray[numpy.int64],
+        rows: dict[str, numpy.ndarray],
+        *,
+        table: typing.SupportsInt | typing.SupportsIndex,
+        is_drug: bool,
+    ) -> tuple:
+        """
+        Counts records of one table. Of each row: the subject's place, -1 where it is not known, and why it is removed; and how many are known.
+        """
+    def values(self) -> list[int]: ...
+    @property
+    def midnights(self) -> dict[tuple[int, int], typing.Annotated[list[int], "FixedSize(2)"]]:
+        """
+        By table and type (a concept's number or -1): records with a time of day, and those at 00:00:00.
+        """
+    @property
+    def n_dated(self) -> int:
+        """
+        Times outside of sentinel years.
+        """
+    @property
+    def n_late(self) -> int:
+        """
+        Of them, those after the border.
         """
 
 class OmopMending:
@@ -1117,10 +1257,11 @@ def read_csv(
     kinds: numpy.typing.NDArray[numpy.uint8],
     ends_with_return: bool,
     max_line_bytes: typing.SupportsInt | typing.SupportsIndex,
+    n_bytes: typing.SupportsInt | typing.SupportsIndex,
     is_last: bool,
-) -> tuple[list[dict], int, int]:
+) -> CsvPiece:
     """
-    Whole rows of a block of delimited text: columns by place, the number of rows, and of bytes they take.
+    Whole rows of the first bytes of a block of delimited text.
     """
 
 def read_heads(

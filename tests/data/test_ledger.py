@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from chronoward.data import PreparedEvents, Rule, prepare, read_ledger
 from chronoward.data.ledger import RowLedger
 from chronoward.data.omop_tables import DICTIONARIES
+
+from .omop_rows import person, write_omop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,16 +71,22 @@ def test_every_record_of_an_omop_source_is_in_the_ledger(
         own = "person_id" if table == "death" else f"{table}_id"
         key = own if own in columns else f"'{table}:' || row_number() OVER ()"
         rows = f"SELECT ({key})::VARCHAR AS key FROM {scan}"
-        ledger = (
-            f"SELECT key FROM read_parquet('{prepared.path}/ledger/*.parquet') "
-            f"WHERE \"table\" = '{table}'"
-        )
-        assert _unmatched(rows, ledger) == [0, 0], table
+        assert _unmatched(rows, _lines_of(prepared, table)) == [0, 0], table
         n = duckdb.execute(f"SELECT count(*) FROM {scan}").fetchall()[0][0]
         assert n == prepared.report["tables"].get(table, {"records": 0})["records"], table
         entered.add(table)
     assert set(prepared.report["tables"]) <= entered
     _check_rules(prepared)
+
+
+def _lines_of(prepared: PreparedEvents, table: str) -> str:
+    """SQL of the keys of a table's records in an OMOP source's ledger."""
+    run = "unnest(range(key::BIGINT, key::BIGINT + n_records))::VARCHAR AS key"
+    ledger = f"read_parquet('{prepared.path}/ledger/*.parquet') WHERE \"table\" = '{table}'"
+    return (
+        f"SELECT {run} FROM {ledger} AND n_records > 1 UNION ALL "
+        f"SELECT key FROM {ledger} AND n_records = 1"
+    )
 
 
 def _check_rules(prepared: PreparedEvents) -> None:
@@ -116,3 +125,34 @@ def test_rows_that_fared_alike_share_a_line(tmp_path: Path) -> None:
     wanted = [None, None, *["exact_duplicate"] * 3, None, "after_death", *[None] * 1000]
     assert records["rule"].to_pylist() == wanted
     assert records["changes"].to_pylist() == [[], ["value_bounded"], *[[]] * 1005]
+
+
+def test_records_with_consecutive_keys_that_fared_alike_share_a_line(tmp_path: Path) -> None:
+    """Whatever the order of a table's rows; a key that is there twice is two lines."""
+    keys = [7, 10, 8, 9, 9, 12, 5]
+    rows = [
+        {
+            "measurement_id": key,
+            "person_id": 2 if key == 8 else 1,
+            "measurement_concept_id": 3,
+            "measurement_date": f"2001-01-{place + 1:02d}",
+        }
+        for place, key in enumerate(keys)
+    ]
+    source = write_omop(tmp_path / "source", {"person": [person()], "measurement": rows})
+    prepared = prepare(source, tmp_path / "work")
+    lines = pq.read_table(prepared.path / "ledger")
+    mine = lines.filter(pc.equal(lines["table"], "measurement"))
+    found = list(zip(*(mine[c].to_pylist() for c in ("key", "n_records", "rule")), strict=True))
+    gone = "unknown_person"
+    assert found == [
+        *(("5", 1, None), ("7", 1, None), ("8", 1, gone), ("9", 1, None), ("9", 2, None)),
+        ("12", 1, None),
+    ]
+    records = read_ledger(prepared.path / "ledger")
+    assert records["key"].to_pylist() == ["5", "7", "8", "9", "9", "10", "12", "1"]
+    assert prepared.report["tables"]["measurement"] == {
+        "records": 7, "kept": 6, gone: 1, **{
+            rule: n for rule, n in prepared.report["tables"]["measurement"].items() if n == 6
+        },
+    }  # fmt: skip

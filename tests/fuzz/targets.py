@@ -5,7 +5,9 @@ A target reads a spoiled file as far as a job would before it writes anything un
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +17,12 @@ from tests.data.omop_rows import condition, death, measurement, person, visit, w
 from tests.fuzz import mutations
 from tests.store.timelines import make_batch, open_writer
 
+from chronoward._core import CsvPiece, IdNumbering, TextNumbering
 from chronoward.data import IngestConfig, PreparedEvents, prepare
 from chronoward.data.meds import data_files
 from chronoward.data.meds_mend import MedsMender
 from chronoward.data.meds_spool import MedsSpool
+from chronoward.data.record_text import IrregularTextError, _read
 from chronoward.store import TokenStore
 from chronoward.tokenizer import FitCounts, Tokenizer, TokenizerSpec, count, fit
 
@@ -140,6 +144,52 @@ def _make_persons(folder: Path) -> Path:
     return _make_csv(folder).with_name("person.csv")
 
 
+_CSV_ROWS = (
+    b"1,3004249,2020-01-05,2020-01-05 10:30:00.5,1.25,POS,x",
+    b"-2,7,20200105,2020-01-05T10:30:00,-1e3,\xc2\xa0pos\xe3\x80\x80,",
+    b'007, 7,,,1e999,"a ""quoted"", word",two',
+    b'"4",7.0,2020-02-30,x,.5,"two\nlines",\xe2\x89\xa45',
+    b"999999999999999999,9223372036854775807,9999-12-31,0001-01-01 00:00:00,123456789.123456,%b,"
+    % (b"y" * 300),
+    b",,,,,,",
+)
+
+
+def _make_rows(folder: Path) -> Path:
+    path = folder / "rows.csv"
+    path.write_bytes(b"\n".join(_CSV_ROWS * 8) + b"\n")
+    return path
+
+
+def _read_rows(folder: Path) -> None:
+    """Reads all kinds of columns, whole and cut anywhere, and takes everything that was read."""
+    block = (folder / "rows.csv").read_bytes()
+    cuts = sorted({len(block), len(block) // 2, max(0, len(block) - 1)})
+    for end in (b"\n", b"\r\n"):
+        with_end = block.replace(b"\n", end)
+        for cut, is_last in product((*cuts, len(with_end)), (False, True)):
+            kinds = np.array([1, 2, 4, 3, 5, 6, 6], np.uint8)
+            given = (with_end[:cut], cut, ",", kinds, end == b"\r\n", is_last)
+            with suppress(IrregularTextError):
+                _take_rows(_read(*given))
+
+
+def _take_rows(piece: CsvPiece) -> None:
+    columns: list[np.ndarray] = [piece.integers(0), piece.integers(2), piece.integers(3)]
+    columns.append(piece.numbers(4))
+    ids, texts = IdNumbering(), TextNumbering()
+    numbers = [piece.texts(place, texts, is_value=place == 6) for place in (5, 6)]
+    columns += [piece.ids(1, ids), *numbers]
+    assert {len(column) for column in columns} == {piece.n_rows}
+    assert all(int(column.max(initial=-1)) < len(texts) for column in numbers)
+    assert len(texts.texts()) == len(texts)
+    assert len(ids.values()) == len(ids)
+    for place in range(5):
+        rows, which, unread = piece.unread(place)
+        assert len(rows) == len(which) == piece.n_unread(place)
+        assert all(which[k] < len(unread) for k in range(len(which)))
+
+
 def _make_store(folder: Path) -> Path:
     writer = open_writer(folder / "store", max_tokens=400)
     n = np.full(60, 11)
@@ -203,6 +253,7 @@ TARGETS: dict[str, Target] = {
         Target("omop", mutations.CSV, _make_csv, _read_source),
         Target("omop-values", mutations.CSV, _make_measurements, _read_source),
         Target("omop-persons", mutations.CSV, _make_persons, _read_source),
+        Target("csv", mutations.CSV, _make_rows, _read_rows),
         Target("store", mutations.BINARY, _make_store, _read_store),
         Target("store-manifest", mutations.JSON, _make_manifest, _read_store),
         Target("tokenizer", mutations.JSON, _make_tokenizer, _read_tokenizer),

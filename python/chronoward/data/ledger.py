@@ -6,7 +6,7 @@
 |---|---|---|
 | table | the table | the file, such as `data/train/0.parquet` |
 | key | the primary key as text, else `<table>:<row>` | the row in the file, from 0 (int64) |
-| n_records | 1 | this many rows from `key` on share the line |
+| n_records | this many keys from `key` on (an integer where it is not 1) share the line | rows |
 | disposition | kept, dropped, merged or quarantined | |
 | rule | of a removed record | |
 | changes | rules that changed a kept one | |
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chronoward.data.rules import CHANGING, REMOVING, Rule
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chronoward.data.workspace import Workspace
+
+    Ints = NDArray[np.int64]
 
 PART_RECORDS = 1 << 22
 _TEXTS = ["table", "disposition", "rule", "changes.list.element"]
@@ -87,6 +90,26 @@ def total(tables: dict[str, dict[str, int]]) -> dict[str, int]:
             if name not in ("records", "kept"):
                 rules[name] = rules.get(name, 0) + n
     return dict(sorted(rules.items()))
+
+
+def runs_of(
+    gone: NDArray[np.uint8], changes: NDArray[np.uint32], key: Ints | None = None
+) -> tuple[Ints, Ints]:
+    """Runs of records that fared alike, with keys that rise by one.
+
+    Args:
+        gone: (n,) at least one.
+        changes: (n,).
+        key: (n,), ascending; None: the places.
+
+    Returns:
+        The place of each run's first record, and how many records it has.
+    """
+    differs = (gone[1:] != gone[:-1]) | (changes[1:] != changes[:-1])
+    if key is not None:
+        differs |= key[1:] != key[:-1] + 1
+    first = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(differs) + 1])
+    return first, np.diff(first, append=len(gone))
 
 
 def row_ledger_schema() -> pa.Schema:
@@ -151,9 +174,7 @@ class RowLedger:
         gone: NDArray[np.uint8],
         changes: NDArray[np.uint32],
     ) -> None:
-        differs = (gone[1:] != gone[:-1]) | (changes[1:] != changes[:-1])
-        first = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(differs) + 1])
-        n_records = np.diff(first, append=len(gone))
+        first, n_records = runs_of(gone, changes)
         gone, changes = gone[first], changes[first]
         counts["records"] += int(n_records.sum())
         for number in np.unique(gone).tolist():
@@ -218,11 +239,16 @@ def read_ledger(folder: Path) -> pa.Table:
     n_records = runs["n_records"].to_numpy()
     place = np.repeat(np.arange(len(runs)), n_records)
     records = runs.drop_columns(["n_records"]).take(pa.array(place))
-    if records.schema.field("key").type != pa.int64():
-        return records
     within = np.arange(len(place)) - np.repeat(np.cumsum(n_records) - n_records, n_records)
-    key = pa.array(records["key"].to_numpy() + within)
-    return records.set_column(1, records.schema.field("key"), key)
+    field = records.schema.field("key")
+    key = records["key"]
+    if field.type == pa.int64():
+        key = pa.array(key.to_numpy() + within)
+    else:  # keys beside runs may be any text
+        in_run = pa.array(np.repeat(n_records > 1, n_records))
+        whole = pc.if_else(in_run, key, None).cast(pa.int64()).fill_null(0).to_numpy()
+        key = pc.if_else(in_run, pa.array(whole + within).cast(pa.string()), key)
+    return records.set_column(1, field, key)
 
 
 def _write_part(table: pa.Table, path: Path) -> None:

@@ -177,8 +177,8 @@ def _load(
     say("ledger")
     _fill_ledger(work, source)
     record_ledger.enter_text_keys(work, reader, mender.fates)
-    tables = ledger.count(work) | record_ledger.count_records(reader.tables, mender.fates)
-    record_ledger.write_ledger(work, reader, mender.fates, folder / "ledger")
+    tables = ledger.count(work)
+    tables |= record_ledger.write_ledger(work, reader, mender.fates, folder / "ledger")
     not_read = sorted(set(source.tables) - {*TABLES, "concept", "concept_ancestor", "cdm_source"})
     loaded = Loaded(
         tables=TABLES,
@@ -334,7 +334,7 @@ def _calendar(
         f"""SELECT count(*), count(*) FILTER (start > DATE {border}) FROM visit_raw
         WHERE year(start) NOT IN ({", ".join(str(y) for y in config.sentinel_years)})"""
     )[0]
-    n, n_late = n + reader.n_dated, n_late + reader.n_late
+    n, n_late = n + reader.census.n_dated, n_late + reader.census.n_late
     return "shifted" if n_late > 0.5 * n else "real"
 
 

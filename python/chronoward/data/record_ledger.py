@@ -1,11 +1,12 @@
 """The ledger of an OMOP source: clinical records from files of numbers, other tables from SQL.
 
-Ordered by table, then by key: integers by value, other keys by their text. A table in which any key
-is text takes the way of SQL.
+Ordered by table, then by key: integers by value, in runs of records that fared alike; other keys by
+their text. A table in which any key is text takes the way of SQL.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,13 +57,15 @@ class RecordFates:
         self._changes = _mapped(scratch / "changes", np.uint32, n)
         self._keys = _mapped(scratch / "keys", np.int64, n)
 
-    def note(self, place: Ints, gone: NDArray[np.uint8], changes: NDArray[np.uint32]) -> None:
+    def note(
+        self, place: Ints | slice, gone: NDArray[np.uint8], changes: NDArray[np.uint32]
+    ) -> None:
         """Takes fates of records (numbers of `RECORD_REMOVALS`, bits of `RECORD_CHANGES`)."""
-        if len(place) and int(place[-1]) - int(place[0]) == len(place) - 1 and _ascends(place):
-            part = slice(int(place[0]), int(place[-1]) + 1)
-            self._gone[part], self._changes[part] = gone, changes
-            return
         self._gone[place], self._changes[place] = gone, changes
+
+    def keys(self, place: Ints | slice) -> Ints:
+        """Keys of records; one that is text is `NULL_US`."""
+        return np.array(self._keys[place])
 
     def of(self, table: ReadTable) -> tuple[Ints, NDArray[np.uint8], NDArray[np.uint32]]:
         """Keys and fates of a table's records; a key that is text is `NULL_US`."""
@@ -79,9 +82,9 @@ def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
 
 
 def text_key_orders(work: Workspace, reader: RecordReader, fates: RecordFates) -> dict[int, Ints]:
-    """By first place of each table with keys that are text: the rank of each record's key."""
+    """By place of each table with keys that are text: the rank of each record's key."""
     orders: dict[int, Ints] = {}
-    for table in reader.tables:
+    for number, table in enumerate(reader.tables):
         if not table.n_text_keys:
             continue
         _make_keys(work, reader, table, fates)
@@ -89,7 +92,7 @@ def text_key_orders(work: Workspace, reader: RecordReader, fates: RecordFates) -
             f"""SELECT row_number() OVER (ORDER BY TRY_CAST(key AS HUGEINT) NULLS LAST, key, place)
             AS rank, place FROM {_keys_name(table)} ORDER BY place"""
         )
-        orders[table.first] = found["rank"].to_numpy()
+        orders[number] = found["rank"].to_numpy()
     return orders
 
 
@@ -138,49 +141,48 @@ def _mask(mask: int) -> int:
     return sum(bit for place, bit in enumerate(_BIT) if mask >> place & 1)
 
 
-def count_records(tables: list[ReadTable], fates: RecordFates) -> dict[str, dict[str, int]]:
-    """Per table with integer keys: records, kept, and the number of records by rule."""
-    found = {}
-    for table in tables:
-        if table.n_text_keys or not table.n_rows:
-            continue
-        _, gone, changes = fates.of(table)
-        counts = {"records": table.n_rows, "kept": 0}
-        for number, n in enumerate(np.bincount(gone).tolist()):
-            if n:
-                counts[RECORD_REMOVALS[number] or "kept"] = n
-        by_rule = dict.fromkeys(range(len(CHANGING)), 0)
-        masks, n_of = np.unique(changes, return_counts=True)
-        for mask, n in zip(map(_mask, masks.tolist()), n_of.tolist(), strict=True):
-            for place in by_rule:
-                by_rule[place] += n if mask >> place & 1 else 0
-        counts |= {CHANGING[place].value: n for place, n in by_rule.items() if n}
-        found[table.name] = counts
-    return found
+def write_ledger(
+    work: Workspace, reader: RecordReader, fates: RecordFates, folder: Path
+) -> dict[str, dict[str, int]]:
+    """Writes `ledger/<n>.parquet` of the table `ledger` and of the records with integer keys.
 
-
-def write_ledger(work: Workspace, reader: RecordReader, fates: RecordFates, folder: Path) -> None:
-    """Writes `ledger/<n>.parquet` of the table `ledger` and of the records with integer keys."""
+    Returns:
+        Per table with integer keys: records, kept, and the number of records by rule.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     of_numbers = {t.name: t for t in reader.tables if t.n_rows and not t.n_text_keys}
     of_sql = {row[0] for row in work.rows("SELECT DISTINCT tbl FROM ledger")}
-    parts = _Parts(folder)
+    parts, counts = _Parts(folder), dict[str, dict[str, int]]()
     for name in sorted(of_numbers.keys() | of_sql):
         pieces = _of_numbers(of_numbers[name], fates) if name in of_numbers else _of_sql(work, name)
-        for keys, gone, changes in pieces:
-            parts.add(name, keys, gone, changes)
+        for piece in pieces:
+            parts.add(name, piece)
+            if name in of_numbers:
+                _count(counts.setdefault(name, {"records": 0, "kept": 0}), piece)
     parts.finish()
+    return counts
 
 
-def _of_sql(work: Workspace, name: str) -> Iterator[tuple[pa.Array, Any, Any]]:
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Lines of a table, (n,) each: first key as text, records, number of the rule in `REMOVING`
+    from 1, bits of `CHANGING`."""
+
+    key: pa.Array
+    n_records: Ints
+    gone: NDArray[np.uint8]
+    changes: NDArray[np.uint64]
+
+
+def _of_sql(work: Workspace, name: str) -> Iterator[_Lines]:
     sql = f"""SELECT key, gone, changes FROM ledger WHERE tbl = {quote_text(name)}
         ORDER BY key, gone, changes"""
     for batch in work.stream(sql):
         gone, changes = (batch[c].to_numpy(zero_copy_only=False) for c in ("gone", "changes"))
-        yield batch["key"], gone, changes
+        yield _Lines(batch["key"], np.ones(len(gone), np.int64), gone, changes)
 
 
-def _of_numbers(table: ReadTable, fates: RecordFates) -> Iterator[tuple[pa.Array, Any, Any]]:
+def _of_numbers(table: ReadTable, fates: RecordFates) -> Iterator[_Lines]:
     keys, gone, changes = fates.of(table)
     is_ordered = all(
         _ascends(keys[max(begin - 1, 0) : begin + _SLICE]) for begin in range(0, len(keys), _SLICE)
@@ -188,12 +190,32 @@ def _of_numbers(table: ReadTable, fates: RecordFates) -> Iterator[tuple[pa.Array
     order = None if is_ordered else np.lexsort((changes, gone, keys))
     for begin in range(0, len(keys), _SLICE):
         part = slice(begin, begin + _SLICE) if order is None else order[begin : begin + _SLICE]
-        key = pa.array(np.asarray(keys[part])).cast(pa.string())
-        yield key, _GONE[gone[part]], _bits(changes[part])
+        mine = tuple(np.asarray(column[part]) for column in (keys, gone, changes))
+        first, n_records = ledger.runs_of(mine[1], mine[2], mine[0])
+        key, fate, change = (column[first] for column in mine)
+        yield _Lines(pa.array(key).cast(pa.string()), n_records, _GONE[fate], _bits(change))
+
+
+def _count(counts: dict[str, int], lines: _Lines) -> None:
+    """Adds lines to a table's counts."""
+    counts["records"] += int(lines.n_records.sum())
+    for number in np.unique(lines.gone).tolist():
+        name = REMOVING[number - 1].value if number else "kept"
+        counts[name] = counts.get(name, 0) + int(lines.n_records[lines.gone == number].sum())
+    masks, which = np.unique(lines.changes, return_inverse=True)
+    n_of = np.bincount(which, lines.n_records, len(masks)).astype(np.int64)
+    for mask, n in zip(masks.tolist(), n_of.tolist(), strict=True):
+        for rule in _named(mask):
+            counts[rule] = counts.get(rule, 0) + n
+
+
+def _named(mask: int) -> list[str]:
+    """Names of the bits of `CHANGING`."""
+    return [rule.value for place, rule in enumerate(CHANGING) if mask >> place & 1]
 
 
 class _Parts:
-    """Ledger rows as Parquet files of `ledger.PART_RECORDS`."""
+    """Ledger lines as Parquet files of `ledger.PART_RECORDS`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, 0
@@ -203,27 +225,22 @@ class _Parts:
         self._rules = pa.array(rules)
         self._effects = pa.array(["kept", *(str(rule.effect) for rule in REMOVING)])
 
-    def add(
-        self, table: str, keys: pa.Array, gone: NDArray[np.uint8], changes: NDArray[np.uint64]
-    ) -> None:
-        masks, which = np.unique(changes, return_inverse=True)
-        lists = pa.array(
-            [[r.value for k, r in enumerate(CHANGING) if m >> k & 1] for m in masks.tolist()],
-            pa.list_(pa.string()),
-        )
-        number = pa.array(gone.astype(np.int32))
-        rule = pa.array(gone.astype(np.int32), mask=gone == 0)
+    def add(self, table: str, lines: _Lines) -> None:
+        masks, which = np.unique(lines.changes, return_inverse=True)
+        lists = pa.array([_named(mask) for mask in masks.tolist()], pa.list_(pa.string()))
+        number = pa.array(lines.gone.astype(np.int32))
+        rule = pa.array(lines.gone.astype(np.int32), mask=lines.gone == 0)
         columns = [
-            pa.array([table]).take(pa.array(np.zeros(len(gone), np.int32))),
-            keys,
-            pa.array(np.ones(len(gone), np.int64)),
+            pa.array([table]).take(pa.array(np.zeros(len(number), np.int32))),
+            lines.key,
+            pa.array(lines.n_records),
             self._effects.take(number),
             self._rules.take(rule),
             lists.take(pa.array(which)),
         ]
         names = ledger.ledger_schema().names
         self._waiting.append(pa.Table.from_arrays(columns, names))
-        self._n_waiting += len(gone)
+        self._n_waiting += len(number)
         while self._n_waiting >= ledger.PART_RECORDS:
             self._write(ledger.PART_RECORDS)
 

@@ -6,6 +6,7 @@ visits. Last pass: links, availability, values, order, facts and the fate of eve
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
     Columns = dict[str, NDArray[Any]]
+    Ints = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _BOUND, _BILLING, _ADMISSION, _DRG = 1, 2, 4, 8, 16, 32
 _FIXED_TEXTS = ("POS", "NEG", "not_done")
@@ -66,6 +68,7 @@ class RecordMender:
         threads: int,
     ) -> None:
         self._work, self._reader, self._config = work, reader, config
+        self._threads = threads
         found = work.table(
             "SELECT subject_id, birth, death FROM subject WHERE gone = 0 ORDER BY subject_id"
         ).combine_chunks()
@@ -75,6 +78,8 @@ class RecordMender:
         """Codes of events, by number."""
         self.fates = RecordFates(reader, scratch)
         self._orders = text_key_orders(work, reader, self.fates)
+        self._firsts = np.array([table.first for table in reader.tables], np.int64)
+        self._table_numbers = np.array([table_number(t.name) for t in reader.tables], np.uint16)
         rows = work.rows("SELECT concept_id, code, known_code, vocabulary_id FROM concept_dim")
         self._code_of = {row[0]: row[1] for row in rows}
         self._known_code = {row[0]: row[2] for row in rows if row[2] is not None}
@@ -85,7 +90,7 @@ class RecordMender:
         """What the numbers of records stand for, for the core."""
         config = self._config
         part_offsets, part_id = self._parts()  # may add concepts
-        values = self._reader.numberings.ids.values
+        values = self._reader.numberings.ids.values()
         texts, fixed = self._text_tables(values)
         is_date_type = np.zeros((len(TABLES), len(values) + 1), np.uint8)
         for table, kind in self._reader.date_types():
@@ -121,12 +126,14 @@ class RecordMender:
 
     def _text_tables(self, values: list[int]) -> tuple[Columns, list[int]]:
         """What texts say, and the texts that concepts are as values; numbers of words of ours."""
-        texts = self._reader.numberings.texts
+        texts = Numbering()
+        for text in self._reader.numberings.texts.texts():
+            texts.of(text)
         id_text = np.full(len(values), NONE, np.int32)
         parsed = [parse_text(text) for text in list(texts.texts)]
         category = [texts.of(text) for _, _, text in parsed]
         fixed = [texts.of(text) for text in _FIXED_TEXTS]
-        for number in self._reader.is_value.numbers():
+        for number in self._reader.census.values():
             if values[number] > 0:
                 id_text[number] = texts.of(self._code_of[values[number]])
         # words that a source may write as well have numbers of their own
@@ -149,11 +156,11 @@ class RecordMender:
     def _code_tables(self, values: list[int], parts: list[int]) -> Columns:
         """Codes of events by concept and by source value."""
         self._id_code = np.full(len(values), self.codes.of(_NO_CODE), np.int32)
-        for number in sorted({*self._reader.is_name.numbers(), *parts}):
+        for number in sorted({*self._reader.census.names(), *parts}):
             self._id_code[number] = self.codes.of(self._code_of[values[number]])
-        source_values = self._reader.numberings.source_values.texts
+        source_values = self._reader.numberings.source_values.texts()
         source_code = np.full(len(source_values), NONE, np.int32)
-        for number in self._reader.is_source_code.numbers():
+        for number in self._reader.census.source_codes():
             source_code[number] = self.codes.of(f"Source/{source_values[number]}")
         return {"id_code": self._id_code, "source_code": source_code}
 
@@ -181,7 +188,7 @@ class RecordMender:
         for drug, ingredient in self._work.rows("SELECT drug, ingredient FROM ingredient"):
             of_drug.setdefault(drug, []).append(ids.of(ingredient))
         parts, offsets = list[int](), [0]
-        for value in ids.values:
+        for value in ids.values():
             parts += sorted(of_drug.get(value, []))
             offsets.append(len(parts))
         return np.array(offsets, np.int64), parts
@@ -189,11 +196,18 @@ class RecordMender:
     def _given(self) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
         """Records with their subjects, as the core takes them."""
         for part in self._reader.spool.parts():
-            for first, ranks in self._orders.items():
-                mine = (part.columns["place"] >= first) & (
-                    part.columns["place"] < first + len(ranks)
-                )
-                part.columns["order"][mine] = ranks[part.columns["place"][mine] - first]
+            table, order = self._tables_of(part.place), self.fates.keys(part.place)
+            for number, ranks in self._orders.items():
+                mine, first = table == number, self._firsts[number]
+                place = part.place
+                if isinstance(place, slice):
+                    place = np.arange(place.start, place.stop)
+                order[mine] = ranks[place[mine] - first]
+            rows = {
+                **part.columns,
+                "order": order,
+                "table": self._table_numbers[table],
+            }
             who = slice(part.begin, part.end)
             subjects = {
                 "subject_id": self._subject_id[who],
@@ -201,7 +215,14 @@ class RecordMender:
                 "death": self._death[who],
                 "offsets": part.offsets,
             }
-            yield part, {"subjects": subjects, "rows": part.columns}
+            yield part, {"subjects": subjects, "rows": rows}
+
+    def _tables_of(self, place: Ints | slice) -> Ints:
+        """Of records by their place: places of their tables among those that were read."""
+        if not isinstance(place, slice):
+            return np.searchsorted(self._firsts, place, side="right") - 1
+        ends = np.clip(np.append(self._firsts, place.stop), place.start, place.stop)
+        return np.repeat(np.arange(len(self._firsts)), np.diff(ends))
 
     def survey(self) -> None:
         """First pass; makes `visit_extent` (ref, last_any, last_same_day)."""
@@ -284,8 +305,9 @@ class RecordMender:
 
     def _set_drug_texts(self) -> None:
         """Drug records say whether they were ordered or given, where there are both."""
+        ids = self._reader.numberings.ids.values()
         kinds = {
-            number: drug_type(self._reader.numberings.ids.values[number])
+            number: drug_type(ids[number])
             for number in self._mending.drug_types().tolist()
             if number != NONE
         }
@@ -299,14 +321,14 @@ class RecordMender:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Last pass: yields the event table in canonical order."""
-        yield from regrouped(self._pieces())
+        yield from regrouped(_ahead(self._pieces()) if self._threads > 1 else self._pieces())
 
     def _pieces(self) -> Iterator[pa.Table]:
         for part, given in self._given():
             piece = self._mending.piece(
                 **given, visits=self._visits(part), others=self._others(part)
             )
-            self.fates.note(part.columns["place"], piece["gone"], piece["changes"])
+            self.fates.note(part.place, piece["gone"], piece["changes"])
             yield event_table(piece, self.texts)
 
     def _visits(self, part: RecordRows) -> Columns:
@@ -354,7 +376,7 @@ class RecordMender:
 
     def code_origins(self, facts: Columns) -> pa.Table:
         """(tbl, code, concept_id) of codes that concepts name, the smallest concept of each."""
-        ids = self._reader.numberings.ids.values
+        ids = self._reader.numberings.ids.values()
         least: dict[tuple[int, str], int] = {}
         named = (facts["named_table"].tolist(), facts["named_concept"].tolist())
         for table, number in zip(*named, strict=True):
@@ -367,6 +389,15 @@ class RecordMender:
                 "concept_id": pa.array(list(least.values()), pa.int64()),
             }
         )
+
+
+def _ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The items of an iterator; the next one is made while one is looked at."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item
 
 
 def _us(column: pa.ChunkedArray) -> NDArray[np.int64]:

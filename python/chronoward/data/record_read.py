@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chronoward._core import RECORD_REMOVALS
-from chronoward.data.meds_rows import NONE, NULL_US
-from chronoward.data.meds_tables import DAY_US, sentinel_years_us
+from chronoward._core import RecordCensus
+from chronoward.data.meds_rows import NULL_US
+from chronoward.data.meds_tables import sentinel_years_us
 from chronoward.data.omop_tables import (
     CLINICAL,
     check_times,
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from chronoward.data.workspace import Workspace
 
     Ints = NDArray[np.int64]
-    Numbers = dict[str, NDArray[Any]]
 
-_REMOVAL = {name: number for number, name in enumerate(RECORD_REMOVALS)}
 _BYTES_A_ROW = 48
 """Of text, to guess how many rows there are."""
 
@@ -89,19 +87,17 @@ class RecordReader:
         self._work, self._config = work, config
         self.spool = RecordSpool(scratch, len(subjects), n_rows)
         self._scratch = scratch
-        self.subjects, self._excluded, self._border_us = subjects, excluded, border_us
-        self._years = sentinel_years_us(config)
+        self.subjects = subjects
         self.numberings = RecordNumberings()
+        self.census = RecordCensus(
+            subjects=subjects,
+            excluded=np.sort(excluded),
+            sentinel_us=sentinel_years_us(config),
+            border_us=border_us,
+            zero=self.numberings.ids.of(0),
+            uses_source_concept=config.concept_policy == "source",
+        )
         self.tables: list[ReadTable] = []
-        self.n_dated = self.n_late = 0
-        """Times outside of sentinel years, and those of them after the border."""
-        self._midnight: dict[tuple[int, int], list[int]] = {}
-        self.is_name = _Marks()
-        """By concept number: whether it stands where concepts name events."""
-        self.is_value = _Marks()
-        self.is_drug = _Marks()
-        self.is_source_code = _Marks()
-        """By source value: whether it names events."""
 
     @property
     def n_rows(self) -> int:
@@ -154,120 +150,47 @@ class RecordReader:
             table.n_text_keys += n_text
             columns = [pa.array(place[rows.text_key_row]), rows.text_keys.cast(pa.string())]
             text_keys.write_table(pa.Table.from_arrays(columns, schema=_text_key_schema()))
+        subject, gone, n_known = self.census.take(
+            rows.subject, rows.columns, table=number, is_drug=table.name == "drug_exposure"
+        )
         self._append("keys", rows.key)
-        columns_of = {
-            **rows.columns,
-            "place": place,
-            "order": rows.key,
-            "table": np.full(n, number, np.uint16),
-        }
-        self._count(number, columns_of)
-        self._settle(rows, columns_of)
+        self._append("gone", gone)
+        columns = {**rows.columns, "place": place, "subject": subject}
+        if n_known < n:
+            known = gone == 0
+            columns = {name: column[known] for name, column in columns.items()}
+        self.spool.add(columns)
         return int(np.count_nonzero(rows.key == NULL_US)) - n_text
-
-    def _count(self, table: int, rows: Numbers) -> None:
-        """What the rules need to know about all records."""
-        none = np.full(len(rows["flags"]), NULL_US, np.int64)
-        moment, day = rows.get("moment", none), rows.get("day", none)
-        timed = moment != NULL_US
-        start = np.where(timed, moment, day)
-        counts = (start != NULL_US) & (np.abs(start) < _INFINITE_US)
-        for begin, end in self._years.T.tolist():
-            counts &= (start < begin) | (start >= end)
-        self.n_dated += int(np.count_nonzero(counts))
-        self.n_late += int(np.count_nonzero(counts & (start > self._border_us)))
-        if timed.any():
-            kind = rows.get("type", np.full(len(start), NONE, np.int32))[timed] + 1
-            seen = np.bincount(kind)
-            midnight = np.bincount(kind[moment[timed] % DAY_US == 0], minlength=len(seen))
-            for place in np.flatnonzero(seen).tolist():
-                sums = self._midnight.setdefault((table, place), [0, 0])
-                sums[0] += int(seen[place])
-                sums[1] += int(midnight[place])
-        self._count_names(table, rows)
-
-    def _count_names(self, table: int, rows: Numbers) -> None:
-        nothing = np.full(len(rows["flags"]), NONE, np.int32)
-        concept, source = rows["concept"], rows.get("source_concept", nothing)
-        value = rows.get("source_value", nothing)
-        self.is_name.mark(concept, source)
-        if table == table_number("drug_exposure"):
-            self.is_drug.mark(concept)
-        self.is_value.mark(rows.get("value_concept", nothing))
-        zero = self.numberings.ids.of(0)
-        no_standard, no_source = (((c == NONE) | (c == zero)) for c in (concept, source))
-        if self._config.concept_policy == "source":
-            self.is_source_code.mark(value[no_source])
-        else:
-            self.is_source_code.mark(value[no_standard & no_source])
 
     def _append(self, name: str, column: NDArray[Any]) -> None:
         """Adds to a file of the records' keys or fates, by place."""
         with (self._scratch / name).open("ab") as file:
             column.tofile(file)
 
-    def _settle(self, read: ReadRecords, rows: Numbers) -> None:
-        """Spools the rows of known subjects; notes why the others are removed."""
-        has_id, ids = read.has_subject, read.subject
-        found = np.searchsorted(self.subjects, ids)
-        inside = np.minimum(found, max(len(self.subjects) - 1, 0))
-        known = has_id & (self.subjects[inside] == ids) if len(self.subjects) else has_id & False
-        gone = np.zeros(len(ids), np.uint8)
-        if not known.all():
-            gone[~known] = _REMOVAL["unknown_person"]
-            gone[has_id & np.isin(ids, self._excluded)] = _REMOVAL["excluded_subject"]
-            gone[~has_id] = _REMOVAL["missing_subject"]
-            rows = {name: column[known] for name, column in rows.items()}
-            found = found[known]
-        self._append("gone", gone)
-        self.spool.add({**rows, "subject": found.astype(np.int32)})
-
     def date_types(self) -> set[tuple[int, int]]:
         """(table, concept number of a type or -1) whose 00:00:00 means a date without a time."""
         share = self._config.midnight_share
         return {
-            (table, place + NONE)
-            for (table, place), (n, n_midnight) in self._midnight.items()
+            found
+            for found, (n, n_midnight) in self.census.midnights.items()
             if n_midnight / n >= share
         }
 
     def concepts(self) -> set[int]:
         """Ids of concepts that name events, values or units."""
-        numbers = [*self.is_name.numbers(), *self.is_value.numbers()]
-        found = {self.numberings.ids.values[number] for number in numbers}
+        ids = self.numberings.ids.values()
+        found = {ids[number] for number in (*self.census.names(), *self.census.values())}
         units = {unit for unit, _ in self.numberings.unit_pairs() if unit is not None}
         return found | units
 
     def drugs(self) -> set[int]:
         """Ids of the standard concepts of drug records."""
-        return {self.numberings.ids.values[number] for number in self.is_drug.numbers()}
+        ids = self.numberings.ids.values()
+        return {ids[number] for number in self.census.drugs()}
 
     def finish(self) -> None:
         """Ends reading; records can be taken from then on."""
         self.spool.finish()
-
-
-_INFINITE_US = 2**63 - 2
-
-
-class _Marks:
-    """A growing set of small numbers."""
-
-    def __init__(self) -> None:
-        self._seen = np.zeros(1 << 10, np.bool_)
-
-    def mark(self, *columns: NDArray[np.int32]) -> None:
-        """Adds numbers, -1 aside."""
-        for column in columns:
-            top = int(column.max(initial=NONE)) + 2
-            if top > len(self._seen):
-                self._seen = np.concatenate([self._seen, np.zeros(2 * top, np.bool_)])
-            self._seen[column + 1] = True
-
-    def numbers(self) -> list[int]:
-        """Those that were marked, ascending."""
-        found: list[int] = (np.flatnonzero(self._seen[1:])).tolist()
-        return found
 
 
 def _text_key_schema() -> pa.Schema:

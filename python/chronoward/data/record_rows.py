@@ -23,8 +23,7 @@ class ReadRecords:
     """Records in the order of their source, (n,) each.
 
     Attributes:
-        subject: int64, 0 for null.
-        has_subject: bool.
+        subject: int64, `NULL_US` for null.
         key: int64, `NULL_US` for null and for keys that are not written as an integer.
         text_key_row: int64 (n_text_keys,), rows of the latter.
         text_keys: string (n_text_keys,).
@@ -32,7 +31,6 @@ class ReadRecords:
     """
 
     subject: Ints
-    has_subject: NDArray[np.bool_]
     key: Ints
     text_key_row: Ints
     text_keys: pa.Array

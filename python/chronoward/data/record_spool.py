@@ -7,6 +7,7 @@ in order when they are taken first, so memory holds one range at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,10 @@ PART_ROWS = 1 << 20
 _FINE = 4  # ranges that make a part, so that uneven ones can be joined
 _PENDING_ROWS = 1 << 20
 _DTYPES: dict[str, Any] = {
-    **dict.fromkeys(("place", "order", "moment", "day", "end_at", "end_day"), np.int64),
-    "visit_ref": np.int64,
+    **dict.fromkeys(("place", "moment", "day", "end_at", "end_day", "visit_ref"), np.int64),
     **dict.fromkeys(("concept", "source_concept", "type", "status"), np.int32),
     **dict.fromkeys(("value_concept", "operator", "source_value", "text", "unit"), np.int32),
     "number": np.float64,
-    "table": np.uint16,
     "flags": np.uint8,
     "subject": np.int32,
 }
@@ -52,23 +51,35 @@ class RecordRows:
     Attributes:
         begin, end: the subjects, by their place among all.
         offsets: int64 (end - begin + 1,), into the rows.
-        columns: what `_core.OmopMending` reads, (n_rows,) each, and `place`, the row's place among
-            all records; those that none of them has are missing.
+        place: int64 (n_rows,), each row's place among all records; a slice where they lie together.
+        columns: what `_core.OmopMending` reads but for `table` and `order`, (n_rows,) each; those
+            that none of them has are missing.
     """
 
     begin: int
     end: int
     offsets: Ints
+    place: Ints | slice
     columns: Columns
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows on disk, column after column."""
+    """Rows on disk, column after column.
+
+    Attributes:
+        offset: of the first byte.
+        n_rows: how many.
+        names: of the columns.
+        place: of the first row, where the places of the others follow; else a column has them.
+        subjects: the first row's and the last one's, where rows are in order of subject.
+    """
 
     offset: int
     n_rows: int
     names: tuple[str, ...]
+    place: int | None
+    subjects: tuple[int, int] | None
 
 
 class RecordSpool:
@@ -89,10 +100,10 @@ class RecordSpool:
         self._blocks: list[list[_Block]] = [[] for _ in range(n_ranges)]
         self._pending: list[Columns] = []
         self._n_pending = 0
-        self._parts: list[tuple[int, int, _Block | None]] | None = None
+        self._parts: list[tuple[int, int, list[_Block]]] | None = None
 
     def add(self, columns: Columns) -> None:
-        """Takes rows; `subject` and what `RecordRows` has, columns of nulls left out."""
+        """Takes rows; `subject`, `place` and what `RecordRows` has, columns of nulls left out."""
         if not len(columns["subject"]):
             return
         if self._pending and set(self._pending[0]) != set(columns):
@@ -110,31 +121,58 @@ class RecordSpool:
             for name in self._pending[0]
         }
         self._pending, self._n_pending = [], 0
-        home = np.searchsorted(self._borders, rows["subject"], side="right") - 1
-        if bool((home[1:] < home[:-1]).any()):
+        if bool((rows["subject"][1:] < rows["subject"][:-1]).any()):
+            home = np.searchsorted(self._borders, rows["subject"], side="right")
             order = np.argsort(home, kind="stable")
             home, rows = home[order], {name: column[order] for name, column in rows.items()}
-        cuts = np.searchsorted(home, np.arange(len(self._blocks) + 1))
-        for place in np.unique(home).tolist():
+            cuts = np.searchsorted(home, np.arange(1, len(self._blocks) + 2))
+        else:
+            cuts = np.searchsorted(rows["subject"], self._borders)
+        for place in np.flatnonzero(cuts[1:] > cuts[:-1]).tolist():
             part = slice(int(cuts[place]), int(cuts[place + 1]))
             self._blocks[place].append(self._write({n: c[part] for n, c in rows.items()}))
 
     def _write(self, rows: Columns) -> _Block:
-        block = _Block(self._n_bytes, len(rows["subject"]), tuple(rows))
+        subject, place = rows["subject"], rows["place"]
+        is_ordered = not bool((subject[1:] < subject[:-1]).any())
+        follows = _follow(place)
+        names = tuple(name for name in rows if not (follows and name == "place"))
+        block = _Block(
+            self._n_bytes,
+            len(subject),
+            names,
+            int(place[0]) if follows else None,
+            (int(subject[0]), int(subject[-1])) if is_ordered else None,
+        )
         with self._path.open("ab") as file:
-            for name, column in rows.items():
-                written = np.ascontiguousarray(column, _DTYPES[name])
+            for name in names:
+                written = np.ascontiguousarray(rows[name], _DTYPES[name])
                 written.tofile(file)
                 self._n_bytes += written.nbytes
         return block
 
-    def _read(self, block: _Block) -> Columns:
-        columns, offset = {}, block.offset
-        for name in block.names:
-            dtype = np.dtype(_DTYPES[name])
-            columns[name] = np.fromfile(self._path, dtype, block.n_rows, offset=offset)
-            offset += block.n_rows * dtype.itemsize
-        return columns
+    def _read(self, blocks: list[_Block]) -> Columns:
+        """The rows of some blocks; `place` is left out where the places of all follow."""
+        n = sum(block.n_rows for block in blocks)
+        names = {name for block in blocks for name in block.names}
+        if _first_place(blocks) is None:
+            names.add("place")
+        rows = {name: np.empty(n, _DTYPES[name]) for name in sorted(names)}
+        begin = 0
+        with self._path.open("rb") as file:
+            for block in blocks:
+                part = slice(begin, begin + block.n_rows)
+                begin += block.n_rows
+                file.seek(block.offset)
+                for name in block.names:
+                    file.readinto(rows[name][part].data)
+                for name in names.difference(block.names):
+                    if name == "place":
+                        assert block.place is not None  # or it would be a column
+                        rows[name][part] = _range(block.place, block.n_rows)
+                    else:
+                        rows[name][part] = _NULLS[name]
+        return rows
 
     def finish(self) -> None:
         """Joins ranges to parts; called once, after the last row."""
@@ -144,47 +182,54 @@ class RecordSpool:
         for place, mine in enumerate(self._blocks):
             n_mine = sum(block.n_rows for block in mine)
             if n and n + n_mine > PART_ROWS:
-                self._parts.append((begin, int(self._borders[place]), self._join(blocks)))
+                self._parts.append((begin, int(self._borders[place]), self._ordered(blocks)))
                 begin, n, blocks = int(self._borders[place]), 0, []
             n, blocks = n + n_mine, [*blocks, *mine]
-        self._parts.append((begin, int(self._borders[-1]), self._join(blocks)))
+        self._parts.append((begin, int(self._borders[-1]), self._ordered(blocks)))
         self._blocks = []
 
-    def _join(self, blocks: list[_Block]) -> _Block | None:
-        """The rows of some blocks as one, in order of subject; None for no rows."""
-        if not blocks:
-            return None
-        found = [self._read(block) for block in blocks]
-        names = [name for name in _DTYPES if any(name in block for block in found)]
-        rows = {
-            name: np.concatenate(
-                [
-                    block[name]
-                    if name in block
-                    else np.full(len(block["subject"]), _NULLS[name], _DTYPES[name])
-                    for block in found
-                ]
-            )
-            for name in names
-        }
-        subject = rows["subject"]
-        if bool((subject[1:] < subject[:-1]).any()):
-            order = np.argsort(subject, kind="stable")
-            rows = {name: column[order] for name, column in rows.items()}
-        elif len(blocks) == 1:
-            return blocks[0]
-        return self._write(rows)
+    def _ordered(self, blocks: list[_Block]) -> list[_Block]:
+        """Some blocks' rows in order of subject, as blocks."""
+        if all(block.subjects for block in blocks):
+            bounds = [subject for block in blocks for subject in block.subjects or ()]
+            if bounds == sorted(bounds):
+                return blocks
+        rows = self._read(blocks)
+        if "place" not in rows:
+            rows["place"] = _range(_first_place(blocks) or 0, len(rows["subject"]))
+        order = np.argsort(rows["subject"], kind="stable")
+        return [self._write({name: column[order] for name, column in rows.items()})]
 
     def parts(self) -> Iterator[RecordRows]:
         """Yields the records of all subjects, whole subjects in ascending order."""
         assert self._parts is not None  # after `finish`
-        for begin, end, block in self._parts:
-            columns = _no_rows() if block is None else self._read(block)
+        for begin, end, blocks in self._parts:
+            columns = self._read(blocks) if blocks else _no_rows()
             subject = columns.pop("subject")
             offsets = np.searchsorted(subject, np.arange(begin, end + 1)).astype(np.int64)
-            yield RecordRows(begin, end, offsets, columns)
+            place: Ints | slice | None = columns.pop("place", None)
+            if place is None:
+                first = _first_place(blocks) or 0
+                place = slice(first, first + len(subject))
+            yield RecordRows(begin, end, offsets, place, columns)
+
+
+def _follow(place: Ints) -> bool:
+    """Whether places rise by one."""
+    return int(place[-1]) - int(place[0]) == len(place) - 1 and bool((np.diff(place) == 1).all())
+
+
+def _first_place(blocks: list[_Block]) -> int | None:
+    """The place of the first row of some blocks, where those of all others follow."""
+    for before, block in pairwise(blocks):
+        if before.place is None or block.place != before.place + before.n_rows:
+            return None
+    return blocks[0].place if blocks else None
+
+
+def _range(first: int, n: int) -> Ints:
+    return np.arange(first, first + n, dtype=np.int64)
 
 
 def _no_rows() -> Columns:
-    names = ("subject", "place", "order", "table", "flags")
-    return {name: np.zeros(0, _DTYPES[name]) for name in names}
+    return {name: np.zeros(0, _DTYPES[name]) for name in ("subject", "flags")}

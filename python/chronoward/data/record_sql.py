@@ -8,7 +8,7 @@ import numpy as np
 
 from chronoward.data.meds_rows import NULL_US
 from chronoward.data.omop_tables import CLINICAL, Columns, key_expression
-from chronoward.data.record_numbers import as_flags, as_us, number_texts
+from chronoward.data.record_numbers import as_flags, as_us, number_ids, number_texts
 from chronoward.data.record_rows import (
     END_BAD,
     HAS_NUMBER,
@@ -46,12 +46,12 @@ def read_by_sql(
     columns = ", ".join(f"{sql} AS {name}" for name, sql in projection(table, person).items())
     work.run("SET preserve_insertion_order = true")
     for batch in work.stream(f"SELECT {columns} FROM {table.scan}", _BATCH_ROWS):
-        text_key, subject = batch["key_text"], batch["subject"]
+        text_key = batch["key_text"]
+        subject = batch["subject"].fill_null(NULL_US).to_numpy(zero_copy_only=False)
         is_text = text_key.is_valid()
         key = batch["key"].fill_null(NULL_US).to_numpy(zero_copy_only=False)
         yield ReadRecords(
-            subject=np.asarray(subject.fill_null(0).to_numpy(zero_copy_only=False), np.int64),
-            has_subject=subject.is_valid().to_numpy(zero_copy_only=False),
+            subject=np.ascontiguousarray(subject, np.int64),
             key=np.ascontiguousarray(key, np.int64),
             text_key_row=np.flatnonzero(is_text.to_numpy(zero_copy_only=False)),
             text_keys=text_key.filter(is_text),
@@ -69,12 +69,12 @@ def _number(batch: pa.RecordBatch, numberings: RecordNumberings) -> dict[str, ND
             found[name] = as_us(batch[name])
     for name in ID_COLUMNS:
         if name in has:
-            found[name] = numberings.ids.of_column(batch[name])
+            found[name] = number_ids(batch[name], numberings.ids)
     if "source_value" in has:
         found["source_value"] = number_texts(batch["source_value"], numberings.source_values)
     if "text" in has:
         found["text"] = number_texts(batch["text"], numberings.texts, is_value=True)
-    unit = numberings.ids.of_column(batch["unit"]) if "unit" in has else None
+    unit = number_ids(batch["unit"], numberings.ids) if "unit" in has else None
     text = number_texts(batch["unit_text"], numberings.unit_texts) if "unit_text" in has else None
     if unit is not None or text is not None:
         found["unit"] = numberings.number_units(unit, text)

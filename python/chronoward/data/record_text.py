@@ -8,7 +8,6 @@ are left to SQL as a whole (`IrregularTextError`): it reads them, or says what i
 from __future__ import annotations
 
 import gzip
-import unicodedata
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from chronoward._core import read_csv
+from chronoward._core import CsvPiece, TextNumbering, read_csv
 from chronoward.data.meds_rows import NONE, NULL_US
-from chronoward.data.meds_tables import DAY_US
 from chronoward.data.omop_tables import CLINICAL, Columns
-from chronoward.data.record_numbers import as_us, number_distinct, numbers_of
+from chronoward.data.record_numbers import as_us, number_ids
 from chronoward.data.record_rows import (
     END_BAD,
     HAS_NUMBER,
@@ -39,14 +37,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from chronoward.data.meds_rows import Numbering
     from chronoward.data.record_numbers import RecordNumberings
     from chronoward.data.source import SourceTable, TextLayout
     from chronoward.data.workspace import Workspace
 
-    Read = tuple[list[dict[str, Any]], int, int]
+    Place = tuple[str, int]
 
-_SKIP, _INTEGER, _ID, _TIME, _NUMBER, _TEXT = range(6)  # csrc/core/csv_piece.hpp
+_SKIP, _INTEGER, _ID, _TIME, _DAY, _NUMBER, _TEXT = range(7)  # csrc/core/csv_piece.hpp
 _BLOCK_BYTES = 8 << 20
 
 
@@ -83,13 +80,9 @@ def read_as_text(
     roles = _roles(table)
     for layout in table.layouts:
         kinds = np.array([roles.get(name, ("", _SKIP))[1] for name in layout.names], np.uint8)
-        for columns, n in _pieces(layout, kinds, threads):
-            by_role = {
-                roles[name][0]: (name, column)
-                for name, column in zip(layout.names, columns, strict=True)
-                if name in roles
-            }
-            yield _Piece(work, table, by_role, n).records(person, numberings)
+        places = {roles[n][0]: (n, i) for i, n in enumerate(layout.names) if n in roles}
+        for piece in _pieces(layout, kinds, threads):
+            yield _Rows(work, table, places, piece).records(person, numberings)
 
 
 def _roles(table: SourceTable) -> dict[str, tuple[str, int]]:
@@ -107,9 +100,9 @@ def _roles(table: SourceTable) -> dict[str, tuple[str, int]]:
         "operator": (spec.operator, _ID),
         "unit": (spec.unit, _ID),
         "moment": (spec.at, _TIME),
-        "day": (spec.day, _TIME),
+        "day": (spec.day, _DAY),
         "end_at": (spec.end_at, _TIME),
-        "end_day": (spec.end_day, _TIME),
+        "end_day": (spec.end_day, _DAY),
         "number": (spec.number, _NUMBER),
         "source_value": (spec.source_value, _TEXT),
         "unit_text": (spec.unit_text, _TEXT),
@@ -122,36 +115,46 @@ def _roles(table: SourceTable) -> dict[str, tuple[str, int]]:
     }
 
 
-def _pieces(
-    layout: TextLayout, kinds: NDArray[np.uint8], threads: int
-) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Columns of a file's blocks and their numbers of rows, in order."""
+def _pieces(layout: TextLayout, kinds: NDArray[np.uint8], threads: int) -> Iterator[CsvPiece]:
+    """The rows of a file, block by block, in order."""
     opener = gzip.open if layout.file.name.lower().endswith(".gz") else open
     waiting: deque[Any] = deque()
     try:
-        with opener(layout.file, "rb") as file, ThreadPoolExecutor(max(threads - 1, 1)) as pool:
+        with opener(layout.file, "rb") as file, ThreadPoolExecutor(threads) as pool:
             rest, ends_with_return = _after_header(file)
             is_over = False
             while not is_over:
-                block = rest + file.read(_BLOCK_BYTES)
-                is_over = len(block) == len(rest)
-                given = (layout.delimiter, kinds, ends_with_return)
-                if is_over or b'"' in block:
-                    columns, n, n_bytes = _read(block, *given, is_over)
-                    rest = block[n_bytes:]
-                    while waiting:
-                        yield waiting.popleft().result()[:2]
-                    yield columns, n
-                else:
-                    cut = block.rfind(b"\n") + 1
-                    rest = block[cut:]
-                    waiting.append(pool.submit(_read, block[:cut], *given, False))
+                more = file.read(_BLOCK_BYTES)
+                block, is_over = rest + more if rest else more, not more
+                cut = len(block) if is_over else _last_line_end(block)
+                rest = block[cut:]
                 if len(rest) > MAX_LINE_BYTES:
                     raise IrregularTextError
+                given = (block, cut, layout.delimiter, kinds, ends_with_return, is_over)
+                waiting.append(pool.submit(_read, *given))
                 while len(waiting) > threads:
-                    yield waiting.popleft().result()[:2]
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise IrregularTextError from None
+
+
+def _last_line_end(block: bytes) -> int:
+    """Behind the last line end that no quotes are around; 0 where there is none.
+
+    A block begins with a row, so quotes are even in number where one ends. Where they are not,
+    because a quote stands inside a field, the core refuses the block that has it.
+    """
+    cut = block.rfind(b"\n") + 1
+    if block.find(b'"', 0, cut) < 0:  # faster than counting none
+        return cut
+    is_open = block.count(b'"', 0, cut) % 2
+    while cut and is_open:
+        before = block.rfind(b"\n", 0, cut - 1) + 1
+        is_open ^= block.count(b'"', before, cut) % 2
+        cut = before
+    return cut
 
 
 def _after_header(file: Any) -> tuple[bytes, bool]:
@@ -165,50 +168,54 @@ def _after_header(file: Any) -> tuple[bytes, bool]:
 
 def _read(
     block: bytes,
+    n_bytes: int,
     delimiter: str,
     kinds: NDArray[np.uint8],
     ends_with_return: bool,
     is_last: bool,
-) -> Read:
+) -> CsvPiece:
     try:
-        found: Read = read_csv(
+        found = read_csv(
             block,
             delimiter=delimiter,
             kinds=kinds,
             ends_with_return=ends_with_return,
             max_line_bytes=MAX_LINE_BYTES,
+            n_bytes=n_bytes,
             is_last=is_last,
         )
         if not block.isascii():
-            block[: found[2]].decode()
+            block[:n_bytes].decode()
     except (DataError, UnicodeDecodeError):
         raise IrregularTextError from None
+    if found.n_bytes < n_bytes:  # the last line end was in a field
+        raise IrregularTextError
     return found
 
 
-class _Piece:
-    """Some rows of a table as the core has read them."""
+class _Rows:
+    """Some rows of a table as the core has read them.
+
+    Args:
+        work: the database, for casts.
+        table: the source table.
+        places: by role: the column's name, and its place in the piece.
+        piece: the rows.
+    """
 
     def __init__(
-        self,
-        work: Workspace,
-        table: SourceTable,
-        by_role: dict[str, tuple[str, dict[str, Any]]],
-        n: int,
+        self, work: Workspace, table: SourceTable, places: dict[str, Place], piece: CsvPiece
     ) -> None:
-        self._work, self._by_role, self._n = work, by_role, n
+        self._work, self._places, self._piece, self._n = work, places, piece, piece.n_rows
         self._cast = Columns(table)
 
     def records(self, person: str, numberings: RecordNumberings) -> ReadRecords:
         """The rows as every reader gives them."""
-        subject = self._integers("subject", person)
-        has_subject = subject != NULL_US
-        rows, texts = self._unread("key", self._cast.text(self._by_role["key"][0]))
+        rows, texts = self._unread("key", self._cast.text(self._places["key"][0]))
         is_text = texts.is_valid().to_numpy(zero_copy_only=False)
         return ReadRecords(
-            subject=np.where(has_subject, subject, 0),
-            has_subject=has_subject,
-            key=self._by_role["key"][1]["integers"],
+            subject=self._integers("subject", person),
+            key=self._piece.integers(self._places["key"][1]),
             text_key_row=rows[is_text],
             text_keys=texts.filter(pa.array(is_text)),
             columns=self._columns(numberings),
@@ -218,72 +225,69 @@ class _Piece:
         found: dict[str, NDArray[Any]] = {}
         flags = np.zeros(self._n, np.uint8)
         for name in ID_COLUMNS:
-            if name in self._by_role:
+            if name in self._places:
                 found[name] = self._ids(name, numberings)
-        if "source_value" in self._by_role:
+        if "source_value" in self._places:
             found["source_value"] = self._texts("source_value", numberings.source_values)
         for name in ("text0", "text1"):
-            if name in self._by_role:
+            if name in self._places:
                 text = self._texts(name, numberings.texts, is_value=True)
-                before = found.get("text", np.full(self._n, NONE, np.int32))
-                found["text"] = np.where(before == NONE, text, before)
-        unit = self._ids("unit", numberings) if "unit" in self._by_role else None
-        has_text = "unit_text" in self._by_role
+                before = found.get("text")
+                found["text"] = text if before is None else np.where(before == NONE, text, before)
+        unit = self._ids("unit", numberings) if "unit" in self._places else None
+        has_text = "unit_text" in self._places
         unit_text = self._texts("unit_text", numberings.unit_texts) if has_text else None
         if unit is not None or unit_text is not None:
             found["unit"] = numberings.number_units(unit, unit_text)
-        if "visit_ref" in self._by_role:
+        if "visit_ref" in self._places:
             found["visit_ref"] = self._integers(
                 "visit_ref", self._cast.reference("visit_occurrence_id")
             )
-        if "number" in self._by_role:
+        if "number" in self._places:
             found["number"] = self._numbers(flags)
         self._times(found, flags)
         return found | {"flags": flags}
 
+    def _n_unread(self, role: str) -> int:
+        return self._piece.n_unread(self._places[role][1])
+
     def _unread(self, role: str, sql: str) -> tuple[NDArray[np.int64], pa.Array]:
         """Rows whose value is not written plainly, and what SQL makes of them."""
-        name, column = self._by_role[role]
-        texts = column["unread_texts"]
+        name, place = self._places[role]
+        rows, which, texts = self._piece.unread(place)
         if not texts:
-            return column["unread_row"], pa.array([], pa.string())
+            return rows, pa.array([], pa.string())
         given = pa.table({"place": np.arange(len(texts)), name: pa.array(texts, pa.string())})
         self._work.connection.register("unread", given)
         made = self._work.table(f"SELECT {sql} AS value FROM unread ORDER BY place")
         self._work.connection.unregister("unread")
-        return column["unread_row"], made["value"].combine_chunks().take(pa.array(column["unread"]))
+        return rows, made["value"].combine_chunks().take(pa.array(which))
 
     def _integers(self, role: str, sql: str) -> NDArray[np.int64]:
-        values: NDArray[np.int64] = self._by_role[role][1]["integers"]
-        if len(self._by_role[role][1]["unread_row"]):
+        values = self._piece.integers(self._places[role][1])
+        if self._n_unread(role):
             rows, found = self._unread(role, sql)
             values[rows] = found.fill_null(NULL_US).to_numpy(zero_copy_only=False)
         return values
 
     def _ids(self, role: str, numberings: RecordNumberings) -> NDArray[np.int32]:
-        name, column = self._by_role[role]
-        known = [numberings.ids.of(value) for value in column["ids"].tolist()]
-        numbers = numbers_of(known, column["index"])
-        if len(column["unread_row"]):
+        name, place = self._places[role]
+        numbers = self._piece.ids(place, numberings.ids)
+        if self._n_unread(role):
             rows, found = self._unread(role, self._cast.integer(name))
-            numbers[rows] = numberings.ids.of_column(found)
+            numbers[rows] = number_ids(found, numberings.ids)
         return numbers
 
     def _texts(
-        self, role: str, numbering: Numbering, *, is_value: bool = False
+        self, role: str, numbering: TextNumbering, *, is_value: bool = False
     ) -> NDArray[np.int32]:
-        column = self._by_role[role][1]
-        texts: list[str] = column["texts"]
-        if not "".join(texts).isascii():
-            texts = [_stripped(text) for text in texts]
-        known = number_distinct(texts, numbering, is_value=is_value)
-        return numbers_of(known, column["index"])
+        return self._piece.texts(self._places[role][1], numbering, is_value=is_value)
 
     def _numbers(self, flags: NDArray[np.uint8]) -> NDArray[np.float64]:
-        name, column = self._by_role["number"]
-        values: NDArray[np.float64] = column["numbers"]
+        name, place = self._places["number"]
+        values = self._piece.numbers(place)
         has_number = ~np.isnan(values)
-        if len(column["unread_row"]):
+        if self._n_unread("number"):
             rows, found = self._unread("number", self._cast.number(name))
             is_known = found.is_valid().to_numpy(zero_copy_only=False)
             values[rows] = found.fill_null(0.0).to_numpy(zero_copy_only=False)
@@ -295,37 +299,28 @@ class _Piece:
 
     def _failed(self, role: str, cast: str) -> NDArray[np.bool_]:
         """Of the rows that are not written plainly: whether something is written nevertheless."""
-        name = self._by_role[role][0]
+        name = self._places[role][0]
         _, found = self._unread(role, self._cast.failed(name, cast))
         return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
 
     def _times(self, found: dict[str, NDArray[Any]], flags: NDArray[np.uint8]) -> None:
         """Adds the time columns, and flags for those that are written but are none."""
-        bad = {name: np.zeros(self._n, np.bool_) for name in TIME_COLUMNS}
-        missing = {name: np.ones(self._n, np.bool_) for name in TIME_COLUMNS}
+        bad: dict[str, NDArray[np.bool_]] = {}
         for role in TIME_COLUMNS:
-            if role not in self._by_role:
+            if role not in self._places:
                 continue
-            name, column = self._by_role[role]
-            us: NDArray[np.int64] = column["integers"]
-            if len(column["unread_row"]):
-                cast = self._cast.time(name)
-                rows, times = self._unread(role, cast)
-                us[rows] = as_us(times)
-                bad[role][rows] = self._failed(role, cast)
-            missing[role] = us == NULL_US
-            if role in ("day", "end_day"):
-                us = np.where(missing[role], us, us - us % DAY_US)
-            found[role] = us
-        start = (bad["moment"] | bad["day"]) & missing["moment"] & missing["day"]
-        end = (bad["end_day"] & missing["end_at"]) | (bad["end_at"] & missing["end_day"])
-        flags |= start * np.uint8(START_BAD) | end * np.uint8(END_BAD)
-
-
-def _stripped(text: str) -> str:
-    """Without blanks of any script at its ends, as SQL's TRIM has it; the core saw to spaces."""
-    while text and not text[0].isascii() and unicodedata.category(text[0]) == "Zs":
-        text = text[1:].lstrip(" ")
-    while text and not text[-1].isascii() and unicodedata.category(text[-1]) == "Zs":
-        text = text[:-1].rstrip(" ")
-    return text
+            name, place = self._places[role]
+            us = found[role] = self._piece.integers(place)
+            if not self._n_unread(role):
+                continue
+            day = role in ("day", "end_day")
+            rows, times = self._unread(role, self._cast.day(name) if day else self._cast.time(name))
+            us[rows] = as_us(times)
+            bad[role] = np.zeros(self._n, np.bool_)
+            bad[role][rows] = self._failed(role, self._cast.time(name))
+        for one, other, flag in (("moment", "day", START_BAD), ("end_at", "end_day", END_BAD)):
+            if one in bad or other in bad:
+                none = np.zeros(self._n, np.bool_)
+                written = bad.get(one, none) | bad.get(other, none)
+                missing = [found[role] == NULL_US for role in (one, other) if role in found]
+                flags |= (written & np.logical_and.reduce(missing)) * np.uint8(flag)

@@ -239,17 +239,21 @@ def absorb_visits(work: Workspace, config: IngestConfig) -> None:
     compared = "CASE WHEN e.timed THEN e.finish ELSE date_trunc('day', e.finish) END"
     near = f"""CASE WHEN e.timed THEN e.finish >= s.start - {hours} ELSE
         date_trunc('day', e.finish) >= date_trunc('day', s.start) - to_days({days}) END"""
+    # of stays with one end the one that starts first, of those with one start the one that had
+    # it before emergency visits moved others there: ASOF would take any
+    first = "row_number() OVER (PARTITION BY subject_id, finish ORDER BY start) = 1"
+    last = "row_number() OVER (PARTITION BY subject_id, start ORDER BY own_start DESC) = 1"
     work.run(
         f"""CREATE TABLE visit_emergency AS SELECT e.vid, s.vid AS home, e.subject_id, e.start,
           e.finish, e.concept, e.code FROM (SELECT *, {compared} AS compared FROM visit_group e
             WHERE class = {EMERGENCY}) e
-        ASOF JOIN (SELECT * FROM visit_group WHERE class = {INPATIENT}) s
+        ASOF JOIN (SELECT * FROM visit_group WHERE class = {INPATIENT} QUALIFY {first}) s
           ON e.subject_id = s.subject_id AND e.compared <= s.finish
         WHERE {config.merge_visits} AND {near}"""
     )
     work.run(
         """CREATE TABLE visit_stay AS SELECT g.* EXCLUDE (start, timed),
-          LEAST(g.start, COALESCE(e.start, g.start)) AS start, g.timed
+          LEAST(g.start, COALESCE(e.start, g.start)) AS start, g.start AS own_start, g.timed
         FROM visit_group g LEFT JOIN (SELECT home, min(start) AS start FROM visit_emergency
           GROUP BY home) e ON g.vid = e.home
         WHERE g.vid NOT IN (SELECT vid FROM visit_emergency)"""
@@ -261,7 +265,7 @@ def absorb_visits(work: Workspace, config: IngestConfig) -> None:
     work.run(
         f"""CREATE TABLE visit_inside AS SELECT o.vid, s.vid AS home FROM
           (SELECT *, {latest} AS compared FROM visit_stay o WHERE class = {OTHER}) o
-        ASOF JOIN (SELECT * FROM visit_stay WHERE class = {INPATIENT}) s
+        ASOF JOIN (SELECT * FROM visit_stay WHERE class = {INPATIENT} QUALIFY {last}) s
           ON o.subject_id = s.subject_id AND o.compared >= s.start
         WHERE {config.merge_visits} AND {inside}"""
     )
