@@ -14,8 +14,8 @@ from benchmarks.gpu_device import PEAK_TFLOPS, about, graph_ms, write
 from benchmarks.gpu_rows import ROW_TOKENS, Rows, packed_rows
 from benchmarks.record import Measurement, Stopwatch
 from chronoward.kernels.varlen_attention import flex, varlen_attention
-from chronoward.kernels.varlen_attention.cpu import Layout, TimeBias
 from chronoward.kernels.varlen_attention.flash import flash_attention
+from chronoward.kernels.varlen_attention.layout import Layout, TimeBias
 from chronoward.kernels.varlen_attention.reference import varlen_attention_reference
 from torch import Tensor
 

@@ -25,6 +25,7 @@ from chronoward.model import Batch, Model, ModelConfig, NextEvent
 from chronoward.packing import pack
 from chronoward.philox import uniforms
 from chronoward.train import TrainConfig
+from chronoward.train.memory import keep_freed_memory
 from chronoward.train.optimizer import Optimizers
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class _Trained:
 
 
 def _stepper(*, bf16: bool) -> Callable[[Batch], None]:
-    """Makes a model and its optimizer; the result takes one step."""
+    """Makes a model and its optimizer; the result takes one step, in a process that trains."""
+    keep_freed_memory()
     model = Model(ModelConfig(vocab_size=VOCAB, **SHAPE), seed=0)
     optimizer = Optimizers(model, TrainConfig())
     optimizer.learning_rate = 1e-3

@@ -37,13 +37,13 @@ void gate(const Values<T>& gate_and_up, std::size_t width, Values<T>& out, int n
 }
 
 template <typename T>
-void gate_backward(const Values<T>& gate_and_up, const Values<T>& d_out, std::size_t width,
+void gate_backward(const Values<T>& gate_and_up, std::size_t width, Values<T>& d_out,
                    Values<T>& d_gate_and_up, int n_threads) {
   const auto source = values<T>(gate_and_up);
-  const auto gradient = values<T>(d_out);
+  const auto gradient = values_to_write<T>(d_out);
   const auto result = values_to_write<T>(d_gate_and_up);
   const py::gil_scoped_release release;  // the arguments keep every buffer alive
-  gate_rows_backward<T>(source, gradient, width, result, n_threads);
+  gate_rows_backward<T>(source, width, gradient, result, n_threads);
 }
 
 template <typename T>
@@ -124,8 +124,9 @@ void bind_rows(py::module_& m) {
   m.def("gate_rows", &gate<T>, "Fills out (n, width) with silu(gate) * up.",
         py::arg("gate_and_up").noconvert(), py::arg("width"), py::arg("out").noconvert(),
         py::arg("n_threads"));
-  m.def("gate_rows_backward", &gate_backward<T>, "Fills the gradient of gate_and_up.",
-        py::arg("gate_and_up").noconvert(), py::arg("d_out").noconvert(), py::arg("width"),
+  m.def("gate_rows_backward", &gate_backward<T>,
+        "Fills the gradient of gate_and_up; d_out becomes silu(gate) * up.",
+        py::arg("gate_and_up").noconvert(), py::arg("width"), py::arg("d_out").noconvert(),
         py::arg("d_gate_and_up").noconvert(), py::arg("n_threads"));
   m.def("norm_rows", &norm<T>, "Fills out with x / rms(x) * weight and inverse with 1 / rms.",
         py::arg("x").noconvert(), py::arg("weight").noconvert(), py::arg("eps"),

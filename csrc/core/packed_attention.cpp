@@ -4,10 +4,12 @@
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
 
+#include "core/denormals.hpp"
 #include "core/packed_kernels.hpp"
 #include "core/parallel.hpp"
 
@@ -18,11 +20,11 @@
 namespace chronoward {
 namespace {
 
-using packed::kNothing;
-using packed::kRows;
-using packed::kTile;
-using packed::tiled;
-using packed::tiles;
+using packed::kLanes;
+using packed::kQueries;
+using packed::kSlots;
+
+constexpr std::size_t whole_registers(std::size_t n) { return (n + 15) / 16 * 16; }
 
 /// Segments are split into one part for each so many rows: what a part prepares costs time too.
 constexpr std::size_t kPartRows = 256;
@@ -43,7 +45,7 @@ void split_segment(const PackedRow& row, std::size_t start, std::size_t length,
   for (std::size_t p = 0, first = 0, last = length; p < n_parts; ++p, first = last) {
     const double share = static_cast<double>(p + 1) / static_cast<double>(n_parts);
     last = static_cast<std::size_t>(static_cast<double>(length) * std::sqrt(share));
-    last = p + 1 == n_parts ? length : last / kRows * kRows;
+    last = p + 1 == n_parts ? length : last / kQueries * kQueries;
     auto n_keys = last;
     for (auto i = start + first; !row.kv_end.empty() && i < start + last; ++i) {
       n_keys = std::max(n_keys, static_cast<std::size_t>(row.kv_end[i]) - start);
@@ -69,228 +71,295 @@ std::vector<Part> split_row(const PackedRow& row) {
   return parts;
 }
 
-/// Row t of a tiled matrix of n_rows becomes x.
-void put_row(std::span<const float> x, std::size_t n_rows, std::size_t t, float* matrix) {
-  for (std::size_t c = 0; c < x.size(); c += kTile) {
-    float* place = matrix + tiled(n_rows, t, c);
-    if (x.size() - c >= kTile) {
-      std::copy_n(x.data() + c, kTile, place);  // a length known beforehand needs no call
-    } else {
-      std::copy_n(x.data() + c, x.size() - c, place);
-    }
+/// Sixteen queries of one head, from `first` on inside the segment.
+struct Slot {
+  std::size_t first;
+  std::size_t head;
+  std::size_t n_rows;  // of them in the part
+};
+
+/// Two slots (or one) that share keys and values, and what their lanes look at.
+struct Block {
+  Slot slots[kSlots];
+  std::size_t n_slots;
+  std::size_t n_lanes;
+  std::size_t n_keys;  // the most that a lane sees
+  std::size_t n_sure;  // the fewest
+  std::size_t n_far;   // the first ones, whose weights are zero
+  std::int32_t now[kLanes], visible[kLanes];
+  float strength[kLanes] = {}, inverse_tau[kLanes] = {};
+
+  packed::Lanes lanes(const PackedRow& row, std::size_t start, std::size_t first_key,
+                      std::size_t n) const {
+    const auto sure = n_sure > first_key ? std::min(n_sure - first_key, n) : 0;
+    return {n_lanes, first_key, n,        sure,     row.time_min.data() + start + first_key,
+            now,     visible,   row.bias, strength, inverse_tau};
   }
-}
+};
 
-/// Column t of a tiled matrix becomes x.
-void put_column(std::span<const float> x, std::size_t t, float* matrix) {
-  float* column = matrix + tiled(x.size(), 0, t);
-  for (std::size_t d = 0; d < x.size(); ++d) column[d * kTile] = x[d];
-}
+/// Rows of keys or of values of a segment.
+struct Rows {
+  const float* data;
+  std::size_t stride;
 
-/// Keys and values of one task, copied (tiled) so that both directions of every product run along
-/// memory. Kept from task to task: columns past d_head hold anything and are never read back.
+  const float* at(std::size_t t) const { return data + t * stride; }
+};
+
+/// What one task works with, kept from task to task.
 struct Workspace {
-  std::size_t padded = 0;                         // keys that the part sees, to whole tiles
-  std::size_t width = 0;                          // d_head, to whole tiles
-  std::vector<float> key_columns, value_columns;  // (d_head, padded)
-  std::vector<float> keys, values;                // (padded, width)
-  std::vector<float> d_keys, d_values;
-  std::vector<std::int32_t> times;            // (padded,)
-  std::vector<float> elapsed;                 // (kRows, padded)
-  std::vector<float> scores, d_weights;       // (kRows, padded)
-  std::vector<float> queries, d_out, result;  // (kRows, width)
+  std::size_t width = 0;  // d_head, to whole registers
+  Rows keys{}, values{};
+  float key_norm = 0.0F;                              // the largest
+  std::vector<float> key_copy, value_copy;            // (n_keys, width), where d_head is odd
+  std::vector<float> d_keys, d_values;                // (n_keys, width)
+  std::vector<float> scores, d_weights;               // (keys, kLanes)
+  std::vector<float> query_rows, d_out_rows, result;  // (kLanes, width)
+  std::vector<float> query_columns, d_out_columns;    // (d_head, lanes)
+
+  /// Keys or values where they are, or a copy whose rows fill whole registers.
+  Rows rows_of(const PackedRow& row, std::span<const float> source, const Part& part,
+               std::size_t kv_head, std::vector<float>& copy) const {
+    const auto stride = row.n_kv_heads * row.d_head;
+    const float* first = source.data() + part.start * stride + kv_head * row.d_head;
+    if (width == row.d_head) return {first, stride};
+    copy.assign(part.n_keys * width, 0.0F);
+    for (std::size_t t = 0; t < part.n_keys; ++t) {
+      std::copy_n(first + t * stride, row.d_head, copy.data() + t * width);
+    }
+    return {copy.data(), width};
+  }
 
   void prepare(const PackedRow& row, const PackedInputs& inputs, const Part& part,
                std::size_t kv_head, bool backward) {
-    padded = tiles(part.n_keys);
-    width = tiles(row.d_head);
-    key_columns.resize(row.d_head * padded);
-    values.resize(padded * width);
-    for (auto* rows : {&elapsed, &scores, &d_weights}) rows->resize(kRows * padded);
-    for (auto* rows : {&queries, &d_out, &result}) rows->resize(kRows * width);
-    times.assign(padded, row.time_min[part.start + part.n_keys - 1]);
-    std::copy_n(row.time_min.data() + part.start, part.n_keys, times.data());
-    if (backward) {
-      value_columns.resize(row.d_head * padded);
-      keys.resize(padded * width);
-      d_keys.assign(padded * width, 0.0F);
-      d_values.assign(padded * width, 0.0F);
+    width = whole_registers(row.d_head);
+    keys = rows_of(row, inputs.k, part, kv_head, key_copy);
+    values = rows_of(row, inputs.v, part, kv_head, value_copy);
+    float largest = 0.0F;
+    for (std::size_t t = 0; t < part.n_keys; ++t) {
+      const float square = packed::dot(keys.at(t), keys.at(t), row.d_head);
+      largest = square > largest || square != square ? square : largest;
     }
-    // past the keys: their weights are 0, but 0·NaN is not
-    const std::vector<float> zeros(row.d_head);
-    for (std::size_t t = 0; t < padded; ++t) {
-      const auto source = ((part.start + t) * row.n_kv_heads + kv_head) * row.d_head;
-      const bool inside = t < part.n_keys;
-      const auto k = inside ? inputs.k.subspan(source, row.d_head) : std::span<const float>(zeros);
-      const auto v = inside ? inputs.v.subspan(source, row.d_head) : std::span<const float>(zeros);
-      put_column(k, t, key_columns.data());
-      put_row(v, padded, t, values.data());
-      if (!backward) continue;
-      put_column(v, t, value_columns.data());
-      put_row(k, padded, t, keys.data());
+    key_norm = std::sqrt(largest);
+    const auto n_scores = (backward ? packed::kTileKeys : part.n_keys) * kLanes;
+    scores.resize(std::max(scores.size(), n_scores));
+    for (auto* rows : {&query_rows, &d_out_rows, &result, &query_columns, &d_out_columns}) {
+      rows->resize(kLanes * width);
     }
+    if (!backward) return;
+    d_weights.resize(packed::kTileKeys * kLanes);
+    d_keys.assign(part.n_keys * width, 0.0F);
+    d_values.assign(part.n_keys * width, 0.0F);
   }
 };
 
-/// Eight queries of a task: where they are and how many keys each sees.
-struct Block {
-  std::size_t start;           // of the segment
-  std::size_t first;           // of the block, inside the segment
-  std::size_t n_rows;          // 1..8
-  std::size_t visible[kRows];  // keys a row sees; 0 for rows past the part
-  std::size_t n_keys;          // the most, to whole tiles
-};
-
-Block make_block(const PackedRow& row, const Part& part, std::size_t first) {
-  Block block{part.start, first, std::min(kRows, part.last - first), {}, 0};
-  for (std::size_t r = 0; r < block.n_rows; ++r) {
-    const auto i = part.start + first + r;
-    block.visible[r] =
-        row.kv_end.empty() ? first + r + 1 : static_cast<std::size_t>(row.kv_end[i]) - part.start;
-    block.n_keys = std::max(block.n_keys, block.visible[r]);
+/// The slots of a part and key head go through its queries, sixteen at a time, and there through
+/// the heads that share the key head.
+Block make_block(const PackedRow& row, const Part& part, std::size_t kv_head, std::size_t index) {
+  const auto group = row.n_heads / row.n_kv_heads;
+  const auto n_slots = (part.last - part.first + kQueries - 1) / kQueries * group;
+  Block block{};
+  block.n_slots = std::min(kSlots, n_slots - index);
+  block.n_lanes = block.n_slots * kQueries;
+  block.n_sure = part.n_keys;
+  for (std::size_t s = 0; s < block.n_slots; ++s) {
+    const auto first = part.first + (index + s) / group * kQueries;
+    const auto head = kv_head * group + (index + s) % group;
+    block.slots[s] = {first, head, std::min(kQueries, part.last - first)};
+    for (std::size_t r = 0; r < kQueries; ++r) {
+      // lanes past the part do as its last query does; nobody reads them
+      const auto i = part.start + first + std::min(r, block.slots[s].n_rows - 1);
+      const auto end = row.kv_end.empty() ? i + 1 : static_cast<std::size_t>(row.kv_end[i]);
+      const auto visible = end - part.start, lane = s * kQueries + r;
+      block.now[lane] = row.time_min[i];
+      block.visible[lane] = static_cast<std::int32_t>(visible);
+      block.n_keys = std::max(block.n_keys, visible);
+      block.n_sure = std::min(block.n_sure, visible);
+      if (row.bias == TimeBias::none) continue;
+      block.inverse_tau[lane] = 1.0F / row.tau[head];
+      block.strength[lane] =
+          row.bias == TimeBias::linear ? row.a[head] / row.tau[head] : row.a[head];
+    }
   }
-  block.n_keys = tiles(block.n_keys);
   return block;
 }
 
-/// Copies one head of eight rows of (T, heads, d_head); rows past the part stay zero.
-void gather_rows(const PackedRow& row, std::span<const float> source, const Block& block,
-                 std::size_t head, std::size_t width, std::vector<float>& target) {
-  std::fill(target.begin(), target.end(), 0.0F);
-  for (std::size_t r = 0; r < block.n_rows; ++r) {
-    const auto i = block.start + block.first + r;
-    std::copy_n(source.data() + (i * row.n_heads + head) * row.d_head, row.d_head,
-                target.data() + r * width);
-  }
-}
-
-void scatter_rows(const PackedRow& row, const Block& block, std::size_t head, std::size_t width,
-                  const std::vector<float>& source, std::span<float> target) {
-  for (std::size_t r = 0; r < block.n_rows; ++r) {
-    const auto i = block.start + block.first + r;
-    std::copy_n(source.data() + r * width, row.d_head,
-                target.data() + (i * row.n_heads + head) * row.d_head);
-  }
-}
-
-/// Scores of a block with bias, -infinity where a row must not look.
-void make_scores(const PackedRow& row, const Block& block, std::size_t head, Workspace& w) {
-  const float scale = 1.0F / std::sqrt(static_cast<float>(row.d_head));
-  packed::rows_by_columns(w.queries.data(), w.width, w.key_columns.data(), row.d_head, row.d_head,
-                          block.n_keys, scale, w.scores.data(), w.padded);
-  for (std::size_t r = 0; r < kRows; ++r) {
-    float* scores = w.scores.data() + r * w.padded;
-    const float* elapsed = w.elapsed.data() + r * w.padded;
-    if (r < block.n_rows && row.bias == TimeBias::linear) {
-      packed::add_linear(elapsed, block.n_keys, row.a[head] / row.tau[head], scores);
-    } else if (r < block.n_rows && row.bias == TimeBias::log) {
-      packed::add_log(elapsed, block.n_keys, row.a[head], 1.0F / row.tau[head], scores);
+/// Calls fn(lane, offset) for each query of a block, with its place in a (T, heads) array.
+template <typename Fn>
+void for_queries(const PackedRow& row, const Part& part, const Block& block, const Fn& fn) {
+  for (std::size_t s = 0; s < block.n_slots; ++s) {
+    const Slot& slot = block.slots[s];
+    for (std::size_t r = 0; r < slot.n_rows; ++r) {
+      fn(s * kQueries + r, (part.start + slot.first + r) * row.n_heads + slot.head);
     }
-    std::fill(scores + block.visible[r], scores + block.n_keys, kNothing);
   }
 }
 
-void make_elapsed(const PackedRow& row, const Block& block, Workspace& w) {
-  if (row.bias == TimeBias::none) return;
-  for (std::size_t r = 0; r < block.n_rows; ++r) {
-    packed::minutes_between(w.times.data(), block.n_keys, w.times[block.first + r],
-                            w.elapsed.data() + r * w.padded);
+/// Copies a block's rows of (T, heads, d_head) times `scale` as rows and as columns; lanes past
+/// the part and features past d_head are zero.
+void gather(const PackedRow& row, const Part& part, const Block& block,
+            std::span<const float> source, float scale, std::size_t width, std::vector<float>& rows,
+            std::vector<float>& columns) {
+  std::fill(rows.begin(), rows.end(), 0.0F);
+  for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
+    const float* from = source.data() + place * row.d_head;
+    for (std::size_t d = 0; d < row.d_head; ++d) rows[lane * width + d] = scale * from[d];
+  });
+  packed::transpose(rows.data(), block.n_lanes, width, columns.data());
+}
+
+/// scores (n, lanes) = rows of keys (or values) from `first_key` on times columns (d_head, lanes).
+void key_products(const PackedRow& row, const Block& block, const Rows& rows, std::size_t first_key,
+                  std::size_t n, const std::vector<float>& columns, float* scores) {
+  packed::multiply({rows.at(first_key), rows.stride, false, columns.data(), block.n_lanes, n,
+                    row.d_head, block.n_lanes, scores, block.n_lanes, false});
+}
+
+/// sums (lanes, width) += weights (n, lanes)ᵀ times rows of values (or keys).
+void add_weighted(const Block& block, const float* weights, std::size_t n, const Rows& rows,
+                  std::size_t first_key, std::size_t width, std::vector<float>& sums) {
+  packed::multiply({weights, block.n_lanes, true, rows.at(first_key), rows.stride, block.n_lanes, n,
+                    width, sums.data(), width, true});
+}
+
+/// sums (n, width) += weights (n, lanes) times the lanes' rows.
+void add_to_rows(const Block& block, const float* weights, std::size_t n,
+                 const std::vector<float>& lane_rows, std::size_t width, float* sums) {
+  packed::multiply({weights, block.n_lanes, false, lane_rows.data(), width, n, block.n_lanes, width,
+                    sums, width, true});
+}
+
+/// Calls fn(block) for all slots of a part and key head.
+template <typename Fn>
+void for_blocks(const PackedRow& row, const Part& part, std::size_t kv_head, const Fn& fn) {
+  const auto n_slots =
+      (part.last - part.first + kQueries - 1) / kQueries * (row.n_heads / row.n_kv_heads);
+  for (std::size_t index = 0; index < n_slots; index += kSlots) {
+    auto block = make_block(row, part, kv_head, index);
+    fn(block);
   }
 }
+
+/// Leaves out the keys so far back that the linear bias alone makes all their weights zero. Scores
+/// without bias are at most |q||k| apart from zero and a query sees itself, so a weight is at most
+/// exp(2|q||k| - slope * minutes), and the exponential is exactly zero below -87.
+void skip_far_keys(const PackedRow& row, const Part& part, const Workspace& w, Block& block) {
+  if (row.bias != TimeBias::linear) return;
+  constexpr float kZero = 87.0F, kRounding = 1.001F;
+  const auto times = row.time_min.subspan(part.start, block.n_keys);
+  std::size_t n_skipped = block.n_keys;
+  for (std::size_t s = 0; s < block.n_slots; ++s) {
+    float largest = 0.0F;  // of |q|², times the scale
+    for (std::size_t lane = s * kQueries; lane < (s + 1) * kQueries; ++lane) {
+      const float* query = w.query_rows.data() + lane * w.width;
+      largest = std::max(largest, packed::dot(query, query, w.width));
+    }
+    const float reach = (kZero + 2.0F * std::sqrt(largest) * w.key_norm) * kRounding;
+    const double minutes =
+        static_cast<double>(reach) / static_cast<double>(block.strength[s * kQueries]);
+    const double before = static_cast<double>(block.now[s * kQueries]) - minutes;
+    const auto first =
+        std::lower_bound(times.begin(), times.end(), before,
+                         [](std::int32_t t, double x) { return static_cast<double>(t) < x; });
+    n_skipped = std::min(n_skipped, static_cast<std::size_t>(first - times.begin()));
+  }
+  block.n_far = n_skipped;
+}
+
+/// Calls fn(first_key, n) for the keys of a block, some at a time.
+template <typename Fn>
+void for_tiles(const Block& block, const Fn& fn) {
+  for (std::size_t first = block.n_far; first < block.n_keys; first += packed::kTileKeys) {
+    fn(first, std::min(packed::kTileKeys, block.n_keys - first));
+  }
+}
+
+float score_scale(const PackedRow& row) { return 1.0F / std::sqrt(static_cast<float>(row.d_head)); }
 
 void forward_task(const PackedRow& row, const PackedInputs& inputs, const Part& part,
                   std::size_t kv_head, Workspace& w, std::span<float> out,
                   std::span<float> log_sum) {
   w.prepare(row, inputs, part, kv_head, false);
-  const auto group = row.n_heads / row.n_kv_heads;
-  for (auto first = part.first; first < part.last; first += kRows) {
-    const Block block = make_block(row, part, first);
-    make_elapsed(row, block, w);
-    for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      gather_rows(row, inputs.q, block, head, w.width, w.queries);
-      make_scores(row, block, head, w);
-      float inverse[kRows] = {};
-      for (std::size_t r = 0; r < kRows; ++r) {
-        float* scores = w.scores.data() + r * w.padded;
-        if (r >= block.n_rows) {
-          std::fill_n(scores, block.n_keys, 0.0F);
-          continue;
-        }
-        const auto i = block.start + block.first + r;
-        log_sum[i * row.n_heads + head] = packed::softmax_row(scores, block.n_keys, &inverse[r]);
-      }
-      packed::rows_by_columns(w.scores.data(), w.padded, w.values.data(), w.padded, block.n_keys,
-                              w.width, 1.0F, w.result.data(), w.width);
-      for (std::size_t r = 0; r < block.n_rows; ++r) {
-        for (std::size_t d = 0; d < row.d_head; ++d) w.result[r * w.width + d] *= inverse[r];
-      }
-      scatter_rows(row, block, head, w.width, w.result, out);
-    }
-  }
+  for_blocks(row, part, kv_head, [&](Block& block) {
+    gather(row, part, block, inputs.q, score_scale(row), w.width, w.query_rows, w.query_columns);
+    skip_far_keys(row, part, w, block);
+    float top[kLanes], sum[kLanes] = {};
+    std::fill_n(top, kLanes, packed::kNothing);
+    for_tiles(block, [&](std::size_t first, std::size_t n) {
+      float* scores = w.scores.data() + first * block.n_lanes;
+      key_products(row, block, w.keys, first, n, w.query_columns, scores);
+      packed::bias_scores(block.lanes(row, part.start, first, n), scores, top);
+    });
+    std::fill(w.result.begin(), w.result.end(), 0.0F);
+    for_tiles(block, [&](std::size_t first, std::size_t n) {
+      float* scores = w.scores.data() + first * block.n_lanes;
+      packed::exponentials(block.lanes(row, part.start, first, n), top, scores, sum);
+      add_weighted(block, scores, n, w.values, first, w.width, w.result);
+    });
+    for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
+      const float inverse = 1.0F / sum[lane];
+      const float* from = w.result.data() + lane * w.width;
+      float* to = out.data() + place * row.d_head;
+      for (std::size_t d = 0; d < row.d_head; ++d) to[d] = from[d] * inverse;
+      log_sum[place] = top[lane] + std::log(sum[lane]);
+    });
+  });
 }
 
-/// What a backward task adds to the bias of each head of its group: Σ dS·f(x) and Σ dS·x·f'(x).
-struct Moments {
+/// What a backward task adds to the bias of each head of its group, see packed::Moments.
+struct HeadMoments {
   double value = 0.0;
   double slope = 0.0;
 };
 
-void add_moments(const PackedRow& row, const Block& block, std::size_t head, const Workspace& w,
-                 Moments& moments) {
-  for (std::size_t r = 0; r < block.n_rows; ++r) {
-    const float* d_scores = w.d_weights.data() + r * w.padded;
-    const float* elapsed = w.elapsed.data() + r * w.padded;
-    if (row.bias == TimeBias::linear) {
-      const double x =
-          packed::dot(d_scores, elapsed, block.n_keys) / static_cast<double>(row.tau[head]);
-      moments.value += x;
-      moments.slope += x;
-    } else if (row.bias == TimeBias::log) {
-      packed::log_moments(d_scores, elapsed, block.n_keys, 1.0F / row.tau[head], &moments.value,
-                          &moments.slope);
-    }
+void add_moments(const Block& block, const packed::Moments& lanes, std::span<HeadMoments> heads) {
+  for (std::size_t lane = 0; lane < block.n_lanes; ++lane) {
+    auto& sums = heads[block.slots[lane / kQueries].head % heads.size()];
+    sums.value += static_cast<double>(lanes.value[lane]);
+    sums.slope += static_cast<double>(lanes.slope[lane]);
   }
 }
 
-void backward_task(const PackedRow& row, const PackedInputs& inputs, std::span<const float> d_out,
-                   std::span<const float> out, std::span<const float> log_sum, const Part& part,
-                   std::size_t kv_head, Workspace& w, const PackedGradients& gradients,
-                   std::span<Moments> moments) {
+/// What the forward pass made and the gradient of its output.
+struct Outputs {
+  std::span<const float> d_out, out, log_sum;
+};
+
+void backward_task(const PackedRow& row, const PackedInputs& inputs, const Outputs& outputs,
+                   const Part& part, std::size_t kv_head, Workspace& w, std::span<float> d_q,
+                   std::span<HeadMoments> moments) {
   w.prepare(row, inputs, part, kv_head, true);
-  const auto group = row.n_heads / row.n_kv_heads;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(row.d_head));
-  for (auto first = part.first; first < part.last; first += kRows) {
-    const Block block = make_block(row, part, first);
-    make_elapsed(row, block, w);
-    for (std::size_t g = 0; g < group; ++g) {
-      const auto head = kv_head * group + g;
-      gather_rows(row, inputs.q, block, head, w.width, w.queries);
-      gather_rows(row, d_out, block, head, w.width, w.d_out);
-      make_scores(row, block, head, w);
-      packed::rows_by_columns(w.d_out.data(), w.width, w.value_columns.data(), row.d_head,
-                              row.d_head, block.n_keys, 1.0F, w.d_weights.data(), w.padded);
-      for (std::size_t r = 0; r < kRows; ++r) {
-        float log_total = 0.0F, delta = 0.0F;
-        if (r < block.n_rows) {
-          const auto i = (block.start + block.first + r) * row.n_heads + head;
-          log_total = log_sum[i];
-          delta = static_cast<float>(
-              packed::dot(d_out.data() + i * row.d_head, out.data() + i * row.d_head, row.d_head));
-        }
-        packed::softmax_gradient(w.scores.data() + r * w.padded, w.d_weights.data() + r * w.padded,
-                                 block.n_keys, log_total, delta);
+  const float scale = score_scale(row);
+  for_blocks(row, part, kv_head, [&](Block& block) {
+    gather(row, part, block, inputs.q, scale, w.width, w.query_rows, w.query_columns);
+    skip_far_keys(row, part, w, block);
+    gather(row, part, block, outputs.d_out, 1.0F, w.width, w.d_out_rows, w.d_out_columns);
+    float log_sum[kLanes], delta[kLanes] = {};
+    std::fill_n(log_sum, kLanes, std::numeric_limits<float>::max());  // weights past the part: 0
+    for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
+      log_sum[lane] = outputs.log_sum[place];
+      delta[lane] = packed::dot(w.d_out_rows.data() + lane * w.width,
+                                outputs.out.data() + place * row.d_head, row.d_head);
+    });
+    std::fill(w.result.begin(), w.result.end(), 0.0F);
+    packed::Moments sums{};
+    for_tiles(block, [&](std::size_t first, std::size_t n) {
+      key_products(row, block, w.keys, first, n, w.query_columns, w.scores.data());
+      key_products(row, block, w.values, first, n, w.d_out_columns, w.d_weights.data());
+      packed::score_gradients(block.lanes(row, part.start, first, n), log_sum, delta,
+                              w.scores.data(), w.d_weights.data(), sums);
+      const auto at = first * w.width;
+      add_to_rows(block, w.scores.data(), n, w.d_out_rows, w.width, w.d_values.data() + at);
+      add_to_rows(block, w.d_weights.data(), n, w.query_rows, w.width, w.d_keys.data() + at);
+      add_weighted(block, w.d_weights.data(), n, w.keys, first, w.width, w.result);
+    });
+    add_moments(block, sums, moments);
+    for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
+      const float* from = w.result.data() + lane * w.width;
+      for (std::size_t d = 0; d < row.d_head; ++d) {
+        d_q[place * row.d_head + d] = scale * from[d];
       }
-      add_moments(row, block, head, w, moments[g]);
-      packed::add_outer(w.scores.data(), w.padded, w.d_out.data(), w.width, block.n_keys,
-                        w.d_values.data(), w.padded);
-      for (float& x : w.queries) x *= scale;
-      packed::add_outer(w.d_weights.data(), w.padded, w.queries.data(), w.width, block.n_keys,
-                        w.d_keys.data(), w.padded);
-      packed::rows_by_columns(w.d_weights.data(), w.padded, w.keys.data(), w.padded, block.n_keys,
-                              w.width, scale, w.result.data(), w.width);
-      scatter_rows(row, block, head, w.width, w.result, gradients.q);
-    }
-  }
+    });
+  });
 }
 
 /// Adds what a task holds for the keys and values of its segment.
@@ -298,12 +367,9 @@ void add_to_keys(const PackedRow& row, const Part& part, std::size_t kv_head, co
                  const PackedGradients& gradients) {
   for (std::size_t t = 0; t < part.n_keys; ++t) {
     const auto target = ((part.start + t) * row.n_kv_heads + kv_head) * row.d_head;
-    for (std::size_t c = 0; c < row.d_head; c += kTile) {
-      const auto source = tiled(w.padded, t, c);
-      for (std::size_t d = 0; d < std::min(kTile, row.d_head - c); ++d) {
-        gradients.k[target + c + d] += w.d_keys[source + d];
-        gradients.v[target + c + d] += w.d_values[source + d];
-      }
+    for (std::size_t d = 0; d < row.d_head; ++d) {
+      gradients.k[target + d] += w.d_keys[t * w.width + d];
+      gradients.v[target + d] += w.d_values[t * w.width + d];
     }
   }
 }
@@ -374,6 +440,7 @@ void for_each_task(const std::vector<Part>& parts, std::size_t n_kv_heads, int n
   const auto n_workers = static_cast<std::size_t>(std::max(1, n_threads));
   parallel_for(std::min(n_workers, std::max<std::size_t>(n_tasks, 1)), n_threads,
                [&](std::size_t begin, std::size_t end, std::size_t) {
+                 const WithoutDenormals guard;
                  Workspace workspace;
                  for (auto worker = begin; worker < end; ++worker) {
                    for (auto task = next++; task < n_tasks; task = next++) {
@@ -410,14 +477,14 @@ void packed_attention_backward(const PackedRow& row, const PackedInputs& inputs,
   }
   const auto group = row.n_heads / row.n_kv_heads;
   const auto parts = split_row(row);
-  std::vector<Moments> moments(parts.size() * row.n_heads);
+  std::vector<HeadMoments> moments(parts.size() * row.n_heads);
   Finished finished;
   finished.tasks.resize(parts.size() * row.n_kv_heads);
   for_each_task(parts, row.n_kv_heads, n_threads,
                 [&](const Part& part, std::size_t kv_head, std::size_t task, Workspace& w) {
                   const auto before = part.index == 0 ? task : task - row.n_kv_heads;
                   const Turn turn(finished, task, before);
-                  backward_task(row, inputs, d_out, out, log_sum, part, kv_head, w, gradients,
+                  backward_task(row, inputs, {d_out, out, log_sum}, part, kv_head, w, gradients.q,
                                 std::span(moments).subspan(task * group, group));
                   turn.wait();
                   add_to_keys(row, part, kv_head, w, gradients);
@@ -425,8 +492,11 @@ void packed_attention_backward(const PackedRow& row, const PackedInputs& inputs,
   if (row.bias == TimeBias::none) return;
   for (std::size_t i = 0; i < moments.size(); ++i) {
     const auto head = i % row.n_heads;
-    gradients.a[head] -= moments[i].value;
-    gradients.tau[head] += moments[i].slope * static_cast<double>(row.a[head] / row.tau[head]);
+    const auto a = static_cast<double>(row.a[head]), tau = static_cast<double>(row.tau[head]);
+    const bool is_linear = row.bias == TimeBias::linear;
+    const double value = is_linear ? moments[i].value / tau : moments[i].value;
+    gradients.a[head] -= value;
+    gradients.tau[head] += (is_linear ? value : moments[i].slope) * a / tau;
   }
 }
 

@@ -4,57 +4,72 @@
 #include <cstdint>
 #include <limits>
 
-// Inner loops of packed_attention: eight rows at a time over tiles of sixteen columns. A tiled
-// matrix holds sixteen columns of every row, then the next sixteen, so every loop runs along
-// memory. The cached attention of decoding shares minutes_between and exponentials.
+#include "core/decode_kernels.hpp"
+
+// Inner loops of packed_attention. Scores lie keys down, queries across: each of up to 32 lanes is
+// a query of one head, so the softmax needs no sums across registers, and keys and values are read
+// where they are.
 namespace chronoward::packed {
 
-constexpr std::size_t kTile = 16;
-constexpr std::size_t kRows = 8;
+constexpr std::size_t kQueries = 16;  // queries of a slot, all of one head
+constexpr std::size_t kSlots = 2;     // slots that share keys and values
+constexpr std::size_t kLanes = kSlots * kQueries;
+constexpr std::size_t kTileKeys = 64;  // keys whose scores stay in the nearest cache
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-/// n, up to whole tiles.
-constexpr std::size_t tiles(std::size_t n) { return (n + kTile - 1) / kTile * kTile; }
+/// out[i][j] (+)= Σ_k a(i, k) b[k][j], where a(i, k) is a[i * a_stride + k], or a[k * a_stride + i]
+/// if `is_transposed`. `columns` is a multiple of 16.
+struct Product {
+  const float* a;
+  std::size_t a_stride;
+  bool is_transposed;
+  const float* b;
+  std::size_t b_stride;
+  std::size_t rows, depth, columns;
+  float* out;
+  std::size_t out_stride;
+  bool adds;
+};
 
-/// Where row r and column c of a tiled matrix of n_rows lie.
-constexpr std::size_t tiled(std::size_t n_rows, std::size_t r, std::size_t c) {
-  return c / kTile * kTile * n_rows + r * kTile + c % kTile;
-}
+void multiply(const Product& product);
 
-/// out[r][t] = scale * Σ_d rows[r][d] * columns[d][t] for kRows rows, `depth` d and n (a multiple
-/// of 16) t; `columns` is tiled and holds n_stored rows.
-void rows_by_columns(const float* rows, std::size_t row_stride, const float* columns,
-                     std::size_t n_stored, std::size_t depth, std::size_t n, float scale,
-                     float* out, std::size_t out_stride);
+/// columns (width, n_rows) = rows (n_rows, width)ᵀ; both sizes are multiples of 16.
+void transpose(const float* rows, std::size_t n_rows, std::size_t width, float* columns);
 
-/// target[t][c] += Σ_r weights[r][t] * rows[r][c] for kRows rows, n targets, `width` features;
-/// `target` is tiled and holds n_stored rows.
-void add_outer(const float* weights, std::size_t weight_stride, const float* rows,
-               std::size_t width, std::size_t n, float* target, std::size_t n_stored);
+/// What the lanes of some keys' scores look at.
+struct Lanes {
+  std::size_t n_lanes;    // 16 or 32
+  std::size_t first_key;  // of the keys at hand, inside the segment
+  std::size_t n_keys;
+  std::size_t n_sure;            // of these keys, that every lane sees
+  const std::int32_t* key_time;  // (n_keys,) minutes
+  const std::int32_t* now;       // (n_lanes,)
+  const std::int32_t* visible;   // (n_lanes,) keys of the segment that each lane sees
+  TimeBias bias;
+  const float* strength;     // (n_lanes,) a with log, a / tau with linear
+  const float* inverse_tau;  // (n_lanes,)
+};
 
-/// |now - time| of each key, in minutes.
-void minutes_between(const std::int32_t* times, std::size_t n, std::int32_t now, float* elapsed);
+/// Takes the bias off scores (n_keys, n_lanes), -infinity where a lane must not look; `top`
+/// (n_lanes,) rises to the largest.
+void bias_scores(const Lanes& lanes, float* scores, float* top);
 
-/// scores -= slope * elapsed.
-void add_linear(const float* elapsed, std::size_t n, float slope, float* scores);
+/// scores -> exp(scores - top); their sums are added to `sum`.
+void exponentials(const Lanes& lanes, const float* top, float* scores, float* sum);
 
-/// scores -= a * log(1 + elapsed / tau).
-void add_log(const float* elapsed, std::size_t n, float a, float inverse_tau, float* scores);
+/// What the bias parameters' gradients are made of, by lane: Σ dS·f(x) and Σ dS·x·f'(x); with the
+/// linear bias Σ dS·minutes, in `value` alone.
+struct Moments {
+  float value[kLanes];
+  float slope[kLanes];
+};
 
-/// scores -> exp(scores - max); n is a multiple of 8. Returns the sum, and max in `top`.
-float exponentials(float* scores, std::size_t n, float* top);
-
-/// The same; returns log Σ exp, and 1/Σ in `inverse`.
-float softmax_row(float* scores, std::size_t n, float* inverse);
-
-/// weights = exp(scores - log_sum); d_scores = weights * (d_weights - delta), in place.
-void softmax_gradient(float* scores, float* d_weights, std::size_t n, float log_sum, float delta);
+/// Scores without bias become weights exp(score - bias - log_sum), `d_weights` the scores'
+/// gradient weight * (d_weight - delta); `moments` are added to.
+void score_gradients(const Lanes& lanes, const float* log_sum, const float* delta, float* scores,
+                     float* d_weights, Moments& moments);
 
 /// Σ x * y.
-double dot(const float* x, const float* y, std::size_t n);
-
-/// Adds Σ d * log(1 + x) and Σ d * x / (1 + x) with x = elapsed / tau; n is a multiple of 8.
-void log_moments(const float* d, const float* elapsed, std::size_t n, float inverse_tau,
-                 double* first, double* second);
+float dot(const float* x, const float* y, std::size_t n);
 
 }  // namespace chronoward::packed

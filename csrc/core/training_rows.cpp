@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/denormals.hpp"
 #include "core/fastmath.hpp"
 #include "core/parallel.hpp"
 
@@ -44,32 +45,6 @@ CHRONOWARD_INLINE float row_dot(const float* x, const float* y, std::size_t n) {
   return sum;
 }
 
-/// 1 / (1 + exp(-x)) without overflow.
-CHRONOWARD_INLINE float sigmoid(float x) {
-  const float e = fast_exp(x < 0.0F ? x : -x);
-  return (x < 0.0F ? e : 1.0F) / (1.0F + e);
-}
-
-template <typename T>
-CHRONOWARD_INLINE void gate_row(const T* gate, const T* up, std::size_t n, T* out) {
-  for (std::size_t i = 0; i < n; ++i) {
-    const float g = widen(gate[i]);
-    narrow(g * sigmoid(g) * widen(up[i]), out[i]);
-  }
-}
-
-template <typename T>
-CHRONOWARD_INLINE void gate_row_backward(const T* gate, const T* up, const T* d_out, std::size_t n,
-                                         T* d_gate, T* d_up) {
-  for (std::size_t i = 0; i < n; ++i) {
-    const float g = widen(gate[i]);
-    const float s = sigmoid(g);
-    const float d = widen(d_out[i]);
-    narrow(d * widen(up[i]) * (s + g * s * (1.0F - s)), d_gate[i]);
-    narrow(d * g * s, d_up[i]);
-  }
-}
-
 /// Writes x * inverse * weight; returns the inverse.
 template <typename T>
 CHRONOWARD_INLINE float norm_row(const float* x, const float* weight, std::size_t n, float eps,
@@ -100,28 +75,6 @@ CHRONOWARD_INLINE void turn_row(const float* cosine, const float* sine, float si
     x[half + i] = second * cosine[i] + first * s;
   }
 }
-
-template <typename T>
-struct Gate {
-  std::span<const T> gate_and_up, d_out;
-  std::size_t width;
-  std::span<T> out;
-
-  CHRONOWARD_INLINE void forward(std::size_t begin, std::size_t end) const {
-    for (auto r = begin; r < end; ++r) {
-      const T* row = gate_and_up.data() + r * 2 * width;
-      gate_row(row, row + width, width, out.data() + r * width);
-    }
-  }
-  CHRONOWARD_INLINE void backward(std::size_t begin, std::size_t end) const {
-    for (auto r = begin; r < end; ++r) {
-      const auto at = r * 2 * width;
-      const T* row = gate_and_up.data() + at;
-      gate_row_backward(row, row + width, d_out.data() + r * width, width, out.data() + at,
-                        out.data() + at + width);
-    }
-  }
-};
 
 template <typename T>
 struct Norm {
@@ -240,8 +193,6 @@ struct HeadsGradient {
                                            std::size_t end) {                             \
     pass.method(begin, end);                                                              \
   }
-CHRONOWARD_PASS(Gate, forward)
-CHRONOWARD_PASS(Gate, backward)
 CHRONOWARD_PASS(Norm, forward)
 CHRONOWARD_PASS(NormGradient, backward)
 CHRONOWARD_PASS(Heads, forward)
@@ -257,6 +208,7 @@ template <typename Fn>
 void for_blocks(std::size_t n_rows, int n_threads, const Fn& fn) {
   const auto n_blocks = (n_rows + kBlock - 1) / kBlock;
   parallel_for(n_blocks, n_threads, [&](std::size_t begin, std::size_t end, std::size_t) {
+    const WithoutDenormals guard;
     fn(begin * kBlock, std::min(end * kBlock, n_rows));
   });
 }
@@ -281,26 +233,6 @@ void require_heads(const HeadRows& h, std::size_t n_projected, std::size_t n_q, 
 }
 
 }  // namespace
-
-template <typename T>
-void gate_rows(std::span<const T> gate_and_up, std::size_t width, std::span<T> out, int n_threads) {
-  require(width > 0 && out.size() % width == 0 && gate_and_up.size() == 2 * out.size(),
-          "gate_rows");
-  const Gate<T> pass{gate_and_up, {}, width, out};
-  for_blocks(out.size() / width, n_threads,
-             [&](std::size_t begin, std::size_t end) { run_forward(pass, begin, end); });
-}
-
-template <typename T>
-void gate_rows_backward(std::span<const T> gate_and_up, std::span<const T> d_out, std::size_t width,
-                        std::span<T> d_gate_and_up, int n_threads) {
-  require(width > 0 && d_out.size() % width == 0 && gate_and_up.size() == 2 * d_out.size() &&
-              d_gate_and_up.size() == gate_and_up.size(),
-          "gate_rows");
-  const Gate<T> pass{gate_and_up, d_out, width, d_gate_and_up};
-  for_blocks(d_out.size() / width, n_threads,
-             [&](std::size_t begin, std::size_t end) { run_backward(pass, begin, end); });
-}
 
 template <typename T>
 void norm_rows(std::span<const float> x, std::span<const float> weight, float eps, std::span<T> out,
@@ -359,9 +291,6 @@ void head_rows_backward(const HeadRows& heads, std::span<const T> projected,
 }
 
 #define CHRONOWARD_INSTANTIATE(T)                                                                  \
-  template void gate_rows<T>(std::span<const T>, std::size_t, std::span<T>, int);                  \
-  template void gate_rows_backward<T>(std::span<const T>, std::span<const T>, std::size_t,         \
-                                      std::span<T>, int);                                          \
   template void norm_rows<T>(std::span<const float>, std::span<const float>, float, std::span<T>,  \
                              std::span<float>, int);                                               \
   template void norm_rows_backward<T>(std::span<const float>, std::span<const float>,              \

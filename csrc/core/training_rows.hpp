@@ -20,8 +20,10 @@ struct BFloat16 {
 template <typename T>
 void gate_rows(std::span<const T> gate_and_up, std::size_t width, std::span<T> out, int n_threads);
 
+/// Fills the gradient of `gate_and_up`, and puts silu(gate) * up in the place of `d_out`: the
+/// weight that it meets next needs it for its own gradient.
 template <typename T>
-void gate_rows_backward(std::span<const T> gate_and_up, std::span<const T> d_out, std::size_t width,
+void gate_rows_backward(std::span<const T> gate_and_up, std::size_t width, std::span<T> d_out,
                         std::span<T> d_gate_and_up, int n_threads);
 
 /// out = x / rms(x) * weight of each row of x (n, width); `inverse` (n,) gets 1 / rms.

@@ -10,8 +10,12 @@ from importlib.util import find_spec
 
 import torch
 from chronoward.kernels.varlen_attention import tiles
-from chronoward.kernels.varlen_attention.cpu import Layout, TimeBias
-from chronoward.kernels.varlen_attention.layout import check_layout, check_shapes
+from chronoward.kernels.varlen_attention.layout import (
+    Layout,
+    TimeBias,
+    check_layout,
+    check_shapes,
+)
 from chronoward.kernels.varlen_attention.operators import cpu_attention, triton_attention
 from chronoward.kernels.varlen_attention.reference import varlen_attention_reference
 from torch import Tensor

@@ -8,45 +8,21 @@ fp64 inputs go to the reference.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from chronoward.kernels.varlen_attention.layout import Layout, TimeBias, array
 from torch import Tensor
 
 from chronoward import _core
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
-class Layout(NamedTuple):
-    """Where the tokens of a packed row lie, in time and among segments."""
-
-    time_min: Tensor  # int32 (T,)
-    cu_seqlens: Tensor  # int32 (n + 1,)
-    kv_end: Tensor | None  # int32 (T,), None is causal
-
-    def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        """As NumPy arrays; an empty one stands for causal."""
-        kv_end = np.zeros(0, np.int32) if self.kv_end is None else _array(self.kv_end)
-        return _array(self.time_min), _array(self.cu_seqlens), kv_end
-
-
-class TimeBias(NamedTuple):
-    """The time bias and its parameters."""
-
-    kind: str
-    a: Tensor  # (H,)
-    tau: Tensor  # (H,)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    return np.asarray(x.detach().contiguous().numpy())
-
-
 def _floats(x: Tensor) -> NDArray[np.float32]:
-    return _array(x.float())
+    return array(x.float())
 
 
 def forward(

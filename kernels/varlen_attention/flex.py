@@ -16,7 +16,7 @@ from chronoward.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chronoward.kernels.varlen_attention.cpu import Layout, TimeBias
+    from chronoward.kernels.varlen_attention.layout import Layout, TimeBias
 
     Score = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 

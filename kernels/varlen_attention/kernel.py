@@ -20,7 +20,7 @@ from chronoward.kernels.varlen_attention.kernel_bounds import varlen_attention_b
 from chronoward.kernels.varlen_attention.kernel_forward import varlen_attention_fwd_kernel
 
 if TYPE_CHECKING:
-    from chronoward.kernels.varlen_attention.cpu import Layout, TimeBias
+    from chronoward.kernels.varlen_attention.layout import Layout, TimeBias
     from torch import Tensor
 
 BOUNDS_BLOCK = 256

@@ -7,17 +7,44 @@ or arrives (the kernels never read outside of their inputs, whatever the bounds 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from chronoward.errors import DataError, LimitError
 
 if TYPE_CHECKING:
-    from chronoward.kernels.varlen_attention.cpu import Layout
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 MAX_TOKENS = 2**31 - 1  # positions are int32; offsets into q, k and v are int64
+
+
+def array(x: Tensor) -> NDArray[Any]:
+    """A CPU tensor as a NumPy array that shares its memory where it is contiguous."""
+    return np.asarray(x.detach().contiguous().numpy())
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a packed row lie, in time and among segments."""
+
+    time_min: Tensor  # int32 (T,)
+    cu_seqlens: Tensor  # int32 (n + 1,)
+    kv_end: Tensor | None  # int32 (T,), None is causal
+
+    def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """As NumPy arrays; an empty one stands for causal."""
+        kv_end = np.zeros(0, np.int32) if self.kv_end is None else array(self.kv_end)
+        return array(self.time_min), array(self.cu_seqlens), kv_end
+
+
+class TimeBias(NamedTuple):
+    """The time bias and its parameters."""
+
+    kind: str
+    a: Tensor  # (H,)
+    tau: Tensor  # (H,)
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from chronoward.kernels.varlen_attention import cpu
-from chronoward.kernels.varlen_attention.layout import check_layout
+from chronoward.kernels.varlen_attention.layout import Layout, TimeBias, check_layout
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -44,10 +44,8 @@ def _register(name: str, module: Callable[[], Any], device_types: str | None) ->
     ) -> tuple[Tensor, Tensor]:
         if q.device.type == "cpu":
             check_layout(time_min, cu_seqlens, kv_end)
-        layout = cpu.Layout(time_min, cu_seqlens, kv_end)
-        result: tuple[Tensor, Tensor] = module().forward(
-            q, k, v, layout, cpu.TimeBias(bias, a, tau)
-        )
+        layout = Layout(time_min, cu_seqlens, kv_end)
+        result: tuple[Tensor, Tensor] = module().forward(q, k, v, layout, TimeBias(bias, a, tau))
         return result
 
     @torch.library.custom_op(
@@ -67,9 +65,9 @@ def _register(name: str, module: Callable[[], Any], device_types: str | None) ->
         tau: Tensor,
         bias: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        layout = cpu.Layout(time_min, cu_seqlens, kv_end)
+        layout = Layout(time_min, cu_seqlens, kv_end)
         result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = module().backward(
-            d_out, q, k, v, (out, log_sum), layout, cpu.TimeBias(bias, a, tau)
+            d_out, q, k, v, (out, log_sum), layout, TimeBias(bias, a, tau)
         )
         return result
 

@@ -1009,25 +1009,25 @@ def gate_rows(
 @typing.overload
 def gate_rows_backward(
     gate_and_up: numpy.typing.NDArray[numpy.float32],
-    d_out: numpy.typing.NDArray[numpy.float32],
     width: typing.SupportsInt | typing.SupportsIndex,
+    d_out: numpy.typing.NDArray[numpy.float32],
     d_gate_and_up: numpy.typing.NDArray[numpy.float32],
     n_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
-    Fills the gradient of gate_and_up.
+    Fills the gradient of gate_and_up; d_out becomes silu(gate) * up.
     """
 
 @typing.overload
 def gate_rows_backward(
     gate_and_up: numpy.typing.NDArray[numpy.uint16],
-    d_out: numpy.typing.NDArray[numpy.uint16],
     width: typing.SupportsInt | typing.SupportsIndex,
+    d_out: numpy.typing.NDArray[numpy.uint16],
     d_gate_and_up: numpy.typing.NDArray[numpy.uint16],
     n_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
-    Fills the gradient of gate_and_up.
+    Fills the gradient of gate_and_up; d_out becomes silu(gate) * up.
     """
 
 def has_amx() -> bool:

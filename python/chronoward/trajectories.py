@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
+from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import DataError, require_at_least
 from chronoward.files import make_output_folder, write_json
 from chronoward.schema import Role
-from chronoward.score.job import MINUTES_PER_DAY, check_run, check_same_tokenizer
+from chronoward.score.job import MINUTES_PER_DAY, check_same_tokenizer
 from chronoward.score.output import write_table
 from chronoward.score.rows import ALL_SPLITS, make_prefixes, read_cohort
 from chronoward.store import TokenStore
@@ -105,14 +106,14 @@ def generate(
         The content of `trajectories.json`.
 
     Raises:
-        ConfigError: no rollouts; a run trained with repeat weights.
+        ConfigError: no rollouts; a run trained with repeat weights or without `next_event`.
         DataError: unknown subjects or repeated rows in the cohort; no row that can be continued.
         FormatError: run and store have different tokenizers.
         StateError: `out` has content.
     """
     began = time.monotonic()
     config = config or GenerateConfig()
-    run_config = check_run(run)
+    run_config = check_trained(run)
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")
     check_same_tokenizer(run, store, tokenizer)

@@ -12,7 +12,7 @@ from tests.kernels.pairwise import pairwise
 pytest.importorskip("triton", reason="triton is not installed (extra [test])")
 
 from chronoward.kernels.varlen_attention import BIASES, kernel, tiles
-from chronoward.kernels.varlen_attention.cpu import Layout, TimeBias
+from chronoward.kernels.varlen_attention.layout import Layout, TimeBias
 from tests.kernels.ahead_of_time import SHARED_BYTES, Compiled, compile_launch
 from torch import Tensor
 

@@ -132,7 +132,7 @@ def test_arguments_that_do_not_fit_each_other_are_refused() -> None:
 
 
 def test_more_tokens_than_positions_can_count_are_refused() -> None:
-    from chronoward.kernels.varlen_attention.cpu import Layout
+    from chronoward.kernels.varlen_attention.layout import Layout
 
     def tensor(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")

@@ -265,3 +265,14 @@ def test_the_verb_scores_and_says_usage_errors(
             cli.main([*arguments, "--out", str(tmp_path / f"out{code}"), *extra])
         assert (caught.value.code or 0) == code
     assert "n_rollouts must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_run_trained_without_next_event_draws_no_risks(made: Made, tmp_path: Path) -> None:
+    trained = {"objectives": {"hazard": 1.0}}
+    run_ = make_run(tmp_path / "run", made.tokenizer, config=trained)
+    given = (made.tokens, made.cohort, [str(made.outcome)], [30], tmp_path / "out")
+    with pytest.raises(ConfigError, match="trained for hazard without next_event"):
+        score(run_, *given, FEW)
+    with pytest.raises(ConfigError, match="needs a run trained with"):  # which may be without it
+        score(run_, *given, ScoreConfig(estimator="hazard"))
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.score.made import make_run
 
 from chronoward import cli
 from chronoward.errors import ConfigError
@@ -54,6 +55,13 @@ def test_more_rollouts_begin_with_the_same_ones(made: Made, tmp_path: Path) -> N
     first = [(tmp_path / name / "0.parquet").read_bytes() for name in ("one", "two")]
     assert first[0] == first[1]
     assert (tmp_path / "two" / "1.parquet").read_bytes() != first[0]
+
+
+def test_a_run_trained_without_next_event_is_refused(made: Made, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", made.tokenizer, config={"objectives": {"gap": 1.0}})
+    with pytest.raises(ConfigError, match="trained for gap without next_event"):
+        generate(run, made.tokens, made.cohort, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_rollouts_is_a_config_error() -> None:

@@ -173,6 +173,16 @@ def test_a_model_trained_with_repeat_weights_is_refused(random_run: Path, tmp_pa
         synthesize(run, 8, tmp_path / "out", options=SMALL)
 
 
+def test_a_model_trained_without_next_event_is_refused(random_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(random_run, run)
+    config = read_json(run / "config.json")
+    trained = {"config": {"objectives": {"next_visit": 1.0, "gap": 0.1}}}
+    write_json(run / "config.json", {**config, "training": trained})
+    with pytest.raises(ConfigError, match="trained for gap, next_visit without next_event"):
+        synthesize(run, 8, tmp_path / "out", options=SMALL)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"no model\.safetensors"):
         synthesize(tmp_path, 8, tmp_path / "out")

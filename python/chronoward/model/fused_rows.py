@@ -70,11 +70,11 @@ class GatedProductFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate_and_up, weight = ctx.saved_tensors
         gradient = gradient.to(gate_and_up.dtype)
-        d_weight = gradient.T @ _gated(gate_and_up)
-        d_gated = gradient @ weight.to(gate_and_up.dtype)
+        gated = gradient @ weight.to(gate_and_up.dtype)  # its gradient, at first
         result = torch.empty_like(gate_and_up, memory_format=torch.contiguous_format)
-        arrays = (_array(gate_and_up), _array(d_gated), d_gated.shape[1], _array(result))
+        arrays = (_array(gate_and_up), gated.shape[1], _array(gated), _array(result))
         _core.gate_rows_backward(*arrays, torch.get_num_threads())
+        d_weight = gradient.T @ gated
         return result, d_weight.to(weight.dtype)
 
 

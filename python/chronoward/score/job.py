@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, SamplingParams
+from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
 from chronoward.model import load as load_model
-from chronoward.model import read_config
 from chronoward.score.estimators import SAMPLED, RowEstimate
 from chronoward.score.hazard import hazard_estimates, hazard_head
 from chronoward.score.rows import make_prefixes
@@ -117,12 +117,13 @@ class ScoreJob:
         """Reads and checks everything but the weights.
 
         Raises:
-            ConfigError: an outcome without a token or head, a run trained with repeat weights.
+            ConfigError: an outcome without a token or head, a run trained with repeat weights or
+                without what the estimator needs.
             DataError: unknown subjects, or no row can be scored (with `strict`: not every row).
             FormatError: run and store have different tokenizers.
         """
         _check_horizons(horizons)
-        run_config = check_run(run)
+        run_config = check_trained(run, rolls_out=config.estimator != "hazard")
         store = TokenStore.open(tokens)
         tokenizer = Tokenizer.load(Path(run) / "tokenizer.json")
         check_same_tokenizer(run, store, tokenizer)
@@ -219,24 +220,6 @@ def _prefixes(
         message = f"{rows.path}: {left_out} rows cannot be scored: {prefixes.counts}"
         raise DataError(message)
     return prefixes
-
-
-def check_run(run: Path | str) -> dict[str, Any]:
-    """The run's config.
-
-    Raises:
-        ConfigError: trained with repeat weights: its recurrences come out too rare.
-        FormatError: not a finished run.
-    """
-    config = read_config(Path(run))
-    weight = config["training"].get("repeat_weight", "none")
-    if weight != "none":
-        message = (
-            f"{run} was trained with repeat_weight {weight}: weighted cross-entropy learns too few "
-            "recurrences, so its risks would be wrong; train with repeat_weight none"
-        )
-        raise ConfigError(message)
-    return config
 
 
 def check_same_tokenizer(run: Path | str, store: TokenStore, tokenizer: Tokenizer) -> None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chronoward import __version__
+from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import run_context
 from chronoward.errors import ConfigError, FormatError
 from chronoward.files import read_json, sha256_file
-from chronoward.model import load, read_config
+from chronoward.model import load
 from chronoward.synthesize.concepts import map_codes
 from chronoward.synthesize.folder import unit_tables, write_manifest, write_meds, write_omop
 from chronoward.synthesize.plan import UNIT_SUBJECTS, Files, Format, Keys, SynthesisPlan, key_space
@@ -73,7 +74,7 @@ def make_plan(
 
     Raises:
         ConfigError: a number out of range, an unknown choice, or a model trained with repeat
-            weights.
+            weights or without `next_event`.
         FormatError: `run` lacks a file that synthesis needs.
     """
     for name in (MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE):
@@ -83,13 +84,7 @@ def make_plan(
     if n_subjects < 1:
         message = f"n_subjects must be positive, got {n_subjects}"
         raise ConfigError(message)
-    weight = read_config(run)["training"].get("repeat_weight", "none")
-    if weight != "none":
-        message = (
-            f"{run} was trained with repeat_weight {weight}: weighted cross-entropy learns too few "
-            "recurrences, and so would its subjects have; train with repeat_weight none"
-        )
-        raise ConfigError(message)
+    check_trained(run)
     keys, stride = key_space(
         n_subjects,
         unit_subjects=options.unit_subjects,

@@ -27,6 +27,7 @@ from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.context import start_context_bias, visit_kinds
 from chronoward.train.loop import Data, Evaluation, Trainer
+from chronoward.train.memory import keep_freed_memory
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
@@ -165,6 +166,7 @@ def train(
     if (job.run_dir / CONFIG).is_file():
         return load_model(job.run_dir, tokenizer_hash=tokenizer.hash)
     callbacks = (callbacks if ranks.is_first else None) or Callbacks()
+    keep_freed_memory()
     model, data = _prepare(job)
     trainer, log = _start(job, model, data, plan, memory_limit, callbacks)
     trainer.run()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from chronoward.kernels.varlen_attention import BIASES, kernel, varlen_attention
-from chronoward.kernels.varlen_attention.cpu import Layout
+from chronoward.kernels.varlen_attention.layout import Layout
 from tests.kernels.packed_inputs import (
     ATOL,
     DIFFERENTIABLE,
