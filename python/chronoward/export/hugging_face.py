@@ -149,7 +149,7 @@ def _tensors(model: Model) -> dict[str, Tensor]:
 
 def _block_weights(block: Block) -> dict[str, Tensor]:
     d, n, n_kv = block.d_head, block.n_heads, block.n_kv_heads
-    q, k, v = block.qkv_projection.weight.split([n * d, n_kv * d, n_kv * d])
+    q, k, v = block.qkv_projection.weight.tensor_split([n * d, (n + n_kv) * d])
     gate, up = block.gate_and_up.weight.chunk(2)
     weights = {
         "input_layernorm": block.attention_norm.weight,
