@@ -74,12 +74,12 @@ def test_78_an_empty_mask_names_step_and_slot() -> None:
 
 
 class Drowned(MarkovDecoder):
-    """Whatever the grammar forbids has all the mass that fp32 can hold."""
+    """Tokens that the grammar forbids everywhere behind a prompt have all the mass there is."""
 
     def forward(self, *arguments: object, **options: object) -> np.ndarray | None:
         logits = super().forward(*arguments, **options)  # type: ignore[arg-type]
         if logits is not None:
-            logits[~np.isfinite(logits)] = 3e38
+            logits[:, [YOUNG, MALE]] = 3e38
         return logits
 
 
