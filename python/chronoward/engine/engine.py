@@ -38,7 +38,8 @@ class EngineConfig:
     max_context: int = 1024
     """Tokens a context holds; a longer one is cut to its newest half at a visit border."""
     dtype: str = "float32"
-    """Of weights, keys and values while decoding: float32, or bfloat16 (faster, rounded)."""
+    """Of weights, keys and values while decoding: float32, or bfloat16 (faster, rounded), or int8
+    (weights and what they are multiplied with; keys and values are bfloat16)."""
 
     def __post_init__(self) -> None:
         if self.n_slots < 1:
