@@ -29,6 +29,21 @@ NumberType type_named(const std::string& name) {
   throw std::invalid_argument("dtype must be float32 or bfloat16");
 }
 
+NumberType weights_named(const std::string& name) {
+  return name == "int8" ? NumberType::i8 : type_named(name);
+}
+
+constexpr const char* kLevels[] = {"x86-64", "x86-64-v3", "x86-64-v4", "amx"};
+
+std::string level_name() { return kLevels[static_cast<std::size_t>(decode_level())]; }
+
+void use_level(const std::string& name) {
+  for (std::size_t i = 0; i < std::size(kLevels); ++i) {
+    if (name == kLevels[i]) return use_decode_level(static_cast<DecodeLevel>(i));
+  }
+  throw std::invalid_argument("no such level: " + name);
+}
+
 /// A cache with the attention over it.
 class KeyValueCache {
  public:
@@ -114,7 +129,7 @@ std::unique_ptr<DecodeModel> make_model(const std::array<std::size_t, 7>& sizes,
                           b.floats("feed_forward_norm"), b.floats("gate_and_up"), b.floats("down"),
                           b.floats("slope"), b.floats("inverse_tau")});
   }
-  return std::make_unique<DecodeModel>(shape, all, rules, type_named(dtype));
+  return std::make_unique<DecodeModel>(shape, all, rules, weights_named(dtype));
 }
 
 void step_model(DecodeModel& model, const TokenIds& token_id, const TimesMin& time_min,
@@ -129,7 +144,11 @@ void step_model(DecodeModel& model, const TokenIds& token_id, const TimesMin& ti
 }  // namespace
 
 void bind_decode(py::module_& m) {
-  m.def("has_amx", &has_amx, "Whether bf16 products run in AMX's tiles.");
+  m.def("has_amx", &has_amx, "Whether bf16 and int8 products run in AMX's tiles.");
+  m.def("decode_level", &level_name,
+        "What the decode step's loops are compiled for: x86-64, -v3, -v4, or amx beside -v4.");
+  m.def("use_decode_level", &use_level, py::arg("name"),
+        "Takes a lower level than the processor's best, for models made from then on (tests).");
   py::class_<KeyValueCache>(m, "KeyValueCache",
                             "Keys and values by buffer, in pages, and attention over them.")
       .def(py::init<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t,

@@ -19,8 +19,13 @@ namespace chronoward {
 
 namespace {
 
-constexpr std::size_t kTileRows = 16, kTileDepth = 32, kPanel = 16;
-#define CHRONOWARD_AMX __attribute__((target("amx-tile,amx-bf16")))
+constexpr std::size_t kTileRows = 16, kTileBytes = 64, kPanel = 16;
+#define CHRONOWARD_AMX __attribute__((target("amx-tile,amx-bf16,amx-int8")))
+#define CHRONOWARD_DOT(sum, a, b)          \
+  if constexpr (sizeof(T) == sizeof(Bf16)) \
+    _tile_dpbf16ps(sum, a, b);             \
+  else                                     \
+    _tile_dpbssd(sum, a, b)
 
 /// Eight tiles of 16 rows by 64 bytes; the layout is the processor's.
 struct TileConfig {
@@ -33,25 +38,23 @@ struct TileConfig {
 
 bool may_use_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kBf16) == 0 || (d & kTile) == 0) {
-    return false;
-  }
+  constexpr unsigned kNeeded = 1U << 22 | 1U << 24 | 1U << 25;  // bf16, tiles, int8
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kNeeded) != kNeeded) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl's, Linux 5.16 and later
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 /// Two row tiles by two panels (the second of each may be absent).
-template <bool TwoRows, bool TwoPanels>
-CHRONOWARD_AMX inline void quad(const AmxProduct& p, std::size_t row, std::size_t panel) {
-  const auto a_bytes = static_cast<long>(p.depth * sizeof(Bf16));
-  const auto out_bytes = static_cast<long>(p.out_stride * sizeof(float));
-  const Bf16* a0 = p.a + row * kTileRows * p.depth;
-  const Bf16* a1 = a0 + kTileRows * p.depth;
-  const Bf16* b0 = p.b + panel * p.depth * kPanel;
-  const Bf16* b1 = b0 + p.depth * kPanel;
-  float* out = p.out + row * kTileRows * p.out_stride + panel * kPanel;
-  float* below = out + kTileRows * p.out_stride;
+template <bool TwoRows, bool TwoPanels, typename T, typename Sum>
+CHRONOWARD_AMX inline void quad(const AmxProduct<T, Sum>& p, std::size_t row, std::size_t panel) {
+  const auto a_bytes = static_cast<long>(p.depth * sizeof(T));
+  const auto out_bytes = static_cast<long>(p.out_stride * sizeof(Sum));
+  const T* a0 = p.a + row * kTileRows * p.depth;
+  const T* a1 = a0 + kTileRows * p.depth;
+  const T* b0 = p.b + panel * p.depth * kPanel;
+  const T* b1 = b0 + p.depth * kPanel;
+  Sum* out = p.out + row * kTileRows * p.out_stride + panel * kPanel;
+  Sum* below = out + kTileRows * p.out_stride;
   if (p.adds) {
     _tile_loadd(0, out, out_bytes);
     if constexpr (TwoPanels) _tile_loadd(1, out + kPanel, out_bytes);
@@ -63,19 +66,21 @@ CHRONOWARD_AMX inline void quad(const AmxProduct& p, std::size_t row, std::size_
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (std::size_t k = 0; k < p.depth; k += kTileDepth) {
+  for (std::size_t k = 0; k < p.depth; k += kTileBytes / sizeof(T)) {
     _tile_loadd(6, b0 + k * kPanel, 64);
     _tile_loadd(4, a0 + k, a_bytes);
-    _tile_dpbf16ps(0, 4, 6);
+    CHRONOWARD_DOT(0, 4, 6);
     if constexpr (TwoPanels) {
       _tile_loadd(7, b1 + k * kPanel, 64);
-      _tile_dpbf16ps(1, 4, 7);
+      CHRONOWARD_DOT(1, 4, 7);
     }
     if constexpr (TwoRows) {
       _tile_loadd(5, a1 + k, a_bytes);
-      _tile_dpbf16ps(2, 5, 6);
+      CHRONOWARD_DOT(2, 5, 6);
     }
-    if constexpr (TwoRows && TwoPanels) _tile_dpbf16ps(3, 5, 7);
+    if constexpr (TwoRows && TwoPanels) {
+      CHRONOWARD_DOT(3, 5, 7);
+    }
   }
   _tile_stored(0, out, out_bytes);
   if constexpr (TwoPanels) _tile_stored(1, out + kPanel, out_bytes);
@@ -83,14 +88,15 @@ CHRONOWARD_AMX inline void quad(const AmxProduct& p, std::size_t row, std::size_
   if constexpr (TwoRows && TwoPanels) _tile_stored(3, below + kPanel, out_bytes);
 }
 
-template <bool TwoPanels>
-CHRONOWARD_AMX inline void all_rows(const AmxProduct& p, std::size_t panel) {
+template <bool TwoPanels, typename T, typename Sum>
+CHRONOWARD_AMX inline void all_rows(const AmxProduct<T, Sum>& p, std::size_t panel) {
   std::size_t row = 0;
   for (; row + 2 <= p.n_row_tiles; row += 2) quad<true, TwoPanels>(p, row, panel);
   if (row < p.n_row_tiles) quad<false, TwoPanels>(p, row, panel);
 }
 
-CHRONOWARD_AMX void run(const AmxProduct& p) {
+template <typename T, typename Sum>
+CHRONOWARD_AMX void run(const AmxProduct<T, Sum>& p) {
   TileConfig config;
   // GCC's intrinsic says that it reads eight bytes only: the others must be in memory by then.
   asm volatile("" : : "r"(&config) : "memory");
@@ -108,13 +114,17 @@ bool has_amx() {
   return may;
 }
 
-void amx_product(const AmxProduct& product) { run(product); }
+void amx_product(const AmxProduct<Bf16, float>& product) { run(product); }
+void amx_product(const AmxProduct<std::int8_t, std::int32_t>& product) { run(product); }
 
 #else
 
 bool has_amx() { return false; }
 
-void amx_product(const AmxProduct&) { throw std::logic_error("no AMX here"); }
+void amx_product(const AmxProduct<Bf16, float>&) { throw std::logic_error("no AMX here"); }
+void amx_product(const AmxProduct<std::int8_t, std::int32_t>&) {
+  throw std::logic_error("no AMX here");
+}
 
 #endif
 

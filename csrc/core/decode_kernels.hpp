@@ -12,6 +12,9 @@ namespace chronoward {
 
 constexpr std::size_t kWide = 16;
 
+/// What the loops are compiled for, each level with what the ones before it have.
+enum class DecodeLevel : std::uint8_t { v1, v3, v4, amx };
+
 enum class TimeBias : std::uint8_t { none, log, linear };
 
 /// out (+)= x · B for a few rows of x, where B lies in panels of sixteen columns. Matrix products
@@ -52,6 +55,7 @@ struct ScoreRow {
 struct DecodeKernels {
   void (*product_f32)(const TileProduct<float>&);
   void (*product_bf16)(const TileProduct<Bf16>&);
+  void (*product_i8)(const TileProduct<std::int8_t>&);
   /// scores -> exp(score - top), 0 behind `n`; also the sum. `n` is at least 1.
   void (*weigh)(const ScoreRow& row, float* top, float* sum);
   /// |now - time| of each key, in minutes; n is a multiple of 16.
@@ -60,11 +64,28 @@ struct DecodeKernels {
   void (*norm)(const float* x, const float* weight, std::size_t n, float eps, float* out);
   /// out = silu(gate) · up.
   void (*gate)(const float* gate, const float* up, std::size_t n, float* out);
+  /// A row as integers of -127 … 127 times `scale`: bytes where `bytes` is given, else floats, with
+  /// room for whole panels; the scale of a row that is not finite is NaN.
+  void (*quantize)(const float* x, std::size_t n, float* integers, std::int8_t* bytes,
+                   float* scale);
+  /// out (+)= sum · scale · scales[i]; n is a multiple of 16.
+  void (*rescale_f32)(const float* sums, const float* scales, std::size_t n, float scale, bool adds,
+                      float* out);
+  void (*rescale_i32)(const std::int32_t* sums, const float* scales, std::size_t n, float scale,
+                      bool adds, float* out);
 };
 
 const DecodeKernels& decode_kernels();
 
+/// The level in use: the best of this processor, unless a test has chosen another.
+DecodeLevel decode_level();
+
+/// Takes another level, for models made from then on. Throws std::invalid_argument where the
+/// processor lacks it.
+void use_decode_level(DecodeLevel level);
+
 inline void tile_product(const TileProduct<float>& p) { decode_kernels().product_f32(p); }
 inline void tile_product(const TileProduct<Bf16>& p) { decode_kernels().product_bf16(p); }
+inline void tile_product(const TileProduct<std::int8_t>& p) { decode_kernels().product_i8(p); }
 
 }  // namespace chronoward

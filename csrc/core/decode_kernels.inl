@@ -149,7 +149,52 @@ void gate(const float* gates, const float* up, std::size_t n, float* out) {
   std::memcpy(out + i, last[2], (n - i) * sizeof(float));
 }
 
+void quantize(const float* x, std::size_t n, float* integers, std::int8_t* bytes, float* scale) {
+  Wide tops{}, faults{};
+  std::size_t i = 0;
+  for (; i + kWide <= n; i += kWide) {
+    const Wide a = load_wide(x + i), size = a < Wide{} ? -a : a;
+    tops = size > tops ? size : tops;
+    faults += a * 0.0F;  // NaN of NaN and of infinity
+  }
+  float top = 0.0F, fault = sum_of(faults);
+  for (std::size_t lane = 0; lane < kWide; ++lane) top = tops[lane] > top ? tops[lane] : top;
+  for (; i < n; ++i) {
+    top = std::fabs(x[i]) > top ? std::fabs(x[i]) : top;
+    fault += x[i] * 0.0F;
+  }
+  *scale = top * (1.0F / 127.0F) + fault;
+  const float inverse = top > 1e-30F && fault == 0.0F ? 127.0F / top : 0.0F;
+  constexpr float kMagic = 12582912.0F;  // what is added to it is rounded to an integer, ties even
+  for (i = 0; i < n; i += kWide) {
+    float last[kWide] = {};
+    if (i + kWide > n) std::memcpy(last, x + i, (n - i) * sizeof(float));
+    const Wide shifted = load_wide(i + kWide > n ? last : x + i) * inverse + kMagic;
+    const Wide rounded = shifted - kMagic;
+    if (bytes == nullptr) {
+      store_wide(integers + i, fault == 0.0F ? rounded : Wide{});
+      continue;
+    }
+    using Bytes = std::int8_t __attribute__((vector_size(kWide)));
+    const WideBits whole = fault == 0.0F ? as_bits(shifted) - 0x4B400000 : WideBits{};
+    const Bytes narrow = __builtin_convertvector(whole, Bytes);
+    std::memcpy(bytes + i, &narrow, sizeof narrow);
+  }
+}
+
+template <typename S>
+void rescale(const S* sums, const float* scales, std::size_t n, float scale, bool adds,
+             float* out) {
+  for (std::size_t i = 0; i < n; i += kWide) {
+    const Wide x = load_wide(sums + i) * (scale * load_wide(scales + i));
+    store_wide(out + i, adds ? load_wide(out + i) + x : x);
+  }
+}
+
 extern const DecodeKernels kKernels;
-const DecodeKernels kKernels{&product<float>, &product<Bf16>, &weigh, &elapsed, &norm, &gate};
+const DecodeKernels kKernels{
+    &product<float>, &product<Bf16>,  &product<std::int8_t>,  &weigh, &elapsed, &norm, &gate,
+    &quantize,       &rescale<float>, &rescale<std::int32_t>,
+};
 
 }  // namespace chronoward::CHRONOWARD_LEVEL

@@ -30,7 +30,7 @@ DecodeModel::DecodeModel(const ModelShape& shape, const ModelParameters& paramet
       index_frequency_(parameters.index_frequency.begin(), parameters.index_frequency.end()),
       time_frequency_(parameters.time_frequency.begin(), parameters.time_frequency.end()),
       rules_(std::move(rules)),
-      type_(type) {
+      type_(type == NumberType::i8 ? NumberType::bf16 : type) {
   const auto& a = shape.attention;
   const auto d = shape.d_model, vocab = shape.vocab_size;
   const auto d_q = a.n_heads * a.d_head, d_kv = a.n_kv_heads * a.d_head;

@@ -30,6 +30,18 @@ inline Wide load_wide(const Bf16* from) {
   return x;
 }
 
+inline Wide load_wide(const std::int8_t* from) {
+  std::int8_t __attribute__((vector_size(16))) bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, WideBits), Wide);
+}
+
+inline Wide load_wide(const std::int32_t* from) {
+  WideBits integers;
+  std::memcpy(&integers, from, sizeof integers);
+  return __builtin_convertvector(integers, Wide);
+}
+
 inline void store_wide(float* to, const Wide& x) { std::memcpy(to, &x, sizeof x); }
 
 /// x in every lane (x - 0 is x, also where x is -0, so no subtraction is left).

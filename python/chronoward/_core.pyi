@@ -42,6 +42,7 @@ __all__: list[str] = [
     "count_precedence",
     "cross_entropy",
     "cut_windows",
+    "decode_level",
     "fill_null",
     "fill_padded",
     "fill_rows",
@@ -62,6 +63,7 @@ __all__: list[str] = [
     "read_heads",
     "splitmix64",
     "subject_offsets",
+    "use_decode_level",
     "validate_timelines",
 ]
 
@@ -896,6 +898,11 @@ def cut_windows(
     Windows (timeline, begin, length, n_lead, open_visit, open_detail) of a shard.
     """
 
+def decode_level() -> str:
+    """
+    What the decode step's loops are compiled for: x86-64, -v3, -v4, or amx beside -v4.
+    """
+
 @typing.overload
 def fill_null(
     values: numpy.typing.NDArray[numpy.uint8],
@@ -1032,7 +1039,7 @@ def gate_rows_backward(
 
 def has_amx() -> bool:
     """
-    Whether bf16 products run in AMX's tiles.
+    Whether bf16 and int8 products run in AMX's tiles.
     """
 
 @typing.overload
@@ -1284,6 +1291,11 @@ def subject_offsets(
 ) -> numpy.typing.NDArray[numpy.int64]:
     """
     Where the rows of each subject begin, and the end of all; ids must ascend.
+    """
+
+def use_decode_level(name: str) -> None:
+    """
+    Takes a lower level than the processor's best, for models made from then on (tests).
     """
 
 def validate_timelines(

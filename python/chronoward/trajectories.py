@@ -30,9 +30,8 @@ from chronoward.store import TokenStore
 from chronoward.tokenizer import TokenBatch, Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chronoward.engine import Engine
+    from chronoward.engine import Engine, EngineStatistics
+    from chronoward.score.job import Progress
 
 _UNIT_ROWS = 32
 TRAJECTORY_SCHEMA = pa.schema(
@@ -89,7 +88,7 @@ def generate(
     config: GenerateConfig | None = None,
     *,
     threads: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes `OUT/<rollout>.parquet`, events after each row's prediction time, and a manifest.
 
@@ -100,7 +99,7 @@ def generate(
         out: a new or empty folder.
         config: how many, how far, how drawn.
         threads: worker processes; the result does not depend on it.
-        progress: called with (rows done, rows in all).
+        progress: called with (rollouts ended, rollouts in all, the engines' counts so far).
 
     Returns:
         The content of `trajectories.json`.
@@ -156,7 +155,7 @@ def _tables(
     prompts: list[Prompt],
     config: GenerateConfig,
     threads: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[list[pa.Table], dict[str, int]]:
     """Events of each rollout index, and how many rollouts ended how."""
     prompts = [replace(p, rollouts=range(config.n_rollouts)) for p in prompts]
@@ -171,21 +170,22 @@ def _tables(
     )
     units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
     room = EngineConfig(n_slots=config.n_slots, max_context=run_context(run))
-    results = map_units(
-        partial(open_engine, run, room), _continue, units, n_workers=min(threads, len(units))
-    )
+    n_rollouts = len(prompts) * config.n_rollouts
+
+    def tell(statistics: EngineStatistics) -> None:
+        if progress is not None:
+            progress(statistics.rollouts, n_rollouts, statistics)
+
+    make, n_workers = partial(open_engine, run, room), min(threads, len(units))
+    results = map_units(make, _continue, units, n_workers=n_workers, watch=tell)
     parts: list[list[pa.Table]] = [[] for _ in range(config.n_rollouts)]
     statuses: dict[str, int] = {}
-    done = 0
     for unit, rollouts in zip(units, results, strict=True):
         for rollout in rollouts:
             statuses[rollout.status] = statuses.get(rollout.status, 0) + 1
         for index in range(config.n_rollouts):
             mine = [rollout for rollout in rollouts if rollout.rollout == index]
             parts[index].append(trajectory_table(tokenizer, unit.prompts, mine))
-        done += len(unit.prompts)
-        if progress is not None:
-            progress(done, len(prompts))
     return [pa.concat_tables(tables) for tables in parts], statuses
 
 

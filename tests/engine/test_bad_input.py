@@ -27,7 +27,7 @@ from tests.engine.toy import (
     toy_prompt,
 )  # fmt: skip
 
-from chronoward.engine import Engine, EngineConfig, SamplingParams
+from chronoward.engine import Engine, EngineConfig, Rollout, SamplingParams, scheduler
 from chronoward.engine import memory as engine_memory
 from chronoward.engine.workers import map_units
 from chronoward.errors import ConfigError, DataError, LimitError, NumericError, StateError
@@ -71,6 +71,38 @@ def test_78_an_empty_mask_names_step_and_slot() -> None:
     engine = Engine(MarkovDecoder(toy_probabilities()), grammar, EngineConfig(n_slots=1))
     with pytest.raises(NumericError, match="the grammar allows no token at step 0, slot 0"):
         list(engine.generate([toy_prompt(1)], PLAIN))
+
+
+class Drowned(MarkovDecoder):
+    """Tokens that the grammar forbids everywhere behind a prompt have all the mass there is."""
+
+    def forward(self, *arguments: object, **options: object) -> np.ndarray | None:
+        logits = super().forward(*arguments, **options)  # type: ignore[arg-type]
+        if logits is not None:
+            logits[:, [YOUNG, MALE]] = 3e38
+        return logits
+
+
+def test_79_probabilities_are_those_of_the_legal_tokens_whatever_the_others_hold() -> None:
+    def draw(decoder: MarkovDecoder) -> list[Rollout]:
+        engine = Engine(decoder, toy_grammar(), EngineConfig(n_slots=4))
+        return sorted(engine.generate([toy_prompt(20)], PLAIN), key=lambda r: r.rollout)
+
+    for plain, drowned in zip(
+        draw(MarkovDecoder(toy_probabilities())), draw(Drowned(toy_probabilities())), strict=True
+    ):
+        assert np.array_equal(plain.token_id, drowned.token_id)
+        assert np.array_equal(plain.log_p, drowned.log_p)
+        assert (plain.log_p <= 0).all()
+
+
+def test_prompts_are_remembered_in_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "REMEMBERED_PROMPTS", 4)
+    prompts = [replace(toy_prompt(1), subject_id=i) for i in range(8)]
+    engine = toy_engine(toy_probabilities())
+    assert len(list(engine.generate([*prompts, prompts[0]], PLAIN))) == 9  # the first is forgotten
+    with pytest.raises(DataError, match="prompts 5 and 8 are of one subject"):
+        list(engine.generate([*prompts, prompts[5]], PLAIN))
 
 
 def test_80_a_prefix_longer_than_the_context_keeps_its_newest_half_and_is_counted() -> None:

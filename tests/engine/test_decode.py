@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
-from chronoward.engine.decode import Decoder, ModelDecoder, ReferenceDecoder, one_thread
+from chronoward import _core
+from chronoward.engine.decode import (
+    DTYPES,
+    Decoder,
+    ModelDecoder,
+    ReferenceDecoder,
+    one_thread,
+)
 from chronoward.errors import ConfigError
 from chronoward.model import Model, ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHAPES = [
     {"d_model": 48, "n_heads": 4, "n_kv_heads": 2, "rotary": "half", "time_bias": "log"},
@@ -18,6 +29,26 @@ SHAPES = [
 ]
 
 
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4", "amx")
+
+
+def levels() -> tuple[str, ...]:
+    """Levels of the decode step's loops that this processor has."""
+    return LEVELS[: LEVELS.index(BEST) + 1]
+
+
+BEST = _core.decode_level()
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param not in levels():
+        pytest.skip(f"this processor has {BEST} at most")
+    _core.use_decode_level(request.param)
+    yield request.param
+    _core.use_decode_level(BEST)
+
+
 def made(shape: dict[str, object]) -> Model:
     config = ModelConfig(vocab_size=30, n_layers=2, d_ff=44, n_visit_kinds=3, **shape)  # type: ignore[arg-type]
     model = Model(config, seed=2)
@@ -25,10 +56,11 @@ def made(shape: dict[str, object]) -> Model:
     kind[3:6] = (0, 1, 2)
     rates = np.random.default_rng(1).uniform(0.05, 1.0, (3, 3, 30))
     model.context_bias.start(kind, companion, rates)
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
+                parameter.uniform_(0.5, 1.5, generator=generator)
     return model
 
 
@@ -68,6 +100,98 @@ def test_bf16_errs_at_most_twice_as_much_as_torch_in_bf16(shape: dict[str, objec
     for chunk in (1, 75):
         got = logits_of(ModelDecoder(model, dtype="bfloat16"), tokens, times, chunk)
         assert np.abs(got - truth).max() <= 2 * np.abs(torchs - truth).max() + 1e-5
+
+
+class Rounded(torch.nn.Linear):
+    """The same layer in torch with int8 weights (a scale an output) and inputs (a scale a row)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = integers(self.weight)
+        inputs = integers(x)
+        sums = inputs[0].double() @ weights[0].double().t()
+        return (sums.float() * inputs[1] * weights[1].t()).to(x.dtype)
+
+
+def integers(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    top = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    return (x * (127 / top)).round(), top / 127
+
+
+def in_int8(model: Model) -> Model:
+    rounded = copy.deepcopy(model)
+    for module in rounded.modules():
+        if type(module) is torch.nn.Linear and module is not rounded.clock:
+            module.__class__ = Rounded
+    return rounded
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_errs_at_most_twice_as_much_as_torch_with_the_same_rounding(
+    shape: dict[str, object], level: str
+) -> None:
+    model = made({**shape, "tied": False})
+    tokens, times = timeline()
+    truth = full_logits(copy.deepcopy(model).double(), tokens, times)
+    torchs = np.abs(full_logits(in_int8(model), tokens, times) - truth).max()
+    cached = np.abs(full_logits(copy.deepcopy(model).bfloat16(), tokens, times) - truth).max()
+    for chunk in (1, 75):
+        got = logits_of(ModelDecoder(model, dtype="int8"), tokens, times, chunk)
+        error = np.abs(got - truth)
+        assert error.max() <= 2 * torchs + cached  # keys and values are bf16
+        assert error.mean() > 1e-4, level  # it is int8 that ran
+
+
+def test_every_level_has_the_logits_within_the_bounds_of_each_dtype(level: str) -> None:
+    model = made(SHAPES[0])
+    tokens, times = timeline()
+    expected = full_logits(model, tokens, times)
+    got = logits_of(ModelDecoder(model), tokens, times, 7)
+    np.testing.assert_allclose(got, expected, atol=2e-4, rtol=2e-4)
+    torchs = full_logits(copy.deepcopy(model).bfloat16(), tokens, times)
+    halves = logits_of(ModelDecoder(model, dtype="bfloat16"), tokens, times, 7)
+    assert np.abs(halves - expected).max() <= 2 * np.abs(torchs - expected).max() + 1e-5, level
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at_every_level_chunks_change_no_byte(level: str, dtype: str) -> None:
+    decoder = ModelDecoder(made(SHAPES[1]), dtype=dtype)
+    tokens, times = timeline()
+    with one_thread():
+        found = {logits_of(decoder, tokens, times, chunk).tobytes() for chunk in (1, 5, 75)}
+    assert len(found) == 1, level
+
+
+def test_int8_weights_give_the_same_integers_at_every_level() -> None:
+    """Logits of the first token: no attention to others, sums of integers are exact."""
+    model = made({**SHAPES[3], "rotary": "none"})
+    token, time = np.full(1, 7, np.int32), np.full(1, 90_000, np.int32)
+    found = []
+    for name in levels():
+        _core.use_decode_level(name)
+        found.append(logits_of(ModelDecoder(model, dtype="int8"), token, time, 1))
+    _core.use_decode_level(levels()[-1])
+    for logits in found[1:]:
+        np.testing.assert_allclose(logits, found[0], atol=2e-2)
+
+
+def test_a_level_that_is_unknown_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no such level: x86-64-v9"):
+        _core.use_decode_level("x86-64-v9")
+
+
+def test_numbers_that_are_none_stay_so_in_int8(level: str) -> None:
+    model = made({**SHAPES[3], "tied": False})
+    tokens, times = np.array([4, 5], np.int32), np.zeros(2, np.int32)
+    with torch.no_grad():
+        model.output.weight[7, 3] = float("inf")
+    got = logits_of(ModelDecoder(model, dtype="int8"), tokens, times, 2)
+    assert (~np.isfinite(got)).nonzero()[1].tolist() == [7, 7], level
+    with torch.no_grad():
+        model.output.weight[7, 3] = 0
+        model.embedding.weight[5] = float("nan")
+    got = logits_of(ModelDecoder(model, dtype="int8"), tokens, times, 1)
+    assert np.isfinite(got[0]).all(), level
+    assert np.isnan(got[1]).all(), level
 
 
 def timeline() -> tuple[np.ndarray, np.ndarray]:
@@ -118,5 +242,5 @@ def test_rows_that_do_not_fit_are_errors() -> None:
         decoder.forward(one, one, one, np.repeat(place, 2, axis=0), wants_logits=False)
     with pytest.raises(ValueError, match="outside the key-value cache"):
         decoder.forward(one, one, one, np.array([[0, 0, 0, 3]], np.int32), wants_logits=False)
-    with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16, got 'int4'"):
+    with pytest.raises(ConfigError, match="one of float32, bfloat16, int8, got 'int4'"):
         ModelDecoder(made(SHAPES[0]), dtype="int4")

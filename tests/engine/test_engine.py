@@ -29,6 +29,7 @@ from tests.engine.toy import (
 
 from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams
 from chronoward.engine.context import cut
+from chronoward.engine.decode import DTYPES
 from chronoward.engine.randomness import stream_key
 from chronoward.engine.workers import map_units
 from chronoward.errors import ConfigError, DataError, NumericError
@@ -83,7 +84,7 @@ def prompts(n: int = 5, n_rollouts: int = 3) -> list[Prompt]:
 PARAMS = SamplingParams(outcome_sets=SETS, mask_outcomes=True, max_new_tokens=60)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_slots", [1, 3, 256])
 def test_bytes_do_not_depend_on_slots_or_order(model: Model, n_slots: int, dtype: str) -> None:
     room = EngineConfig(n_slots=32, dtype=dtype)

@@ -186,7 +186,7 @@ def test_stores_that_cehrgpt_cannot_read_are_refused(
 
 
 def test_an_unknown_target_and_a_full_folder_are_refused(made: Made, out: Path) -> None:
-    with pytest.raises(ConfigError, match="to must be one of cehrgpt; got 'spark'"):
+    with pytest.raises(ConfigError, match="to must be one of cehrgpt, hf; got 'spark'"):
         cw.export(made[2], out, to="spark")
     with pytest.raises(StateError, match="not empty"):
         cw.export(made[2], out, to="cehrgpt")

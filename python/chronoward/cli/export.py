@@ -9,16 +9,30 @@ import typer
 
 
 def run(
-    src: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token store of preset cehr.")],
-    to: Annotated[str, typer.Option(help="cehrgpt: Parquet that CEHR-GPT 0.1.9 trains on.")],
+    src: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="cehrgpt: token store of preset cehr. hf: RUN folder."),
+    ],
+    to: Annotated[str, typer.Option(help="cehrgpt or hf, see above.")],
     out: Annotated[Path, typer.Option(help="New folder (patient data, as the source is).")],
 ) -> None:
-    """Writes a token store in another tool's form."""
+    """Writes a token store or a model in another tool's form.
+
+    TOKENS --to cehrgpt: Parquet files that CEHR-GPT 0.1.9 trains on.
+
+    RUN --to hf: a folder that transformers' AutoModelForCausalLM and AutoTokenizer load, with our
+    logits. The model must know nothing but tokens and their order: train it with
+    `chronoward train TOKENS --out RUN --portable`. Of any other the error says what it does
+    beyond that.
+    """
     from chronoward.cli.progress import bar
     from chronoward.export import export
 
-    with bar("export", unit="subjects") as advance:
+    with bar("export", unit="files" if to == "hf" else "subjects") as advance:
         report = export(src, out, to=to, progress=advance)
+    if to == "hf":
+        typer.echo(f"{report['architecture']}, {report['n_parameters']:,} parameters: {out}")
+        return
     splits = report["splits"].values()
     left_out = sum(s["without_visits"] + s["age_unknown"] for s in splits)
     typer.echo(

@@ -41,7 +41,7 @@ def run(
         split=split,
         seed=seed,
     )
-    with bar("generate", unit="rows") as advance:
+    with bar("generate", unit="timelines") as advance:
         report = generate(run_dir, tokens, cohort, out, config, threads=threads, progress=advance)
     typer.echo(
         f"{report['rows']['scored']} rows × {n_rollouts} rollouts, {report['events']} events, "

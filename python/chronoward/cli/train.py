@@ -125,8 +125,16 @@ def run(
     repeat_weight: Annotated[
         str, typer.Option(help="Down-weight repeated codes: none, raven or exp.")
     ] = "none",
-    time_bias: Annotated[str, typer.Option(help="linear, log or none.")] = "linear",
-    rotary: Annotated[str, typer.Option(help="half, index, time or none.")] = "half",
+    time_bias: Annotated[str | None, typer.Option(help="linear, log or none [linear].")] = None,
+    rotary: Annotated[str | None, typer.Option(help="half, index, time or none [half].")] = None,
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable",
+            help="Only what other libraries' architectures have too, for `chronoward export RUN "
+            "--to hf`: no time in attention, no clock, no biases by what the record holds.",
+        ),
+    ] = False,
     dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     patience: Annotated[
         int, typer.Option(help="Evaluations without a new best before the run stops.")
@@ -156,7 +164,8 @@ def run(
         torch.set_num_threads(threads)
     config = TrainConfig(
         preset=preset,
-        model={"time_bias": time_bias, "rotary": rotary},
+        model={k: v for k, v in (("time_bias", time_bias), ("rotary", rotary)) if v is not None},
+        portable=portable,
         objectives=_objectives(objective),
         outcomes=_outcomes(outcomes),
         repeat_weight=repeat_weight,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chronoward.model import Model
 
 PAGE_TOKENS = 16
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Decoder(Protocol):
@@ -160,7 +160,8 @@ class ModelDecoder:
 
     Args:
         model: float32, on the CPU.
-        dtype: of weights, keys and values; "bfloat16" halves what a step reads.
+        dtype: of weights, keys and values; "bfloat16" halves what a step reads. "int8": weights
+            with a scale an output, inputs with a scale a row; keys and values are bfloat16.
 
     Raises:
         ConfigError: a model of another type or device, or an unknown dtype.

@@ -18,7 +18,7 @@ from chronoward.errors import ConfigError
 from chronoward.model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from chronoward.engine.rollout import Prompt, Rollout
     from chronoward.engine.sampling import SamplingParams
@@ -38,7 +38,8 @@ class EngineConfig:
     max_context: int = 1024
     """Tokens a context holds; a longer one is cut to its newest half at a visit border."""
     dtype: str = "float32"
-    """Of weights, keys and values while decoding: float32, or bfloat16 (faster, rounded)."""
+    """Of weights, keys and values while decoding: float32, or bfloat16 (faster, rounded), or int8
+    (weights and what they are multiplied with; keys and values are bfloat16)."""
 
     def __post_init__(self) -> None:
         if self.n_slots < 1:
@@ -62,6 +63,7 @@ class Engine:
 
     Attributes:
         statistics: counts of the latest `generate`, also while it runs.
+        watch: called with them whenever a rollout has ended; None: nobody is told.
 
     Raises:
         ConfigError: model and grammar have different vocabularies.
@@ -83,6 +85,7 @@ class Engine:
             raise ConfigError(message)
         n_slots, max_context = self.config.n_slots, self.config.max_context
         self.statistics = EngineStatistics(n_slots)
+        self.watch: Callable[[EngineStatistics], None] | None = None
         # A slot's prefix and own tokens are one context, each with a page that is not full; and
         # one prefix may wait for its rollouts.
         self.decoder.open(
@@ -98,7 +101,8 @@ class Engine:
 
         Raises:
             ConfigError: a prompt without rollouts, or a deadline before its prediction time.
-            DataError: two prompts of one subject and time; a prefix that the grammar refuses.
+            DataError: two prompts of one subject and time (looked for among the last 131,072, so
+                that memory does not grow); a prefix that the grammar refuses.
             NumericError: NaN logits or nothing to choose from; names step and slot.
         """
         self.statistics = EngineStatistics(self.config.n_slots)
@@ -110,4 +114,7 @@ class Engine:
             statistics=self.statistics,
         )
         with one_thread():
-            yield from scheduler.run(scheduler.jobs(prompts))
+            for rollout in scheduler.run(scheduler.jobs(prompts)):
+                if self.watch is not None:
+                    self.watch(scheduler.statistics)
+                yield rollout

@@ -7,7 +7,7 @@ holds what its rollout has drawn since. A context that is full is cut and prefil
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from chronoward.engine.sampling import SamplingParams
     from chronoward.engine.statistics import EngineStatistics
     from chronoward.tokenizer.grammar import GrammarTables
+
+
+REMEMBERED_PROMPTS = 1 << 17  # among which a repeated one is noticed
 
 
 class _Prefix:
@@ -91,13 +94,15 @@ class Scheduler:
 
     def jobs(self, prompts: Iterable[Prompt]) -> Iterator[tuple[_Prefix, int, int, int]]:
         """(prefix, masked set, key, rollout index) of every rollout, prompt by prompt."""
-        seen: dict[tuple[int, int], int] = {}
+        seen: OrderedDict[tuple[int, int], int] = OrderedDict()
         for row, prompt in enumerate(prompts):
             prompt.check(row)
             first = seen.setdefault((prompt.subject_id, prompt.prediction_time_us), row)
             if first != row:
                 message = f"prompts {first} and {row} are of one subject and prediction time"
                 raise DataError(message)
+            if len(seen) > REMEMBERED_PROMPTS:
+                seen.popitem(last=False)
             prefix = self._prefix(prompt, row)
             left = len(self.pools) * len(prompt.rollouts)
             for masked, key in self.pools:
@@ -212,6 +217,7 @@ class Scheduler:
         self.token[busy], self.time[busy] = tokens, times
         self.places[busy, 3] += 1
         counts.steps += 1
+        counts.drawn += len(busy)
         is_full = (places[:, 1] + places[:, 3] + 1 > self.max_context) & (statuses == 0)
         for slot in busy[is_full]:
             self._recut(int(slot))

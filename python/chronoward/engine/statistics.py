@@ -1,8 +1,8 @@
-"""What a run of the engine has done so far, for progress and for benchmarks."""
+"""What runs of engines have done so far, for progress and for benchmarks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(slots=True)
@@ -13,7 +13,9 @@ class EngineStatistics:
     rollouts: int = 0
     """Ended."""
     tokens: int = 0
-    """Drawn."""
+    """Drawn, of the rollouts that have ended."""
+    drawn: int = 0
+    """Draws, of the rollouts that still run too."""
     steps: int = 0
     prefilled_tokens: int = 0
     cut_prompts: int = 0
@@ -27,3 +29,34 @@ class EngineStatistics:
     def slot_use(self) -> float:
         """Share of slot-steps that drew a token."""
         return self.tokens / max(1, self.steps * self.n_slots)
+
+    def add(self, other: EngineStatistics) -> None:
+        """Counts another run of an engine with as many slots in."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes)
+
+
+_NOT_SUMMED = ("n_slots", "peak_cache_bytes")
+COUNTS = tuple(f.name for f in fields(EngineStatistics) if f.name not in _NOT_SUMMED)
+
+
+class Tally:
+    """Counts of all runs of one engine: those that have ended and the one that runs.
+
+    Args:
+        n_slots: of the engine.
+    """
+
+    def __init__(self, n_slots: int) -> None:
+        self._ended = EngineStatistics(n_slots)
+        self._running = EngineStatistics(n_slots)
+
+    def see(self, statistics: EngineStatistics) -> EngineStatistics:
+        """Takes the counts of the run that goes on (one object a run); returns those of all."""
+        if statistics is not self._running:
+            self._ended.add(self._running)
+            self._running = statistics
+        total = replace(self._ended)
+        total.add(statistics)
+        return total

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from chronoward.engine.engine import Engine, EngineConfig
+from chronoward.engine.statistics import COUNTS, EngineStatistics, Tally
 from chronoward.errors import StateError
 from chronoward.model import load as load_model
 from chronoward.model import read_config
@@ -25,10 +26,13 @@ from chronoward.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    Watch = Callable[[EngineStatistics], None]
+
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 _DEFAULT_MAX_CONTEXT = 1024
+LOOK_EVERY_S = 0.5  # at what the workers have done
 _engine: Engine | None = None  # of a worker process, made once when it starts
 
 
@@ -49,11 +53,59 @@ def run_context(run_dir: Path | str) -> int:
     return min(int(trained), _DEFAULT_MAX_CONTEXT)
 
 
-def _start(make_engine: Callable[[], Engine]) -> None:
+class Board:
+    """Counts of several worker processes' engines in memory that they share with their parent.
+
+    Args:
+        n_workers: processes; each has a row.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._n_workers = n_workers
+        self._taken = context.Value("q", 0)
+        self._cells = context.Array("q", n_workers * (len(COUNTS) + 2))
+
+    def follow(self, engine: Engine) -> None:
+        """In a worker: takes a row and keeps an engine's counts in it."""
+        with self._taken:
+            row = self._taken.value
+            self._taken.value += 1
+        width = len(COUNTS) + 2
+        tally = Tally(engine.config.n_slots)
+
+        def write(statistics: EngineStatistics) -> None:
+            total = tally.see(statistics)
+            numbers = [getattr(total, name) for name in COUNTS]
+            with self._cells:
+                self._cells[row * width : (row + 1) * width] = [
+                    total.n_slots,
+                    total.peak_cache_bytes,
+                    *numbers,
+                ]
+
+        engine.watch = write
+
+    def total(self) -> EngineStatistics:
+        """Counts of all workers together; `n_slots` and `peak_cache_bytes` are those of one."""
+        width = len(COUNTS) + 2
+        with self._cells:
+            cells: list[int] = self._cells[:]
+        total = EngineStatistics(max(cells[::width], default=0))
+        for row in range(self._n_workers):
+            n_slots, peak, *numbers = cells[row * width : (row + 1) * width]
+            counts = dict(zip(COUNTS, numbers, strict=True))
+            total.add(EngineStatistics(n_slots, peak_cache_bytes=peak, **counts))
+        return total
+
+
+def _start(make_engine: Callable[[], Engine], board: Board | None) -> None:
     global _engine
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     torch.set_num_threads(1)
     _engine = make_engine()
+    if board is not None:
+        board.follow(_engine)
 
 
 def _call(function: Callable[[Engine, Any], Any], unit: Any) -> Any:
@@ -67,6 +119,7 @@ def map_units(
     units: Iterable[Unit],
     *,
     n_workers: int = 1,
+    watch: Watch | None = None,
 ) -> Iterator[Result]:
     """function(engine, unit) for each unit, in order.
 
@@ -75,6 +128,7 @@ def map_units(
         function: a module's function.
         units: what to do; with several workers picklable.
         n_workers: 1 works in this process.
+        watch: called now and then with the counts of all engines so far, also inside a unit.
 
     Raises:
         StateError: a worker process died (memory, a signal); what it was doing is lost, and no
@@ -82,17 +136,28 @@ def map_units(
     """
     if n_workers <= 1:
         engine = make_engine()
+        if watch is not None:
+            tally = Tally(engine.config.n_slots)
+            engine.watch = lambda statistics: watch(tally.see(statistics))
         for unit in units:
             yield function(engine, unit)
         return
+    board = None if watch is None else Board(n_workers)
     pool = ProcessPoolExecutor(
         n_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(make_engine,),
+        initargs=(make_engine, board),
     )
     try:
-        yield from pool.map(partial(_call, function), units)
+        running = deque(pool.submit(_call, function, unit) for unit in units)
+        while running:
+            if board is not None and watch is not None:
+                while not wait([running[0]], timeout=LOOK_EVERY_S).done:
+                    watch(board.total())
+            yield running.popleft().result()
+        if board is not None and watch is not None:
+            watch(board.total())
     except BrokenProcessPool as error:
         message = "a worker process died (out of memory, or killed): the job is not complete"
         raise StateError(message) from error

@@ -6,7 +6,7 @@ from chronoward.model.batch import Batch
 from chronoward.model.blocks import Block
 from chronoward.model.checkpoint import load_model as load
 from chronoward.model.checkpoint import read_config, save_model
-from chronoward.model.config import PRESETS, ModelConfig
+from chronoward.model.config import PORTABLE, PRESETS, ModelConfig
 from chronoward.model.gap import Gap, GapHead, Gaps, Subtime, SubtimeHead
 from chronoward.model.growth import grow, place_rows
 from chronoward.model.hazard import Hazard, HazardConfig, HazardHead, OutcomeTable
@@ -15,6 +15,7 @@ from chronoward.model.next_visit import NextVisit, NextVisitConfig, NextVisitHea
 from chronoward.model.objectives import HeadLoss, NextEvent, Objective
 
 __all__ = [
+    "PORTABLE",
     "PRESETS",
     "Batch",
     "Block",

@@ -17,6 +17,13 @@ PRESETS: dict[str, tuple[int, int, int, int, int, bool]] = {
     "base": (768, 12, 12, 4, 2816, True),  # about 120 M with 30,000 tokens
     "large": (1024, 24, 16, 4, 3456, True),  # about 350 M
 }
+# What architectures of other libraries have as well: tokens and their order, no clock.
+PORTABLE: dict[str, Any] = {
+    "rotary": "index",
+    "time_bias": "none",
+    "clock_embedding": False,
+    "n_visit_kinds": 1,
+}
 # Features of the clock: years since birth, days and tokens since the context began.
 N_CLOCK_KNOTS = (21, 16, 12)
 

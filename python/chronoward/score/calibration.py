@@ -312,7 +312,7 @@ def calibrate(
         out: file to write, for `score(calibration=)`; must not exist.
         config: rows, rollouts, split.
         threads: worker processes; the result does not depend on it.
-        progress: called with (rows done, rows in all).
+        progress: called with (rows done, rows in all, the engines' counts so far or None).
         options: fields of `CalibrationConfig` that differ from `config`.
 
     Raises:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from chronoward.engine import EngineStatistics
     from chronoward.score.rows import CohortRows, Prefixes
 
-    Progress = Callable[[int, int], None]
+    Progress = Callable[[int, int, EngineStatistics | None], None]
 
 ESTIMATORS = (*SAMPLED, "hazard")
 MINUTES_PER_DAY = 1440
@@ -181,10 +182,18 @@ class ScoreJob:
         engine = EngineConfig(n_slots=config.n_slots, max_context=self.max_context)
         make = partial(open_engine, self.run, engine)
         estimates: list[list[RowEstimate]] = []
-        for done in map_units(make, score_unit, units, n_workers=min(threads, len(units))):
-            estimates += done
+        counts: EngineStatistics | None = None
+
+        def tell(statistics: EngineStatistics | None) -> None:
+            nonlocal counts
+            counts = statistics or counts
             if progress is not None:
-                progress(len(estimates), len(prompts))
+                progress(len(estimates), len(prompts), counts)
+
+        n_workers = min(threads, len(units))
+        for done in map_units(make, score_unit, units, n_workers=n_workers, watch=tell):
+            estimates += done
+            tell(None)
         return estimates
 
 

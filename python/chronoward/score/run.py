@@ -52,7 +52,7 @@ def score(
         out: a new or empty folder.
         config: estimator, rollouts, split, calibration.
         threads: worker processes; the result does not depend on it.
-        progress: called with (rows done, rows in all).
+        progress: called with (rows done, rows in all, the engines' counts so far or None).
         options: fields of `ScoreConfig` that differ from `config`.
 
     Returns:

@@ -16,22 +16,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chronoward import __version__
+from chronoward.engine.statistics import Tally
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import run_context
+from chronoward.engine.workers import LOOK_EVERY_S, Board, run_context
 from chronoward.errors import ConfigError, FormatError
 from chronoward.files import read_json, sha256_file
 from chronoward.model import load
 from chronoward.synthesize.concepts import map_codes
 from chronoward.synthesize.folder import unit_tables, write_manifest, write_meds, write_omop
 from chronoward.synthesize.plan import UNIT_SUBJECTS, Files, Format, Keys, SynthesisPlan, key_space
-from chronoward.synthesize.timelines import Synthesizer, code_list, unit_concepts
+from chronoward.synthesize.timelines import N_SLOTS, Synthesizer, code_list, unit_concepts
 from chronoward.synthesize.units import MANIFEST, is_done, job_folder, remove_units, write_unit
 from chronoward.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chronoward.engine import EngineStatistics
     from chronoward.synthesize.concepts import Code, CodeMap
+
+    Progress = Callable[[int, int, EngineStatistics | None], None]
 
 MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE = (
     "model.safetensors",
@@ -140,53 +144,58 @@ def _codes(tokenizer: Tokenizer) -> tuple[list[Code], CodeMap]:
 _worker: _Worker | None = None
 
 
-def _open_worker(run: Path, out: Path, plan: SynthesisPlan) -> None:
+def _open_worker(run: Path, out: Path, plan: SynthesisPlan, board: Board) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     torch.set_num_threads(1)
     _worker = _Worker(run, out, plan)
+    board.follow(_worker.synthesizer.engine)
 
 
-def _write_in_worker(unit: int) -> int:
+def _write_in_worker(unit: int) -> None:
     assert _worker is not None
     _worker.write(unit)
-    return unit
 
 
-def _draw(
-    run: Path,
-    out: Path,
-    plan: SynthesisPlan,
-    workers: int,
-    progress: Callable[[int, int], None],
-) -> None:
+def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Progress) -> None:
     """Writes the units that are not there yet."""
     pending = [unit for unit in range(plan.n_units) if not is_done(out, unit)]
     done = sum(len(plan.subjects(unit)) for unit in range(plan.n_units) if unit not in pending)
-    progress(done, plan.n_subjects)
-    if not pending:
-        return
-    if workers == 1 or len(pending) == 1:
-        worker = _Worker(run, out, plan)
+    progress(done, plan.n_subjects, None)
+
+    def tell(statistics: EngineStatistics) -> None:
+        progress(done + statistics.rollouts, plan.n_subjects, statistics)
+
+    if pending and (workers == 1 or len(pending) == 1):
+        worker, tally = _Worker(run, out, plan), Tally(N_SLOTS)
+        worker.synthesizer.engine.watch = lambda statistics: tell(tally.see(statistics))
         for unit in pending:
             worker.write(unit)
-            done += len(plan.subjects(unit))
-            progress(done, plan.n_subjects)
-        return
+    elif pending:
+        _draw_in_workers((run, out, plan), pending, min(workers, len(pending)), tell)
+
+
+def _draw_in_workers(
+    job: tuple[Path, Path, SynthesisPlan],
+    pending: list[int],
+    n_workers: int,
+    watch: Callable[[EngineStatistics], None],
+) -> None:
+    board = Board(n_workers)
     # spawn: forking a process that has threads (torch, duckdb) can hang it
     with ProcessPoolExecutor(
-        min(workers, len(pending)),
+        n_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_open_worker,
-        initargs=(run, out, plan),
+        initargs=(*job, board),
     ) as pool:
         running = {pool.submit(_write_in_worker, unit) for unit in pending}
         try:
             while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                finished, running = wait(running, LOOK_EVERY_S, FIRST_COMPLETED)
                 for future in finished:
-                    done += len(plan.subjects(future.result()))
-                    progress(done, plan.n_subjects)
+                    future.result()
+                watch(board.total())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -200,7 +209,7 @@ def synthesize(
     format: Format = "omop",
     seed: int = 0,
     options: SynthesisOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draws synthetic subjects from a trained model and writes them as OMOP 5.4 or MEDS 0.4.
 
@@ -213,7 +222,7 @@ def synthesize(
         format: "omop" or "meds".
         seed: names the random numbers.
         options: file type, keys, workers, token cap.
-        progress: called with (subjects written, n_subjects).
+        progress: called with (subjects drawn, n_subjects, the engines' counts so far or None).
 
     Returns:
         The manifest, as in `out/manifest.json`.
@@ -244,5 +253,5 @@ def synthesize(
     return manifest
 
 
-def _silent(_done: int, _total: int) -> None:
+def _silent(_done: int, _total: int, _statistics: EngineStatistics | None) -> None:
     """No progress."""

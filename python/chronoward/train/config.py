@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chronoward.errors import ConfigError, require_at_least
+from chronoward.model.config import PORTABLE
 
 OBJECTIVES = ("next_event", "next_visit", "subtime", "gap", "hazard")
 VISIT_OBJECTIVES = {"next_visit", "gap", "subtime"}  # asked at borders of visits only
@@ -31,6 +32,9 @@ class TrainConfig:
     """Size of the model: tiny, small, base or large."""
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of ModelConfig that differ from the preset."""
+    portable: bool = False
+    """Only what architectures of other libraries have too (`chronoward export --to hf`): tokens and
+    their order. No time in attention, no clock, no output biases by what the context holds."""
     objectives: dict[str, float] = field(default_factory=lambda: {"next_event": 1.0})
     """Weight of each objective."""
     outcomes: tuple[str, ...] = ()
@@ -96,6 +100,9 @@ class TrainConfig:
             raise ConfigError(message)
         if self.preset not in LEARNING_RATES:
             message = f"preset must be one of {', '.join(LEARNING_RATES)}, got {self.preset!r}"
+            raise ConfigError(message)
+        if self.portable and {**PORTABLE, **self.model} != {**self.model, **PORTABLE}:
+            message = f"portable means {PORTABLE}; got {self.model}"
             raise ConfigError(message)
         if self.set_loss not in SET_LOSSES:
             message = f"set_loss must be one of {', '.join(SET_LOSSES)}, got {self.set_loss!r}"

@@ -381,8 +381,8 @@ class Trainer:
             self._report(self.progress.step, self.progress.n_steps, line)
 
     def settle(self) -> Evaluation | None:
-        """Sets output biases and levels of hazards by the rows of the coming epoch (see
-        `train.settle` and `train.settle_hazard`).
+        """Sets output biases, where there are any, and levels of hazards by the rows of the coming
+        epoch (see `train.settle` and `train.settle_hazard`).
 
         Returns:
             What the tuning split says after that; None where there is no tuning split.
@@ -401,7 +401,7 @@ class Trainer:
         for objective in self._data.objectives:
             looked_at = map(look, range(n_looks))
             also_counted = map(count, range(n_looks, n_counts))
-            if isinstance(objective, NextEvent):
+            if isinstance(objective, NextEvent) and not self.config.portable:
                 settle(self.model, objective, looked_at, also_counted)
             elif isinstance(objective, Hazard):
                 settle_hazards(self.model, objective, looked_at, also_counted)

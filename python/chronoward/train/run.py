@@ -17,7 +17,7 @@ import numpy as np
 from chronoward import __version__, files, population
 from chronoward.errors import ConfigError, DataError, LimitError, StateError
 from chronoward.loader import Loader
-from chronoward.model import Model, ModelConfig, place_rows, save_model
+from chronoward.model import PORTABLE, Model, ModelConfig, place_rows, save_model
 from chronoward.model import load as load_model
 from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
@@ -195,10 +195,14 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
         raise DataError(message)
     kind = visit_kinds(train_split, job.tokenizer)
     fields = {"n_visit_kinds": int(kind.max(initial=0)) + 1} | config.model
+    fields |= PORTABLE if config.portable else {}
     model = Model(
         ModelConfig.preset(config.preset, job.tokenizer.vocab_size, **fields), seed=config.seed
     )
-    start_context_bias(model, kind, train_split, job.tokenizer)
+    if config.portable:
+        model.context_bias.requires_grad_(False)  # they stay at zero
+    else:
+        start_context_bias(model, kind, train_split, job.tokenizer)
     if job.concept_embeddings is not None:
         embeddings = ConceptEmbeddings.read(job.concept_embeddings)
         place_rows(model, *token_vectors(job.tokenizer, embeddings), seed=config.seed)
@@ -325,7 +329,8 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
     model, progress = trainer.model, trainer.progress
     best = progress.best_step if progress.best_step >= 0 else progress.step
     load_weights(job.checkpoints, best, model)
-    say(f"Setting the biases of step {best:,} by the train split's counts.")
+    if not job.config.portable:
+        say(f"Setting the biases of step {best:,} by the train split's counts.")
     settled = trainer.settle()
     if job.ranks.is_first:
         log.write()
