@@ -1,9 +1,20 @@
-"""Attention of single rows over a key-value cache: `cpu` (C++, the one in use) and `reference`."""
+"""Attention of single rows over a key-value cache.
+
+`decode_cache` is a CPU's: `cpu` (C++) and `reference` (NumPy, the oracle of all). `paged_attention`
+is that of tensors on a device: `triton` and `reference` (plain torch).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from chronoward.kernels.decode_attention.paged import (
+    PAGED_BACKENDS,
+    choose_paged_backend,
+    paged_attention,
+    write_pages,
+)
+from chronoward.kernels.decode_attention.pages import Pages, Rows, grouped, make_pages, places
 from chronoward.kernels.decode_attention.reference import ReferenceCache
 
 from chronoward._core import KeyValueCache
@@ -64,4 +75,18 @@ def decode_cache(
     return KeyValueCache(n_buffers, **sizes, capacity=capacity, bias=bias, dtype=dtype)
 
 
-__all__ = ["BACKENDS", "DecodeCache", "ReferenceCache", "decode_cache"]
+__all__ = [
+    "BACKENDS",
+    "PAGED_BACKENDS",
+    "DecodeCache",
+    "Pages",
+    "ReferenceCache",
+    "Rows",
+    "choose_paged_backend",
+    "decode_cache",
+    "grouped",
+    "make_pages",
+    "paged_attention",
+    "places",
+    "write_pages",
+]

@@ -17,8 +17,12 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
+    torch.float64: "*fp64",
     torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
 }
+CONSUMER_SHARED_BYTES = 101_376  # of GPUs of 8.6, 8.9 and 12.x
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448}  # that one program may have
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
