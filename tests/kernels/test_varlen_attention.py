@@ -146,3 +146,25 @@ def test_the_operator_passes_opcheck_and_compiles_without_a_break() -> None:
         strict=True,
     ):
         assert torch.equal(x, y)
+
+
+def test_keys_left_out_for_their_distance_change_nothing() -> None:
+    """A linear bias makes weights of far keys exactly zero; those keys are not computed."""
+    n, heads = 700, 4
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    time_min = torch.arange(n, dtype=torch.int32) * 5_000
+    bounds = torch.tensor([0, n - 50, n], dtype=torch.int32)
+    given = [draw(n, heads, 16), draw(n, 2, 16), draw(n, 2, 16)]
+    given += [torch.tensor([5.0, 1.0, 0.2, 0.0]).double(), torch.full((heads,), 1440.0).double()]
+    pull, results = draw(n, heads, 16), []
+    for backend, dtype in (("reference", torch.float64), ("cpu", torch.float32)):
+        q, k, v, a, tau = (x.to(dtype).requires_grad_() for x in given)
+        options = {"bias": "linear", "a": a, "tau": tau, "backend": backend}
+        out = varlen_attention(q, k, v, time_min, bounds, **options)
+        results.append([out.detach(), *torch.autograd.grad(out, (q, k, v, a, tau), pull.to(dtype))])
+    for truth, fast in zip(*results, strict=True):
+        assert float((truth - fast.double()).norm() / truth.norm()) < 2e-6
