@@ -132,7 +132,7 @@ def _stepper(*, bf16: bool) -> Callable[[Batch], None]:
     """Makes a model and its optimizer; the result takes one step, in a process that trains."""
     keep_freed_memory()
     model = Model(ModelConfig(vocab_size=VOCAB, **SHAPE), seed=0)
-    optimizer = Optimizers(model, TrainConfig())
+    optimizer = Optimizers(model, TrainConfig(dtype="bf16" if bf16 else "fp32"))
     optimizer.learning_rate = 1e-3
     objective = NextEvent()
 

@@ -11,6 +11,7 @@
 
 #include "core/denormals.hpp"
 #include "core/packed_kernels.hpp"
+#include "core/packed_parts.hpp"
 #include "core/parallel.hpp"
 
 // A task is one part of a segment's queries and one key head. It owns its queries' rows
@@ -25,51 +26,6 @@ using packed::kQueries;
 using packed::kSlots;
 
 constexpr std::size_t whole_registers(std::size_t n) { return (n + 15) / 16 * 16; }
-
-/// Segments are split into one part for each so many rows: what a part prepares costs time too.
-constexpr std::size_t kPartRows = 256;
-
-/// Rows of a segment that make one task with each key head.
-struct Part {
-  std::size_t start;        // of the segment
-  std::size_t first, last;  // its rows, inside the segment
-  std::size_t n_keys;       // of the segment, that its rows see
-  std::size_t index;        // among the parts of the segment
-};
-
-/// The parts of one segment hold about as many causal pairs of query and key each: below row x lie
-/// x²/2. They depend on the length alone, so results do not depend on the number of threads.
-void split_segment(const PackedRow& row, std::size_t start, std::size_t length,
-                   std::vector<Part>& parts) {
-  const auto n_parts = std::max<std::size_t>(1, length / kPartRows);
-  for (std::size_t p = 0, first = 0, last = length; p < n_parts; ++p, first = last) {
-    const double share = static_cast<double>(p + 1) / static_cast<double>(n_parts);
-    last = static_cast<std::size_t>(static_cast<double>(length) * std::sqrt(share));
-    last = p + 1 == n_parts ? length : last / kQueries * kQueries;
-    auto n_keys = last;
-    for (auto i = start + first; !row.kv_end.empty() && i < start + last; ++i) {
-      n_keys = std::max(n_keys, static_cast<std::size_t>(row.kv_end[i]) - start);
-    }
-    parts.push_back({start, first, last, n_keys, p});
-  }
-}
-
-/// The parts of all segments, the longest segments first.
-std::vector<Part> split_row(const PackedRow& row) {
-  std::vector<std::size_t> segments;
-  for (std::size_t s = 0; s + 1 < row.bounds.size(); ++s) {
-    if (row.bounds[s + 1] > row.bounds[s]) segments.push_back(s);
-  }
-  const auto length = [&](std::size_t s) { return row.bounds[s + 1] - row.bounds[s]; };
-  std::stable_sort(segments.begin(), segments.end(),
-                   [&](std::size_t a, std::size_t b) { return length(a) > length(b); });
-  std::vector<Part> parts;
-  for (const auto s : segments) {
-    split_segment(row, static_cast<std::size_t>(row.bounds[s]), static_cast<std::size_t>(length(s)),
-                  parts);
-  }
-  return parts;
-}
 
 /// Sixteen queries of one head, from `first` on inside the segment.
 struct Slot {
@@ -140,15 +96,16 @@ struct Workspace {
       largest = square > largest || square != square ? square : largest;
     }
     key_norm = std::sqrt(largest);
-    const auto n_scores = (backward ? packed::kTileKeys : part.n_keys) * kLanes;
+    const auto n_keys = part.n_keys + 16;  // products write whole sixteens
+    const auto n_scores = (backward ? packed::kTileKeys : n_keys) * kLanes;
     scores.resize(std::max(scores.size(), n_scores));
     for (auto* rows : {&query_rows, &d_out_rows, &result, &query_columns, &d_out_columns}) {
       rows->resize(kLanes * width);
     }
     if (!backward) return;
     d_weights.resize(packed::kTileKeys * kLanes);
-    d_keys.assign(part.n_keys * width, 0.0F);
-    d_values.assign(part.n_keys * width, 0.0F);
+    d_keys.assign(n_keys * width, 0.0F);
+    d_values.assign(n_keys * width, 0.0F);
   }
 };
 
@@ -207,25 +164,34 @@ void gather(const PackedRow& row, const Part& part, const Block& block,
   packed::transpose(rows.data(), block.n_lanes, width, columns.data());
 }
 
+void multiply(const PackedRow& row, const packed::Product& product) {
+  if (row.in_bf16) {
+    packed::multiply_bf16(product);
+  } else {
+    packed::multiply(product);
+  }
+}
+
 /// scores (n, lanes) = rows of keys (or values) from `first_key` on times columns (d_head, lanes).
 void key_products(const PackedRow& row, const Block& block, const Rows& rows, std::size_t first_key,
                   std::size_t n, const std::vector<float>& columns, float* scores) {
-  packed::multiply({rows.at(first_key), rows.stride, false, columns.data(), block.n_lanes, n,
-                    row.d_head, block.n_lanes, scores, block.n_lanes, false});
+  multiply(row, {rows.at(first_key), rows.stride, false, columns.data(), block.n_lanes, n,
+                 row.d_head, block.n_lanes, scores, block.n_lanes, false});
 }
 
 /// sums (lanes, width) += weights (n, lanes)ᵀ times rows of values (or keys).
-void add_weighted(const Block& block, const float* weights, std::size_t n, const Rows& rows,
-                  std::size_t first_key, std::size_t width, std::vector<float>& sums) {
-  packed::multiply({weights, block.n_lanes, true, rows.at(first_key), rows.stride, block.n_lanes, n,
-                    width, sums.data(), width, true});
+void add_weighted(const PackedRow& row, const Block& block, const float* weights, std::size_t n,
+                  const Rows& rows, std::size_t first_key, std::size_t width,
+                  std::vector<float>& sums) {
+  multiply(row, {weights, block.n_lanes, true, rows.at(first_key), rows.stride, block.n_lanes, n,
+                 width, sums.data(), width, true});
 }
 
 /// sums (n, width) += weights (n, lanes) times the lanes' rows.
-void add_to_rows(const Block& block, const float* weights, std::size_t n,
+void add_to_rows(const PackedRow& row, const Block& block, const float* weights, std::size_t n,
                  const std::vector<float>& lane_rows, std::size_t width, float* sums) {
-  packed::multiply({weights, block.n_lanes, false, lane_rows.data(), width, n, block.n_lanes, width,
-                    sums, width, true});
+  multiply(row, {weights, block.n_lanes, false, lane_rows.data(), width, n, block.n_lanes, width,
+                 sums, width, true});
 }
 
 /// Calls fn(block) for all slots of a part and key head.
@@ -293,7 +259,7 @@ void forward_task(const PackedRow& row, const PackedInputs& inputs, const Part& 
     for_tiles(block, [&](std::size_t first, std::size_t n) {
       float* scores = w.scores.data() + first * block.n_lanes;
       packed::exponentials(block.lanes(row, part.start, first, n), top, scores, sum);
-      add_weighted(block, scores, n, w.values, first, w.width, w.result);
+      add_weighted(row, block, scores, n, w.values, first, w.width, w.result);
     });
     for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
       const float inverse = 1.0F / sum[lane];
@@ -348,9 +314,9 @@ void backward_task(const PackedRow& row, const PackedInputs& inputs, const Outpu
       packed::score_gradients(block.lanes(row, part.start, first, n), log_sum, delta,
                               w.scores.data(), w.d_weights.data(), sums);
       const auto at = first * w.width;
-      add_to_rows(block, w.scores.data(), n, w.d_out_rows, w.width, w.d_values.data() + at);
-      add_to_rows(block, w.d_weights.data(), n, w.query_rows, w.width, w.d_keys.data() + at);
-      add_weighted(block, w.d_weights.data(), n, w.keys, first, w.width, w.result);
+      add_to_rows(row, block, w.scores.data(), n, w.d_out_rows, w.width, w.d_values.data() + at);
+      add_to_rows(row, block, w.d_weights.data(), n, w.query_rows, w.width, w.d_keys.data() + at);
+      add_weighted(row, block, w.d_weights.data(), n, w.keys, first, w.width, w.result);
     });
     add_moments(block, sums, moments);
     for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {

@@ -20,6 +20,7 @@ struct PackedRow {
   TimeBias bias;
   std::span<const float> a;    // (n_heads,), empty without a bias
   std::span<const float> tau;  // (n_heads,), minutes
+  bool in_bf16 = false;        // products of values rounded to bf16, where there are units for it
 };
 
 struct PackedInputs {

@@ -33,6 +33,13 @@ struct Product {
 
 void multiply(const Product& product);
 
+/// Whether this machine has the units for `multiply_bf16`.
+bool can_multiply_bf16();
+
+/// The same with both sides rounded to bf16, sums in fp32. `out` has room for whole sixteens of
+/// rows, those past the last are overwritten (with `adds`: kept).
+void multiply_bf16(const Product& product);
+
 /// columns (width, n_rows) = rows (n_rows, width)ᵀ; both sizes are multiples of 16.
 void transpose(const float* rows, std::size_t n_rows, std::size_t width, float* columns);
 

@@ -87,7 +87,8 @@ def varlen_attention(
     """Attention inside each segment of a packed row, less the closer two tokens lie in time.
 
     s_ij = q_i·k_j / √D − a_h f(|t_i − t_j| / τ_h), f(x) = log(1 + x) or x; query i sees the keys of
-    its segment with j < kv_end[i].
+    its segment with j < kv_end[i]. Products are computed in q's type; on a CPU also in bf16 where
+    autocast asks for it and the processor has AMX, of fp32 inputs as of bf16 ones.
 
     Args:
         q: (T, H, D).
@@ -120,7 +121,11 @@ def varlen_attention(
     if chosen in ("triton", "cpu"):
         attend = triton_attention if chosen == "triton" else cpu_attention
         out: Tensor
-        out, _ = attend(q, k, v, *layout, time_bias.a, time_bias.tau, bias)
+        in_bf16 = q.dtype == torch.bfloat16 or (
+            torch.is_autocast_enabled(q.device.type)
+            and torch.get_autocast_dtype(q.device.type) == torch.bfloat16
+        )
+        out, _ = attend(q, k, v, *layout, time_bias.a, time_bias.tau, bias, in_bf16)
         return out
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         check_layout(time_min, cu_seqlens, kv_end)

@@ -2,8 +2,8 @@
 
 Only the output and the log-sum-exp are kept; the backward pass computes the scores again. Each task
 (a part of a segment's queries and a key head) owns its queries' rows, and what several tasks add to
-is summed in a fixed order, so the bytes do not depend on the number of threads. Computes in fp32;
-fp64 inputs go to the reference.
+is summed in a fixed order, so the bytes do not depend on the number of threads. Computes in fp32,
+or with products in bf16; fp64 inputs go to the reference.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def _floats(x: Tensor) -> NDArray[np.float32]:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, bias: TimeBias
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, bias: TimeBias, in_bf16: bool
 ) -> tuple[Tensor, Tensor]:
     """Output (T, H, D) in q's dtype and log-sum-exp of the scores fp32 (T, H); arguments as in
-    `reference.varlen_attention_reference`, `kv_end` None for causal."""
+    `reference.varlen_attention_reference`, `kv_end` None for causal. `in_bf16` rounds what enters
+    a product, where the processor has units for that (AMX)."""
     out = torch.zeros(q.shape, dtype=torch.float32)
     log_sum = torch.zeros(q.shape[:2], dtype=torch.float32)
     _core.packed_attention(
@@ -40,6 +41,7 @@ def forward(
         _floats(bias.a),
         _floats(bias.tau),
         bias.kind,
+        in_bf16,
         out.numpy(),
         log_sum.numpy(),
         torch.get_num_threads(),
@@ -55,6 +57,7 @@ def backward(
     saved: tuple[Tensor, Tensor],
     layout: Layout,
     bias: TimeBias,
+    in_bf16: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, a and tau; `saved` is what `forward` returned."""
     out, log_sum = saved
@@ -71,6 +74,7 @@ def backward(
         _floats(bias.a),
         _floats(bias.tau),
         bias.kind,
+        in_bf16,
         d_q.numpy(),
         d_k.numpy(),
         d_v.numpy(),

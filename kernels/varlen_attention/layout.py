@@ -51,13 +51,19 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> None:
     """Checks what can be checked without reading the tensors.
 
     Raises:
-        DataError: shapes that do not fit each other, times or bounds that are not int32.
+        DataError: shapes or types that do not fit each other, times or bounds that are not int32.
         LimitError: more tokens than positions can count.
     """
     n_tokens, n_heads, d_head = q.shape
     n_kv = k.shape[1]
     if k.shape != v.shape or k.shape != (n_tokens, n_kv, d_head):
         message = f"k and v must be (T, Hkv, D) beside q {tuple(q.shape)}, got {tuple(k.shape)}"
+        raise DataError(message)
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
+        message = (
+            "q, k and v must share one of float64, float32, float16 and bfloat16, "
+            f"got {q.dtype}, {k.dtype} and {v.dtype}"
+        )
         raise DataError(message)
     if n_heads % n_kv:
         message = f"{n_heads} query heads are not a multiple of {n_kv} key heads"

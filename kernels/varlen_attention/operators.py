@@ -28,6 +28,10 @@ def _triton() -> Any:
 def _register(name: str, module: Callable[[], Any], device_types: str | None) -> CustomOpDef:
     """Registers forward and backward, their shapes, and the one as the other's gradient."""
 
+    def choice(in_bf16: bool) -> dict[str, bool]:
+        """On a GPU the inputs' type says what products are computed in."""
+        return {"in_bf16": in_bf16} if name == "cpu" else {}
+
     @torch.library.custom_op(
         f"chronoward::varlen_attention_{name}", mutates_args=(), device_types=device_types
     )
@@ -41,11 +45,14 @@ def _register(name: str, module: Callable[[], Any], device_types: str | None) ->
         a: Tensor,
         tau: Tensor,
         bias: str,
+        in_bf16: bool = False,
     ) -> tuple[Tensor, Tensor]:
         if q.device.type == "cpu":
             check_layout(time_min, cu_seqlens, kv_end)
         layout = Layout(time_min, cu_seqlens, kv_end)
-        result: tuple[Tensor, Tensor] = module().forward(q, k, v, layout, TimeBias(bias, a, tau))
+        result: tuple[Tensor, Tensor] = module().forward(
+            q, k, v, layout, TimeBias(bias, a, tau), **choice(in_bf16)
+        )
         return result
 
     @torch.library.custom_op(
@@ -64,10 +71,11 @@ def _register(name: str, module: Callable[[], Any], device_types: str | None) ->
         a: Tensor,
         tau: Tensor,
         bias: str,
+        in_bf16: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         layout = Layout(time_min, cu_seqlens, kv_end)
         result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = module().backward(
-            d_out, q, k, v, (out, log_sum), layout, TimeBias(bias, a, tau)
+            d_out, q, k, v, (out, log_sum), layout, TimeBias(bias, a, tau), **choice(in_bf16)
         )
         return result
 
@@ -79,17 +87,17 @@ def _register(name: str, module: Callable[[], Any], device_types: str | None) ->
 
     @backward.register_fake
     def backward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-        _d_out, q, k, v, _out, _log_sum, _times, _bounds, _ends, a, tau, _bias = arguments
-        return tuple(x.new_empty(x.shape) for x in (q, k, v, a, tau))
+        inputs = (*arguments[1:4], *arguments[9:11])  # q, k, v, a, tau
+        return tuple(x.new_empty(x.shape) for x in inputs)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, time_min, cu_seqlens, kv_end, a, tau, ctx.bias = inputs
+        q, k, v, time_min, cu_seqlens, kv_end, a, tau, *ctx.choices = inputs
         ctx.save_for_backward(q, k, v, *output, time_min, cu_seqlens, kv_end, a, tau)
         ctx.mark_non_differentiable(output[1])
 
     def gradients(ctx: Any, d_out: Tensor, _d_log_sum: Any) -> tuple[Tensor | None, ...]:
-        d_q, d_k, d_v, d_a, d_tau = backward(d_out.contiguous(), *ctx.saved_tensors, ctx.bias)
-        return d_q, d_k, d_v, None, None, None, d_a, d_tau, None
+        d_q, d_k, d_v, d_a, d_tau = backward(d_out.contiguous(), *ctx.saved_tensors, *ctx.choices)
+        return d_q, d_k, d_v, None, None, None, d_a, d_tau, None, None
 
     forward.register_autograd(gradients, setup_context=setup_context)
     return forward

@@ -4,9 +4,7 @@ import pytest
 import torch
 from chronoward.kernels.varlen_attention import BIASES, choose_backend, varlen_attention
 from tests.kernels.packed_inputs import (
-    ATOL,
     assert_no_worse_than_twice_plain_torch,
-    error,
     make_inputs,
     outputs_and_gradients,
     sizes_of_terms,
@@ -102,28 +100,38 @@ def test_same_inputs_give_the_same_bytes_whatever_the_threads() -> None:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
-def test_bf16_inputs_err_no_more_than_twice_the_reference() -> None:
-    inputs = make_inputs(BOUNDS["one-long-many-short"])
-    for name in ("q", "k", "v"):
-        inputs[name] = inputs[name].bfloat16()
-    low = {**inputs, "a": inputs["a"].float(), "tau": inputs["tau"].float()}
-    mine = varlen_attention(
-        *(low[n] for n in ("q", "k", "v", "time_min", "cu_seqlens")),
-        bias="log",
-        a=low["a"],
-        tau=low["tau"],
-        backend="cpu",
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "visits"])
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("d_head", [12, 32, 48])
+def test_bf16_errs_no_more_than_twice_plain_torch(
+    name: str, causal: bool, bias: str, d_head: int
+) -> None:
+    """Products in bf16 (in AMX's tiles where there are any), outputs and every gradient."""
+    bounds = BOUNDS[name]
+    tail = 3 if name == "tail-outside" else 0
+    inputs = make_inputs(bounds, tail=tail, d_head=d_head, dtype=torch.bfloat16)
+    ends = None if causal else visit_ends(bounds, bounds[-1] + tail)
+    truth = outputs_and_gradients(
+        inputs, backend="reference", dtype=torch.float64, bias=bias, kv_end=ends
     )
-    theirs = varlen_attention(
-        *(low[n] for n in ("q", "k", "v", "time_min", "cu_seqlens")),
-        bias="log",
-        a=low["a"],
-        tau=low["tau"],
-        backend="reference",
-    )
-    exact = outputs_and_gradients(inputs, backend="reference", dtype=torch.float64, bias="log")[0]
-    assert mine.dtype == torch.bfloat16
-    assert error(mine, exact) <= 2 * error(theirs, exact) + ATOL
+    plain = outputs_and_gradients(inputs, backend="plain", bias=bias, kv_end=ends)
+    fast = outputs_and_gradients(inputs, backend="cpu", bias=bias, kv_end=ends)
+    assert fast[0].dtype == torch.bfloat16
+    terms = None if bias == "none" else sizes_of_terms(inputs, bias=bias, kv_end=ends)
+    assert_no_worse_than_twice_plain_torch(fast, plain, truth, terms)
+
+
+def test_autocast_computes_products_of_fp32_inputs_in_bf16() -> None:
+    inputs = make_inputs(BOUNDS["split"], d_head=32)
+    rounded = inputs | {name: inputs[name].bfloat16() for name in ("q", "k", "v")}
+    truth = outputs_and_gradients(inputs, backend="reference", dtype=torch.float64, bias="log")
+    plain = outputs_and_gradients(rounded, backend="plain", bias="log")
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = outputs_and_gradients(inputs, backend="cpu", bias="log")
+    assert {x.dtype for x in fast} == {torch.float32}
+    terms = sizes_of_terms(rounded, bias="log")
+    assert_no_worse_than_twice_plain_torch(fast, plain, truth, terms)
 
 
 def test_the_operator_passes_opcheck_and_compiles_without_a_break() -> None:
@@ -146,3 +154,25 @@ def test_the_operator_passes_opcheck_and_compiles_without_a_break() -> None:
         strict=True,
     ):
         assert torch.equal(x, y)
+
+
+def test_keys_left_out_for_their_distance_change_nothing() -> None:
+    """A linear bias makes weights of far keys exactly zero; those keys are not computed."""
+    n, heads = 700, 4
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    time_min = torch.arange(n, dtype=torch.int32) * 5_000
+    bounds = torch.tensor([0, n - 50, n], dtype=torch.int32)
+    given = [draw(n, heads, 16), draw(n, 2, 16), draw(n, 2, 16)]
+    given += [torch.tensor([5.0, 1.0, 0.2, 0.0]).double(), torch.full((heads,), 1440.0).double()]
+    pull, results = draw(n, heads, 16), []
+    for backend, dtype in (("reference", torch.float64), ("cpu", torch.float32)):
+        q, k, v, a, tau = (x.to(dtype).requires_grad_() for x in given)
+        options = {"bias": "linear", "a": a, "tau": tau, "backend": backend}
+        out = varlen_attention(q, k, v, time_min, bounds, **options)
+        results.append([out.detach(), *torch.autograd.grad(out, (q, k, v, a, tau), pull.to(dtype))])
+    for truth, fast in zip(*results, strict=True):
+        assert float((truth - fast.double()).norm() / truth.norm()) < 2e-6

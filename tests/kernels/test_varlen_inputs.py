@@ -125,6 +125,11 @@ def test_arguments_that_do_not_fit_each_other_are_refused() -> None:
         attend({**inputs, "q": inputs["q"][:, :3]})
     with pytest.raises(DataError, match=r"k and v must be \(T, Hkv, D\)"):
         attend({**inputs, "v": inputs["v"][:3]})
+    with pytest.raises(DataError, match="must share one of float64, float32"):
+        attend({**inputs, "k": inputs["k"].half()})
+    whole = {name: inputs[name].to(torch.int32) for name in ("q", "k", "v")}
+    with pytest.raises(DataError, match=r"got torch\.int32"):
+        attend(inputs | whole)
     with pytest.raises(DataError, match="one entry for each of 5 tokens"):
         attend({**inputs, "time_min": inputs["time_min"][:3]})
     with pytest.raises(DataError, match=r"cu_seqlens must be \(n \+ 1,\)"):

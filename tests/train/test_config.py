@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from chronoward.cli.train import run
 from chronoward.errors import ConfigError
+from chronoward.model import ModelConfig
 from chronoward.train.config import TrainConfig
 from chronoward.train.schedule import (
     SETTLING_COST,
@@ -74,3 +77,14 @@ def test_the_last_step_is_always_evaluated() -> None:
     config = TrainConfig(evaluations=4)
     assert [next_evaluation(100, done, config) for done in range(4)] == [25, 50, 75, 100]
     assert [next_evaluation(2, done, config) for done in range(2)] == [1, 2]
+
+
+def test_the_commands_defaults_are_those_of_the_configs() -> None:
+    """The command line loads no torch before it runs, so its defaults are written twice."""
+    given = {name: p.default for name, p in inspect.signature(run).parameters.items()}
+    given["objectives"] = {given.pop("objective"): 1.0}
+    given["outcomes"] = given["outcomes"] or ()
+    owners = {f.name: f.default for f in fields(ModelConfig)} | TrainConfig().__dict__
+    shared = set(given) & set(owners)
+    assert len(shared) >= 15
+    assert {name: given[name] for name in shared} == {name: owners[name] for name in shared}

@@ -19,6 +19,7 @@ from chronoward.model import load
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.tokenizer import Tokenizer, TokenizerSpec, fit
 from chronoward.train import Callbacks, TrainConfig, train
+from chronoward.train.ranks import Ranks
 from chronoward.train.state import steps_of
 
 if TYPE_CHECKING:
@@ -174,6 +175,15 @@ def test_it_says_before_it_starts_what_it_will_do(store: Path, tmp_path: Path) -
 def test_the_memory_limit_is_checked_before_the_start(store: Path, tmp_path: Path) -> None:
     with pytest.raises(LimitError, match="more than the limit"):
         train(store, tmp_path / "run", CONFIG, memory_limit=1000)
+
+
+def test_more_processes_than_rows_of_a_step_are_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, "from_environment", classmethod(lambda cls: cls(0, 3)))
+    with pytest.raises(ConfigError, match="a step of 2 rows cannot be shared by 3 processes"):
+        train(store, tmp_path / "run", rows_per_step=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_store_without_a_tuning_split_trains(tmp_path: Path) -> None:

@@ -68,7 +68,10 @@ class Optimizers:
         self._rules: list[torch.optim.Optimizer] = [adam]
         if matrices:
             decay = config.weight_decay
-            self._rules.append(Muon(list(matrices), lr=0.0, weight_decay=decay, parts=matrices))
+            dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+            self._rules.append(
+                Muon(list(matrices), lr=0.0, weight_decay=decay, dtype=dtype, parts=matrices)
+            )
 
     @property
     def learning_rate(self) -> float:
