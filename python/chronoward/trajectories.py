@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
+from chronoward.engine.decode import check_dtype
 from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import DataError, require_at_least
@@ -51,7 +52,7 @@ class GenerateConfig:
     """What is generated.
 
     Raises:
-        ConfigError: no rollouts or no days.
+        ConfigError: no rollouts or no days, an unknown dtype.
     """
 
     n_rollouts: int = 20
@@ -69,9 +70,12 @@ class GenerateConfig:
     split: str = ALL_SPLITS
     """Only rows whose subject is in this split of the token store."""
     seed: int = 0
+    dtype: str = "float32"
+    """Of weights, keys and values while decoding: float32, bfloat16 or int8."""
 
     def __post_init__(self) -> None:
         require_at_least(1, self, "n_rollouts", "days")
+        check_dtype(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +142,7 @@ def generate(
         "model": run_config["weights"],
         "tokenizer": tokenizer.hash,
         "seed": config.seed,
+        "dtype": config.dtype,
         "n_rollouts": config.n_rollouts,
         "days": config.days,
         "rows": prefixes.counts,
@@ -169,7 +174,7 @@ def _tables(
         max_new_tokens=config.max_new_tokens,
     )
     units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
-    room = EngineConfig(n_slots=config.n_slots, max_context=run_context(run))
+    room = EngineConfig(n_slots=config.n_slots, max_context=run_context(run), dtype=config.dtype)
     n_rollouts = len(prompts) * config.n_rollouts
 
     def tell(statistics: EngineStatistics) -> None:

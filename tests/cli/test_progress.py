@@ -35,13 +35,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made
 
 
-@pytest.fixture(params=["generate", "score", "synthesize"])
-def command(request: pytest.FixtureRequest, made: Made, tmp_path: Path) -> list[str]:
-    out = ["--out", str(tmp_path / "out")]
-    if request.param == "synthesize":
-        return ["synthesize", str(made.run), "--n-subjects", "40", "--max-tokens", "200", *out]
-    given = [request.param, str(made.run), str(made.tokens), "--cohort", str(made.cohort)]
-    more = ["--outcome", str(made.outcome)] if request.param == "score" else []
+def arguments(verb: str, made: Made, folder: Path) -> list[str]:
+    """A command line of one of the three verbs."""
+    out = ["--out", str(folder / "out")]
+    if verb == "synthesize":
+        return [verb, str(made.run), "--n-subjects", "40", "--max-tokens", "200", *out]
+    given = [verb, str(made.run), str(made.tokens), "--cohort", str(made.cohort)]
+    more = ["--outcome", str(made.outcome)] if verb == "score" else []
     return [*given, "--n-rollouts", "4", *more, *out]
 
 
@@ -71,24 +71,33 @@ def run_on_terminal(command: list[str]) -> str:
     return said
 
 
-def test_a_terminal_gets_a_bar_with_timelines_rate_and_slot_use(command: list[str]) -> None:
-    said = run_on_terminal(command)
+@pytest.mark.parametrize("verb", ["score", "synthesize"])
+def test_a_terminal_gets_a_bar_with_timelines_rate_and_slot_use(
+    made: Made, tmp_path: Path, verb: str
+) -> None:
+    said = run_on_terminal(arguments(verb, made, tmp_path))
     assert "\x1b[" in said
     assert re.search(ENGINE, said)
     assert re.search(r"\d+:\d\d:\d\d", said)  # time gone and left
 
 
-@pytest.mark.parametrize("n_workers", ["1", "2"])
-def test_a_pipe_gets_lines_and_no_control_codes(command: list[str], n_workers: str) -> None:
-    option = "--workers" if command[0] == "synthesize" else "--threads"
-    done = subprocess.run(
-        [sys.executable, "-m", "chronoward", *command, option, n_workers],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("generate", ["--threads", "2", "--dtype", "int8"]),
+        ("score", ["--threads", "1", "--dtype", "bfloat16"]),
+        ("synthesize", ["--workers", "2"]),
+    ],
+)
+def test_a_pipe_gets_lines_and_no_control_codes(
+    made: Made, tmp_path: Path, verb: str, options: list[str]
+) -> None:
+    command = [sys.executable, "-m", "chronoward", *arguments(verb, made, tmp_path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert re.fullmatch(rf"{command[0]}: ([\d,]+) of \1 \w+, \d+ s; [\d,]+ {ENGINE}", last), last
+    assert re.fullmatch(rf"{verb}: ([\d,]+) of \1 \w+, \d+ s; [\d,]+ {ENGINE}", last), last
     assert len(done.stderr.splitlines()) <= 3
 
 

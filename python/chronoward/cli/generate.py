@@ -23,6 +23,10 @@ def run(
         str, typer.Option(help="Only this split: train, tuning, held_out or all.")
     ] = "all",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Arithmetic of decoding: float32; bfloat16 or int8 are faster, rounded."),
+    ] = "float32",
     threads: Annotated[
         int, typer.Option(help="Worker processes; results do not depend on them.")
     ] = 1,
@@ -40,6 +44,7 @@ def run(
         min_p=min_p,
         split=split,
         seed=seed,
+        dtype=dtype,
     )
     with bar("generate", unit="timelines") as advance:
         report = generate(run_dir, tokens, cohort, out, config, threads=threads, progress=advance)

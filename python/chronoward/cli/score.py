@@ -38,6 +38,10 @@ def run(
         float, typer.Option(help="Probability from which predicted_boolean_value is true.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Arithmetic of decoding: float32; bfloat16 or int8 are faster, rounded."),
+    ] = "float32",
     strict: Annotated[
         bool, typer.Option("--strict", help="Rows that cannot be scored are an error.")
     ] = False,
@@ -59,6 +63,7 @@ def run(
         threshold=threshold,
         calibration=calibration,
         seed=seed,
+        dtype=dtype,
         strict=strict,
     )
     if threads is None:

@@ -32,6 +32,17 @@ PAGE_TOKENS = 16
 DTYPES = ("float32", "bfloat16", "int8")
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuses a number type that nothing is decoded in.
+
+    Raises:
+        ConfigError: not one of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        message = f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}"
+        raise ConfigError(message)
+
+
 class Decoder(Protocol):
     """What the engine needs of a model; tests put an enumerable one in its place."""
 
@@ -169,9 +180,7 @@ class ModelDecoder:
 
     def __init__(self, model: Model, *, dtype: str = "float32") -> None:
         _check_model(model)
-        if dtype not in DTYPES:
-            message = f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}"
-            raise ConfigError(message)
+        check_dtype(dtype)
         self._vocab_size = model.config.vocab_size
         self.core = _decode_model(model, dtype)
         self._logits = np.zeros((0, self._vocab_size), np.float32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chronoward.engine.context import MAX_ADDED
-from chronoward.engine.decode import DTYPES, PAGE_TOKENS, Decoder, ModelDecoder, one_thread
+from chronoward.engine.decode import PAGE_TOKENS, Decoder, ModelDecoder, check_dtype, one_thread
 from chronoward.engine.scheduler import Scheduler
 from chronoward.engine.statistics import EngineStatistics
 from chronoward.errors import ConfigError
@@ -48,9 +48,7 @@ class EngineConfig:
         if self.max_context < 4 * MAX_ADDED:
             message = f"max_context must be at least {4 * MAX_ADDED}, got {self.max_context}"
             raise ConfigError(message)
-        if self.dtype not in DTYPES:
-            message = f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
-            raise ConfigError(message)
+        check_dtype(self.dtype)
 
 
 class Engine:

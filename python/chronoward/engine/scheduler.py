@@ -84,7 +84,8 @@ class Scheduler:
         self.pools = [(masked, stream_key(params.seed, name)) for masked, name in params.pools()]
         self.paths: list[_Path | None] = [None] * n_slots
         self.free_slots = list(range(n_slots))
-        self.busy = np.zeros(0, np.int32)
+        self.busy = np.zeros(0, np.int32)  # ascending
+        self.steps_to_full = 0
         self.free_buffers = deque(range(n_slots, 2 * n_slots + 1))
         self.token = np.zeros(n_slots, np.int32)  # drawn, not yet in the cache
         self.time = np.zeros(n_slots, np.int32)
@@ -157,7 +158,13 @@ class Scheduler:
             self._seat(self.free_slots.pop(), prefix, masked, key, rollout)
         self._prefill([(p.buffer, p.token_id[:-1], p.time_min[:-1]) for p in new])
         self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
+        self._look_for_room()
         return len(self.busy) > 0
+
+    def _look_for_room(self) -> None:
+        """Finds after how many steps the longest context is full."""
+        longest = self.places[self.busy][:, [1, 3]].sum(1).max(initial=0)
+        self.steps_to_full = self.max_context - int(longest)
 
     def _seat(self, slot: int, prefix: _Prefix, masked: int, key: int, rollout: int) -> None:
         prompt = prefix.prompt
@@ -206,22 +213,30 @@ class Scheduler:
             yield from ended
 
     def step(self) -> list[Rollout]:
-        """One token for every busy slot; returns the rollouts that ended with it."""
+        """One token for every busy slot; returns the rollouts that ended with it.
+
+        Of all that Python does this runs most often, and with cold caches: arrays are taken whole
+        where every slot is busy, and full contexts are looked for when there may be one.
+        """
         busy, counts = self.busy, self.statistics
-        places = self.places[busy]
+        rows = slice(None) if len(busy) == len(self.token) else busy
         logits = self.decoder.forward(
-            self.token[busy], self.time[busy], self.start[busy], places, wants_logits=True
-        )
+            self.token[rows], self.time[rows], self.start[rows], self.places[rows],
+            wants_logits=True,
+        )  # fmt: skip
         assert logits is not None
         tokens, times, statuses = self.sampler.step(logits, busy)
-        self.token[busy], self.time[busy] = tokens, times
-        self.places[busy, 3] += 1
+        self.token[rows], self.time[rows] = tokens, times
+        self.places[rows, 3] += 1
         counts.steps += 1
         counts.drawn += len(busy)
-        is_full = (places[:, 1] + places[:, 3] + 1 > self.max_context) & (statuses == 0)
-        for slot in busy[is_full]:
-            self._recut(int(slot))
-        if not statuses.any():
+        self.steps_to_full -= 1
+        if self.steps_to_full < 0:
+            is_full = self.places[busy][:, [1, 3]].sum(1) > self.max_context
+            for slot in busy[is_full & (statuses == 0)]:
+                self._recut(int(slot))
+            self._look_for_room()
+        if not np.count_nonzero(statuses):
             return []
         counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
         return [

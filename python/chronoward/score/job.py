@@ -12,6 +12,7 @@ import numpy as np
 
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, SamplingParams
+from chronoward.engine.decode import check_dtype
 from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
@@ -67,6 +68,8 @@ class ScoreConfig:
     calibration: Path | str | None = None
     """File of `calibrate`, by which all risks are corrected; None: as they come."""
     seed: int = 0
+    dtype: str = "float32"
+    """Of weights, keys and values while decoding: float32, bfloat16 or int8."""
     strict: bool = False
     """Rows that cannot be scored and undetermined rollouts are errors."""
 
@@ -74,6 +77,7 @@ class ScoreConfig:
         if self.estimator not in ESTIMATORS:
             message = f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
             raise ConfigError(message)
+        check_dtype(self.dtype)
         require_at_least(1, self, "n_rollouts")
         require_at_least(N_PILOT, self, "max_rollouts")
         if not (math.isfinite(self.target_se) and self.target_se > 0):
@@ -179,7 +183,9 @@ class ScoreJob:
         )
         size = int(np.clip(2048 // ((config.n_rollouts or 32) * len(found.names)), 4, 64))
         units = [ScoreUnit(task, prompts[i : i + size]) for i in range(0, len(prompts), size)]
-        engine = EngineConfig(n_slots=config.n_slots, max_context=self.max_context)
+        engine = EngineConfig(
+            n_slots=config.n_slots, max_context=self.max_context, dtype=config.dtype
+        )
         make = partial(open_engine, self.run, engine)
         estimates: list[list[RowEstimate]] = []
         counts: EngineStatistics | None = None
