@@ -20,6 +20,8 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_
 /// 00:00:00 of the day, in microseconds since 1970.
 constexpr std::int64_t day_of(std::int64_t us) { return floor_div(us, kUsPerDay) * kUsPerDay; }
 
+constexpr bool is_midnight(std::int64_t us) { return us == day_of(us); }
+
 /// Year of a day since 1970.
 constexpr std::int32_t year_of_day(std::int64_t day) {
   using namespace std::chrono;

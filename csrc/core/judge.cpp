@@ -16,8 +16,6 @@ constexpr std::int64_t kUsualUs = 10957 * kUsPerDay;  // 2000-01-01: no sentinel
 
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
-bool is_midnight(std::int64_t us) { return us == day_of(us); }
-
 }  // namespace
 
 Role Judge::role_of(std::size_t row) const {

@@ -18,8 +18,6 @@ constexpr std::int64_t kEndUs = 2932897 * kUsPerDay;    // 10000-01-01
 
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
-bool is_midnight(std::int64_t us) { return us == day_of(us); }
-
 bool in_calendar(std::int64_t us) { return us >= kFirstUs && us < kEndUs; }
 
 template <typename T>

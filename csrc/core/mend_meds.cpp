@@ -10,8 +10,6 @@ namespace {
 
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
-bool is_midnight(std::int64_t us) { return us == day_of(us); }
-
 Removal removal_of(VisitFate fate) {
   switch (fate) {
     case VisitFate::kMerged:

@@ -71,7 +71,7 @@ void RecordCensus::count_times(const OmopRows& rows, std::size_t n, std::uint16_
       last_type = type;
     }
     ++(*sums)[0];
-    (*sums)[1] += moment == day_of(moment);
+    (*sums)[1] += is_midnight(moment);
   }
 }
 
