@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chronoward.data import PreparedEvents, Rule, prepare, read_ledger
+from chronoward.data import IngestConfig, PreparedEvents, Rule, prepare, read_ledger
 from chronoward.schema import Role
 
 from .omop_rows import events_of, person, write_omop
@@ -248,3 +248,29 @@ def test_of_stays_with_one_end_an_emergency_visit_belongs_to_the_first(tmp_path:
     source = write_omop(tmp_path / "source", {"person": people, "visit_occurrence": visits})
     counts = prepare(source, tmp_path / "work").report["tables"]["visit_occurrence"]
     assert counts == {"records": 3 * n, "kept": 2 * n, "ed_linked": n}
+
+
+def test_a_visit_without_a_type_that_starts_at_midnight_has_times_where_others_do(
+    tmp_path: Path,
+) -> None:
+    """A record of a day of it is known at its end."""
+    starts = ("2020-01-01 00:00:00", "2020-02-01 09:00:00", "2020-03-01 10:00:00")
+    visits = [
+        {
+            "visit_occurrence_id": place,
+            "person_id": 1,
+            "visit_concept_id": 9201,
+            "visit_start_date": start[:10],
+            "visit_start_datetime": start,
+            "visit_end_datetime": start[:8] + "03" + start[10:],
+        }
+        for place, start in enumerate(starts)
+    ]
+    day = {"condition_start_date": "2020-01-02", "visit_occurrence_id": 0}
+    record = {"condition_occurrence_id": 1, "person_id": 1, "condition_concept_id": 5} | day
+    tables = {"person": [person()], "visit_occurrence": visits, "condition_occurrence": [record]}
+    config = IngestConfig(midnight_share=0.5)
+    source = write_omop(tmp_path / "source", tables)
+    rules = prepare(source, tmp_path / "work", config=config).report["rules"]
+    assert rules["date_only_in_visit"] == 1
+    assert "date_only_day" not in rules

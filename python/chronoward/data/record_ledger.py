@@ -190,10 +190,10 @@ def _of_numbers(table: ReadTable, fates: RecordFates) -> Iterator[_Lines]:
     order = None if is_ordered else np.lexsort((changes, gone, keys))
     for begin in range(0, len(keys), _SLICE):
         part = slice(begin, begin + _SLICE) if order is None else order[begin : begin + _SLICE]
-        mine = tuple(np.asarray(column[part]) for column in (keys, gone, changes))
-        first, n_records = ledger.runs_of(mine[1], mine[2], mine[0])
-        key, fate, change = (column[first] for column in mine)
-        yield _Lines(pa.array(key).cast(pa.string()), n_records, _GONE[fate], _bits(change))
+        key, fate, change = (np.asarray(keys[part]), gone[part], changes[part])
+        first, n_records = ledger.runs_of(fate, change, key)
+        texts = pa.array(key[first]).cast(pa.string())
+        yield _Lines(texts, n_records, _GONE[fate[first]], _bits(change[first]))
 
 
 def _count(counts: dict[str, int], lines: _Lines) -> None:

@@ -54,11 +54,12 @@ class RecordNumberings:
 
     def number_units(self, concept: Codes | None, text: Codes | None) -> Codes:
         """Numbers of pairs of unit concept and unit text, -1 where both are null."""
-        packed = np.int64(0)
+        parts = []
         if concept is not None:
-            packed = packed + ((concept.astype(np.int64) + 1) << 32)
+            parts.append((concept.astype(np.int64) + 1) << 32)
         if text is not None:
-            packed = packed + (text.astype(np.int64) + 1)
+            parts.append(text.astype(np.int64) + 1)
+        packed: Ints = parts[0] if len(parts) == 1 else parts[0] | parts[1]
         return self.units.of_all(packed, null=0)
 
     def unit_pairs(self) -> list[tuple[int | None, str | None]]:

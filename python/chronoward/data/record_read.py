@@ -155,11 +155,11 @@ class RecordReader:
         )
         self._append("keys", rows.key)
         self._append("gone", gone)
-        columns = {**rows.columns, "place": place, "subject": subject}
+        spooled = {**rows.columns, "place": place, "subject": subject}
         if n_known < n:
             known = gone == 0
-            columns = {name: column[known] for name, column in columns.items()}
-        self.spool.add(columns)
+            spooled = {name: column[known] for name, column in spooled.items()}
+        self.spool.add(spooled)
         return int(np.count_nonzero(rows.key == NULL_US)) - n_text
 
     def _append(self, name: str, column: NDArray[Any]) -> None:

@@ -54,7 +54,7 @@ def place_visits(work: Workspace, config: IngestConfig, subject_gone: str) -> No
         f"""CREATE TABLE visit_midnight AS SELECT type FROM visit_stage WHERE moment IS NOT NULL
         GROUP BY type HAVING avg({is_midnight("moment")}::INTEGER) >= {config.midnight_share}"""
     )
-    midnight = "s.type IS NOT DISTINCT FROM m.type AND m.found"
+    midnight = "m.found IS NOT NULL"
     work.run(
         f"""CREATE TABLE visit_raw AS WITH copies AS (
           SELECT *, row_number() OVER (PARTITION BY {_SAME} ORDER BY ref, key) AS copy,
