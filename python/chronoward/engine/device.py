@@ -118,8 +118,9 @@ class DeviceRollouts:
         n_own, n_prefix = (-(-n // room.page_tokens) for n in (room.own_tokens, room.prefix_tokens))
         n_pages = 1 + room.n_rows * n_own + room.n_prefixes * n_prefix
         number = torch.arange(1, n_pages, dtype=torch.int32, device=self.device)
-        own, prefix = number.split([room.n_rows * n_own, room.n_prefixes * n_prefix])
-        self.table, self.prefix_table = own.view(-1, n_own), prefix.view(-1, n_prefix)
+        n_first = room.n_rows * n_own
+        self.table = number[:n_first].view(-1, n_own)
+        self.prefix_table = number[n_first:].view(-1, n_prefix)
         self.page_time = self._integers(n_pages, room.page_tokens)
         self.pages = [
             make_pages(
@@ -152,9 +153,8 @@ class DeviceRollouts:
         n_steps, n_rows, n_sets = self.room.n_steps, self.room.n_rows, len(self.tables.set_words)
         integers = ("job", "token", "time_min", "status", "step_min", "fault")
         self.ring = {name: self._integers(n_steps, n_rows) for name in integers}
-        wide = {"dtype": torch.float64, "device": self.device}
         self.ring["log_p"] = torch.zeros(n_steps, n_rows, device=self.device)
-        self.ring["value_u"] = torch.zeros(n_steps, n_rows, **wide)  # type: ignore[arg-type]
+        self.ring["value_u"] = self.ring["log_p"].double()
         self.ring["outcome_p"] = torch.zeros(n_steps, n_rows, n_sets, device=self.device)
         self.place = self._integers(1, dtype=torch.int64)
 
@@ -245,7 +245,7 @@ class DeviceRollouts:
             q, k, v = block.qkv(x, angles)
             write_pages(k, v, pages, place)
             x = block.finish(x, paged_attention(q, pages, rows, **bias))
-        logits = (model.final_norm(x) @ model.output_weight.t()).float()
+        logits: Tensor = (model.final_norm(x) @ model.output_weight.t()).float()
         return logits + self._context_bias()
 
     def _context_bias(self) -> Tensor:
