@@ -125,10 +125,15 @@ def sample(
     def tensor(name: str, dtype: torch.dtype) -> Tensor:
         return torch.tensor([getattr(x, name) for x in found], dtype=dtype, device=logits.device)
 
-    whole = (tensor(n, torch.int32) for n in ("token", "time", "status", "step_min"))
     outcome_p = torch.zeros((len(found), len(tables.set_words)), device=logits.device)
     for row, x in zip(outcome_p, found, strict=True):
         row.copy_(torch.from_numpy(x.outcome_p))
     return Draws(
-        *whole, tensor("log_p", torch.float32), tensor("value_u", torch.float64), outcome_p
+        token=tensor("token", torch.int32),
+        time_min=tensor("time", torch.int32),
+        status=tensor("status", torch.int32),
+        step_min=tensor("step_min", torch.int32),
+        log_p=tensor("log_p", torch.float32),
+        value_u=tensor("value_u", torch.float64),
+        outcome_p=outcome_p,
     )

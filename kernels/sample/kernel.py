@@ -27,7 +27,7 @@ def block_tokens(vocab_size: int) -> int:
     """Tokens of a block of logits: at most 64 blocks; small in the interpreter, so that a toy's
     vocabulary has several."""
     least = 32 if interprets() else 1024
-    return max(least, triton.next_power_of_2(triton.cdiv(vocab_size, MAX_BLOCKS)))
+    return max(least, int(triton.next_power_of_2(triton.cdiv(vocab_size, MAX_BLOCKS))))
 
 
 def sample(logits: Tensor, slots: Tensor, keys: Tensor, tables: Tables, rule: Rule) -> list[Tensor]:

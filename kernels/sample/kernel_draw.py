@@ -73,8 +73,9 @@ def _above(row, bits, top, inverse_temperature, n_blocks, BLOCK: tl.constexpr):
 def _cut(
     row, top, inverse_temperature, n_blocks, top_k, top_p, min_p, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """(bits, ties): kept are masses with more bits, and of those with as many the first `ties`;
-    and the least mass by min-p. Top-k, then top-p of what is left; ties go to the smaller id."""
+    """(bits, ties, room, least): kept are masses with more bits, and of those with as many the
+    first `ties` while they fit into `room`; none below `least`. Top-k, then top-p of what is left,
+    then min-p; ties go to the smaller id."""
     low, high = 1, TOP_BITS
     if top_k > 0:
         while high - low > 1:
@@ -88,6 +89,7 @@ def _cut(
         ties = tl.minimum(n_equal, tl.maximum(top_k - (n - n_equal), 0))
     bits = low
     value = tl.cast(bits, tl.int32).to(tl.float32, bitcast=True).to(tl.float64)
+    room = tl.cast(float("inf"), tl.float64)  # mass that ties may take up, by top-p
     if top_p < 1.0:
         aim = (mass - (n_equal - ties).to(tl.float64) * value) * top_p
         low, high = bits, TOP_BITS
@@ -98,9 +100,8 @@ def _cut(
             high = tl.where(above >= aim, high, middle)
         _, n_equal, mass = _above(row, low, top, inverse_temperature, n_blocks, BLOCK)
         value = tl.cast(low, tl.int32).to(tl.float32, bitcast=True).to(tl.float64)
-        wanted = tl.ceil((aim - (mass - n_equal.to(tl.float64) * value)) / value).to(tl.int32)
-        most = tl.where(low == bits, ties, n_equal)
-        ties = tl.minimum(tl.maximum(wanted, 1), most)
+        room = aim - (mass - n_equal.to(tl.float64) * value)
+        ties = tl.where(low == bits, ties, n_equal)
         bits = low
     least = tl.cast(0.0, tl.float64)
     if min_p > 0.0:
@@ -109,16 +110,17 @@ def _cut(
             _, part = _bits(row, i * BLOCK + tl.arange(0, BLOCK), top, inverse_temperature)
             largest = tl.maximum(largest, tl.max(part, 0).to(tl.float64))
         least = largest * min_p
-    return bits, ties, least
+    return bits, ties, room, least
 
 
 @triton.jit
 def _kept(b, mass, cut, n_before):
     """Masses of a block that the cut leaves; `n_before` ties lie in blocks before it."""
-    bits, ties, least = cut
+    bits, ties, room, least = cut
     is_tie = (b == bits).to(tl.int32)
     rank = n_before + tl.cumsum(is_tie, 0) - is_tie
-    is_kept = (b > bits) | ((is_tie != 0) & (rank < ties))
+    has_room = (rank == 0) | (rank.to(tl.float64) * mass.to(tl.float64) < room)
+    is_kept = (b > bits) | ((is_tie != 0) & (rank < ties) & has_room)
     is_kept = is_kept & (mass.to(tl.float64) >= least)
     return tl.where(is_kept, mass, 0.0), tl.sum(is_tie, 0)
 
@@ -232,7 +234,7 @@ def sample_draw_kernel(
         if status == RUNNING:
             step_min, top, total = clock, high.to(tl.float64), legal_total
             weights = tl.exp(below * inverse_temperature)  # of a block's own masses
-            cut = (0, 0, tl.cast(0.0, tl.float64))
+            cut = (0, 0, 0.0, 0.0)
             ties = tl.zeros([NB], tl.int32)
             if TRUNCATES:
                 cut = _cut(

@@ -148,16 +148,16 @@ class ReferenceSampler:
         """Only a move beyond the prediction time; before it, what closes an open visit; where no
         move is long enough, the longest."""
         moving, kept = self.t["moving"], np.zeros(self.vocab, bool)
-        places = np.flatnonzero(legal[moving])
+        places = np.flatnonzero(legal[moving]).tolist()
         if len(places) == 0:
             closing = legal & self._bits(self.t["limits"][2])
             return (closing if closing.any() else legal), share
         for i in places:
             share[i] = self._silent_share(row, i)
-        reaching = places[share[places] > 0]
+        reaching = [i for i in places if share[i] > 0]
         if len(reaching) == 0:
-            ends = np.array([self._clock_after(row, i, 1.0) for i in places])
-            reaching = places[ends == ends.max()]
+            ends = [self._clock_after(row, i, 1.0) for i in places]
+            reaching = [i for i, end in zip(places, ends, strict=True) if end == max(ends)]
             share[reaching] = 1.0
         kept[moving[reaching]] = True
         return kept, share
@@ -205,7 +205,8 @@ class ReferenceSampler:
         n = int((q < needed).sum())
         if n in (0, N_KNOTS):
             return float(n == 0)
-        return 1.0 - (n - 1 + (needed - q[n - 1]) / (q[n] - q[n - 1])) / (N_KNOTS - 1)
+        part = float((needed - q[n - 1]) / (q[n] - q[n - 1]))
+        return 1.0 - (n - 1 + part) / (N_KNOTS - 1)
 
     def _accept(self, row: Any, token: int, u: float) -> None:
         """Takes a token into the row: clock, place in the grammar, and whether it ends."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks.gpu_rows import packed_rows
 
-from benchmarks import gpu, gpu_attention, gpu_training
+from benchmarks import gpu, gpu_attention, gpu_generation, gpu_training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,3 +112,41 @@ def test_t4_measures_a_tiny_model_on_a_cpu() -> None:
     assert [x.metric for x in lines] == ["tokens", "tokens_vs_gpt2", "mfu"]
     flop = lines[0].extra["flop_per_token"]
     assert lines[2].value == pytest.approx(lines[0].value * flop / 989e12)
+
+
+TINY = gpu_generation.Shape(
+    preset="tiny", vocab_size=60, n_rows=4, contexts=(32,), prefix_tokens=20, rollouts=3,
+    n_prefixes=2, most_hours=2, most_tokens=90, n_steps=4, device="cpu", dtype=torch.float32,
+)  # fmt: skip
+
+
+def test_g5_measures_a_tiny_model_on_a_cpu() -> None:
+    lines = list(gpu_generation.measure(TINY))
+    names = ["gpu_tokens_rate", "rollouts", "step_32_float32", "step_32_fp8"]
+    assert [x.metric for x in lines] == names
+    assert [x.id for x in lines] == ["G3", "G5", "G5", "G5"]
+    assert lines[1].extra["jobs"] == 6
+    assert lines[1].extra["tokens"] >= 6
+    step = lines[2].extra
+    n_bytes = 2 * 2 * 96 * 4  # keys and values, layers, width, fp32
+    assert step["kv_gb"] == pytest.approx(4 * step["mean_context"] * n_bytes / 1e9)
+    assert lines[3].extra["kv_gb"] < lines[2].extra["kv_gb"] / 3
+
+
+def test_the_jobs_rollouts_end_at_their_own_deadlines() -> None:
+    _, lengths = gpu_generation.run_job(TINY)
+    assert len(set(lengths)) > 2
+    assert max(lengths) <= TINY.most_tokens
+
+
+def test_the_check_before_g5_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts = gpu_generation.seated(TINY, 32)
+    assert gpu_generation.check(rollouts, 4) < 1e-5
+    attend = gpu_generation.paged_attention
+    monkeypatch.setattr(
+        gpu_generation,
+        "paged_attention",
+        lambda *x, backend=None, **y: attend(*x, **y) * (1.0 if backend else 1.1),
+    )
+    with pytest.raises(AssertionError, match="decode attention differs from the reference by"):
+        gpu_generation.check(rollouts, 4)

@@ -45,7 +45,7 @@ def test_the_kernels_draw_what_the_core_draws(case: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_kernels_draw_what_the_core_draws_for_longer(case: str) -> None:
-    compare(case, 6, 15)
+    compare(case, 3, 8)
 
 
 def test_a_cut_among_equals_keeps_the_smaller_ids() -> None:
