@@ -24,8 +24,8 @@ from benchmarks import hugging_face, peers
 from chronoward.model import Batch, Model, ModelConfig, NextEvent
 from chronoward.packing import pack
 from chronoward.philox import uniforms
+from chronoward.process_memory import keep_freed_memory
 from chronoward.train import TrainConfig
-from chronoward.train.memory import keep_freed_memory
 from chronoward.train.optimizer import Optimizers
 
 if TYPE_CHECKING:

@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
 # Top to bottom; modules on one line share a layer and may import each other.
 LAYERS: list[tuple[str, ...]] = [
-    ("_core", "ahead", "dictionary", "errors", "files", "nulls", "packages", "schema", "version"),
+    (
+        "_core",
+        "ahead",
+        "dictionary",
+        "errors",
+        "files",
+        "nulls",
+        "packages",
+        "process_memory",
+        "schema",
+        "version",
+    ),
     ("kernels",),
     ("philox", "outcomes", "survival"),
     ("splits",),

@@ -96,20 +96,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(EXIT_SIGTERM)
 
 
-def _keep_freed_memory() -> None:
-    """Tells glibc not to give freed arrays back to the kernel, which clears the pages of the next.
-
-    It takes 6 % of the time of `tokenize`; what a process has at most stays what it was. Other
-    libraries of C do as they please.
-    """
-    import ctypes
-
-    trim_threshold, mmap_threshold, most = -1, -3, 1 << 30  # M_… of malloc.h
-    if hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
-        ctypes.CDLL(None).mallopt(trim_threshold, most)
-        ctypes.CDLL(None).mallopt(mmap_threshold, most)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0; 1 data fault; 2 usage; 130 or 143 interrupted."""
     from chronoward.errors import ConfigError, LimitError, NumericError, StateError
@@ -120,7 +106,6 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(100_000, 50, 50)
     # Threads that wait for work must sleep: spinning ones halve the speed of a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(args=arguments, prog_name="chronoward")

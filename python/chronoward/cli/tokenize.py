@@ -47,8 +47,10 @@ def run(
     place_unseen: PlaceUnseen = None,
 ) -> None:
     """Makes a token store; run it again after an interruption and it goes on."""
+    from chronoward.process_memory import keep_freed_memory
     from chronoward.tokenize import tokenize
 
+    keep_freed_memory()
     with stages() as progress:
         store = tokenize(
             src,

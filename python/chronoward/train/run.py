@@ -19,6 +19,7 @@ from chronoward.errors import ConfigError, DataError, LimitError, StateError
 from chronoward.loader import Loader
 from chronoward.model import PORTABLE, Model, ModelConfig, place_rows, save_model
 from chronoward.model import load as load_model
+from chronoward.process_memory import keep_freed_memory
 from chronoward.store import TokenStore
 from chronoward.tokenizer import Tokenizer
 from chronoward.tokenizer.concept_embeddings import ConceptEmbeddings, token_vectors
@@ -27,7 +28,6 @@ from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.context import start_context_bias, visit_kinds
 from chronoward.train.loop import Data, Evaluation, Trainer
-from chronoward.train.memory import keep_freed_memory
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
