@@ -55,13 +55,13 @@ SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/(0|[1-9][0-9]*)\.arrow")
 APPENDED_NAME = re.compile(
     rf"{APPENDS}/[1-9][0-9]*/({re.escape(SUPERSEDED)}|{re.escape(FINGERPRINTS)}|{re.escape(CODES)})"
 )
-TOKEN_COLUMNS = {
+TOKEN_COLUMNS: dict[str, type[np.generic]] = {
     "token_id": np.int32,
     "time_min": np.int32,
     "event_min": np.int32,
     "n_prior": np.uint8,
 }
-PERIOD_COLUMNS = {"obs_start_min": np.int32, "obs_end_min": np.int32}
+PERIOD_COLUMNS: dict[str, type[np.generic]] = {"obs_start_min": np.int32, "obs_end_min": np.int32}
 
 
 def shard_schema(tokenizer_hash: str) -> pa.Schema:

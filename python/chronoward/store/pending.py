@@ -55,7 +55,7 @@ class _Column:
         self._n = 0
 
     def append(self, values: NDArray[Any]) -> None:
-        self._file.write(memoryview(np.ascontiguousarray(values, self._dtype)).cast("B"))
+        self._file.write(np.ascontiguousarray(values, self._dtype).data.cast("B"))
         self._n += len(values)
 
     def take(self, n: int) -> NDArray[Any]:
