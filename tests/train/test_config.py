@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 
@@ -87,4 +88,9 @@ def test_the_commands_defaults_are_those_of_the_configs() -> None:
     owners = {f.name: f.default for f in fields(ModelConfig)} | TrainConfig().__dict__
     shared = set(given) & set(owners)
     assert len(shared) >= 15
+    options = get_type_hints(run, include_extras=True)
+    for name in ("time_bias", "rotary"):  # None is the config's own; the help says which that is
+        assert given[name] is None
+        assert f"[{owners[name]}]" in options[name].__metadata__[0].help
+        shared.remove(name)
     assert {name: given[name] for name in shared} == {name: owners[name] for name in shared}
