@@ -1,7 +1,6 @@
 // Table of contents of chronoward._core: errors, then one bind_<area>() a concept.
 #include <pybind11/pybind11.h>
 
-#include <cerrno>
 #include <system_error>
 
 #include "bindings/bind.hpp"
@@ -22,8 +21,8 @@ void register_errors() {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const std::system_error& error) {
-      errno = error.code().value();
-      PyErr_SetFromErrno(PyExc_OSError);
+      const py::tuple arguments = py::make_tuple(error.code().value(), error.what());
+      PyErr_SetObject(PyExc_OSError, arguments.ptr());  // as OSError(errno, text) would be
     } catch (const DataError& error) {
       raise("DataError", error.what());
     } catch (const FormatError& error) {

@@ -17,7 +17,7 @@ namespace chronoward {
 
 namespace {
 
-[[noreturn]] void fail(int error, const char* what) {
+[[noreturn]] void fail(int error, const std::string& what) {
   throw std::system_error(error, std::generic_category(), what);
 }
 
@@ -29,9 +29,9 @@ std::size_t whole_pages(std::size_t bytes) {
 }  // namespace
 
 FileMemory::FileMemory(const std::string& folder) {
-  std::string name = folder + "/.chronoward-XXXXXX";
+  std::string name = folder + "/.chronoward-XXXXXX";  // mkostemp replaces the six letters
   file_ = mkostemp(name.data(), O_CLOEXEC);
-  if (file_ < 0) fail(errno, "cannot make a file for intermediate results");
+  if (file_ < 0) fail(errno, "a file for intermediate results in " + folder);
   unlink(name.c_str());
 }
 
@@ -41,8 +41,9 @@ void* FileMemory::do_allocate(std::size_t bytes, std::size_t) {
   const std::size_t length = whole_pages(bytes);
   const auto at = static_cast<off_t>(size_);
   // blocks on the disk now: a hole that cannot be filled later would be a signal, not an error
-  const int error = posix_fallocate(file_, at, static_cast<off_t>(length));
-  if (error != 0) fail(error, "intermediate results");
+  int error = EINTR;
+  while (error == EINTR) error = posix_fallocate(file_, at, static_cast<off_t>(length));
+  if (error != 0) fail(error, "room for intermediate results");
   void* block = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, file_, at);
   if (block == MAP_FAILED) throw std::bad_alloc();
   size_ += length;

@@ -1,9 +1,9 @@
 """A MEDS source made into the event table: read once, mended by the core subject by subject.
 
-Passes over the spooled rows: facts about visits (where there may be any), values (where there are
-units or texts), then events in canonical order. What a pass finds out about the whole source goes
-into small tables of the workspace, so that the code table, observation periods and the report come
-from the same SQL as an OMOP source's.
+Passes over the spooled rows: facts about visits, units and texts (where there may be any of them),
+then events in canonical order. What a pass finds out about the whole source goes into small tables
+of the workspace, so that the code table, observation periods and the report come from the same SQL
+as an OMOP source's.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ visits. Last pass: links, availability, values, order, facts and the fate of eve
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from chronoward._core import OmopMending
+from chronoward.ahead import ahead
 from chronoward.data.concepts import LOCAL_CONCEPT
 from chronoward.data.events import regrouped
 from chronoward.data.links import ARTIFICIAL_CODE, drug_type
@@ -321,7 +321,7 @@ class RecordMender:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Last pass: yields the event table in canonical order."""
-        yield from regrouped(_ahead(self._pieces()) if self._threads > 1 else self._pieces())
+        yield from regrouped(ahead(self._pieces(), self._threads))
 
     def _pieces(self) -> Iterator[pa.Table]:
         for part, given in self._given():
@@ -389,15 +389,6 @@ class RecordMender:
                 "concept_id": pa.array(list(least.values()), pa.int64()),
             }
         )
-
-
-def _ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The items of an iterator; the next one is made while one is looked at."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(next, items, None)
-        while (item := waiting.result()) is not None:
-            waiting = pool.submit(next, items, None)
-            yield item
 
 
 def _us(column: pa.ChunkedArray) -> NDArray[np.int64]:
