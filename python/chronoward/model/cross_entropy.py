@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chronoward import _core
+from chronoward.model.fused_rows import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         needed = ctx.needs_input_grad[:4]
         inputs = (hidden, matrix, unseen, known)
         gradients = _Gradients(inputs, needed) if any(needed) else None
-        unseen, known, weight = unseen.detach(), known.detach(), weight.to(wide)
+        unseen, known, weight = weights_of(unseen), weights_of(known), weight.to(wide)
         losses = torch.empty(place.shape[0], dtype=wide, device=hidden.device)
         is_fast = hidden.device.type == "cpu" and wide == torch.float32
         pass_over = _cpu_rows if is_fast else _torch_rows
