@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, without waiting for what a GPU still has to do.
+
+    What follows from the batch alone is worked out on the CPU, where the batch is, and sent like
+    this: to ask a GPU for a number, or for how many of something there are, stops its queue.
+    """
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class OutputSample:
     """The tokens whose logits a training step makes.
@@ -34,6 +45,8 @@ class OutputSample:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One packed row of T tokens in n segments.
+
+    Objectives take a batch on the CPU beside hidden states on a GPU: then nothing waits.
 
     Attributes:
         token_id: int64 (T,).

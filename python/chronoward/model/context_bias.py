@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chronoward import _core
+from chronoward.model.batch import on_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ class Context(NamedTuple):
 
     Attributes:
         kind: int64 (n,), kind of visit the place stands in, 0 outside.
-        offsets: int64 (n + 1,), bounds of each place's entries, from 0.
+        offsets: int64 (n + 1,), bounds of each place's entries, from 0; on the CPU.
         entry: int32, v for each token that the context holds, V + v for each that is announced.
         next_state: uint8 (n,), state of the token after the place (0 unseen, 1 announced, 2 seen).
     """
@@ -44,7 +45,8 @@ class Context(NamedTuple):
     def rows(self) -> Tensor:
         """Which place each entry belongs to, int64."""
         places = torch.arange(len(self.kind), device=self.kind.device)
-        return torch.repeat_interleave(places, self.offsets.diff())
+        n_entries = on_device(self.offsets.diff(), self.kind.device)
+        return torch.repeat_interleave(places, n_entries, output_size=len(self.entry))
 
     def part(self, first: int, last: int) -> Context:
         """The places from `first` up to, without, `last`."""
@@ -78,6 +80,17 @@ class ContextBias(nn.Module):
         self.known = nn.Parameter(torch.zeros(n_kinds, 2 * vocab_size))
         self.register_buffer("visit_kind", torch.full((vocab_size,), -1, dtype=torch.int8))
         self.register_buffer("companion", torch.full((vocab_size,), -1, dtype=torch.int32))
+        self._copies: tuple[object, Tensor, Tensor] | None = None
+
+    def _lookups(self) -> tuple[Tensor, Tensor]:
+        """The two lookups on the CPU; from a GPU they are fetched once, until they change."""
+        found = (self.visit_kind, self.companion)
+        if self.visit_kind.device.type == "cpu" or any(x.is_inference() for x in found):
+            return found[0].cpu(), found[1].cpu()
+        version = [(id(x), x._version) for x in found]
+        if self._copies is None or self._copies[0] != version:
+            self._copies = (version, found[0].cpu(), found[1].cpu())
+        return self._copies[1:]
 
     def rules(self) -> _core.ContextRules:
         """The two lookups as the C++ core wants them.
@@ -85,8 +98,8 @@ class ContextBias(nn.Module):
         Raises:
             ValueError: a kind that is not below K, or a companion outside the vocabulary.
         """
-        kind, companion = self.visit_kind.cpu().numpy(), self.companion.cpu().numpy()
-        return _core.ContextRules(kind, companion, self.unseen.shape[0])
+        kind, companion = self._lookups()
+        return _core.ContextRules(kind.numpy(), companion.numpy(), self.unseen.shape[0])
 
     @torch.no_grad()
     def start(
@@ -122,7 +135,7 @@ class ContextBias(nn.Module):
         """What the contexts of chosen places hold.
 
         Args:
-            token_id: int64 (T,), a packed row.
+            token_id: int64 (T,), a packed row; on the CPU nothing has to be fetched.
             cu_seqlens: int32 (n + 1,), bounds of its segments.
             place: int64 (n,), ascending positions inside segments.
             sample: number the entries by the places of its C tokens, and leave others out.
@@ -135,7 +148,9 @@ class ContextBias(nn.Module):
         column = everything if sample is None else sample.columns(self.unseen.shape[1])
         parts = (token_id, cu_seqlens, place, column)
         found = _core.context_lists(self.rules(), *(x.cpu().contiguous().numpy() for x in parts))
-        return Context(*(torch.from_numpy(part).to(token_id.device) for part in found))
+        kind, offsets, entry, state = (torch.from_numpy(part) for part in found)
+        kind, entry, state = (on_device(x, self.unseen.device) for x in (kind, entry, state))
+        return Context(kind, offsets, entry, state)
 
     def forward(self, scores: Tensor, context: Context) -> Tensor:
         """Scores with their biases.  # (n, V) -> (n, V)"""

@@ -18,6 +18,7 @@ from torch import Tensor
 from chronoward import _core
 from chronoward.errors import ConfigError
 from chronoward.kernels.varlen_attention.tiles import interprets
+from chronoward.model.batch import on_device
 from chronoward.model.fused_rows import weights_of
 
 if TYPE_CHECKING:
@@ -266,15 +267,18 @@ def chunked_cross_entropy(
         ConfigError: a backend that does not take these tensors.
     """
     if sample is not None:
-        token, vocab_size = sample.token_id, unseen.shape[1]
-        target = sample.columns(vocab_size)[target]
-        matrix, unseen = matrix[token], unseen[:, token] + sample.log_weight
+        vocab_size = unseen.shape[1]
+        target = sample.columns(vocab_size).to(target.device)[target]
+        token = on_device(sample.token_id, matrix.device)
+        matrix = matrix[token]
+        unseen = unseen[:, token] + on_device(sample.log_weight, unseen.device)
         known = known[:, torch.cat([token, token + vocab_size])]
     inputs = [hidden, matrix, unseen, known]
     if (
         not torch.is_grad_enabled()
     ):  # inside the function a parameter would still ask for its gradient
         inputs = [x.detach() for x in inputs]
-    arguments = (*inputs, (place, target, weight), context, backend)
+    terms = tuple(on_device(x, hidden.device) for x in (place, target, weight))
+    arguments = (*inputs, terms, context, backend)
     total, losses = ChunkedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, losses

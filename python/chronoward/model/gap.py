@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chronoward.model.batch import on_device
 from chronoward.model.objectives import HeadLoss, next_event_places
 
 if TYPE_CHECKING:
@@ -156,18 +157,20 @@ class Gap:
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Summed over the batch's gaps and open waits."""
         del model
-        place, minutes = self._gaps.places(batch)
+        device = hidden.device
+        place, minutes = (on_device(x, device) for x in self._gaps.places(batch))
         days = (minutes.to(torch.float32) / MINUTES_PER_DAY).clamp(min=LEAST_DAYS)
         k, rate = self.head(hidden[place])
         closed = gamma_nll(k, rate, days).sum()
         place_open, waited = self._open.places(batch)
-        at = torch.from_numpy(place_open).to(hidden.device)
-        waited_days = torch.from_numpy(waited).to(hidden.device, torch.float32) / MINUTES_PER_DAY
+        at = on_device(torch.from_numpy(place_open), device)
+        waited_days = on_device(torch.from_numpy(waited).to(torch.float32), device)
+        waited_days = waited_days / MINUTES_PER_DAY
         k, rate = self.head(hidden[at])
         still_open = gamma_survival_nll(k, rate, waited_days).sum()
         parts = {
-            "closed": (float(closed.detach()), float(len(place))),
-            "open": (float(still_open.detach()), float(len(at))),
+            "closed": (closed.detach(), float(len(place))),
+            "open": (still_open.detach(), float(len(at))),
         }
         return HeadLoss(closed + still_open.to(closed), float(len(place) + len(at)), parts)
 
@@ -192,7 +195,7 @@ class Subtime:
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Summed over the batch's gaps and the three factors."""
         del model
-        place, minutes = self._gaps.places(batch)
+        place, minutes = (on_device(x, hidden.device) for x in self._gaps.places(batch))
         target = factors_of(minutes // MINUTES_PER_DAY)
         scores = self.head(hidden[place])
         losses = [
@@ -200,7 +203,7 @@ class Subtime:
             for f, score in enumerate(scores)
         ]
         parts = {
-            name: (float(loss.detach()), float(len(place)))
+            name: (loss.detach(), float(len(place)))
             for name, loss in zip(("years", "months", "days"), losses, strict=True)
         }
         return HeadLoss(torch.stack(losses).sum(), float(len(place)), parts)

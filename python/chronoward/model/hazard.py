@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from chronoward.errors import ConfigError, FormatError
+from chronoward.model.batch import on_device
 from chronoward.model.blocks import RMSNorm
 from chronoward.model.objectives import HeadLoss
 
@@ -119,8 +120,8 @@ class HazardHead(nn.Module):
 
     def exposure(self, start_years: Tensor, end_years: Tensor) -> Tensor:
         """Years of [start, end) inside each piece.  # (...), (...) -> (..., B)"""
-        edges = torch.tensor(self.config.edges_days, device=end_years.device) / 365.25
-        right = torch.cat([edges[1:], edges.new_tensor([math.inf])])
+        edges = on_device(torch.tensor(self.config.edges_days) / 365.25, end_years.device)
+        right = torch.cat([edges[1:], edges.new_full((1,), math.inf)])
         inside = torch.minimum(end_years[..., None], right) - torch.maximum(
             start_years[..., None], edges
         )
@@ -298,12 +299,14 @@ class Hazard:
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Likelihood of the follow-up after each moment of the batch."""
         del model
-        place, years, event, at_risk = (x.to(hidden.device) for x in self._targets(batch))
+        targets = self._targets(batch)
+        n_at_risk = targets[3].sum(0).tolist()
+        n_points = float(targets[3].any(dim=1).sum())
+        place, years, event, at_risk = (on_device(x, hidden.device) for x in targets)
         exposure = self.head.exposure(torch.zeros_like(years), years)
         losses = piecewise_nll(self.head(hidden[place]), exposure, event) * at_risk
-        n_points = float(at_risk.any(dim=1).sum())
         parts = {
-            name: (float(losses[:, k].detach().double().sum()), float(at_risk[:, k].sum()))
+            name: (losses[:, k].detach().double().sum(), float(n_at_risk[k]))
             for k, name in enumerate(self.head.config.outcomes)
         }
         return HeadLoss(losses.sum(), n_points, parts)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from chronoward.errors import ConfigError, FormatError
+from chronoward.model.batch import on_device
 from chronoward.model.objectives import REPEAT_WEIGHTS, HeadLoss, repeat_weights
 
 if TYPE_CHECKING:
@@ -247,14 +248,20 @@ class NextVisit:
 
     def loss(self, model: Model, hidden: Tensor, batch: Batch) -> HeadLoss:
         """Summed over the batch's whole visits."""
-        first, visit, column, weight = (x.to(hidden.device) for x in self.targets(batch))
+        first, visit, column, weight = self.targets(batch)
         total = hidden.new_zeros((), dtype=torch.float32)
         for begin in range(0, len(first), CHUNK_VISITS):
             end = begin + CHUNK_VISITS
             here = (visit >= begin) & (visit < end)
-            arguments = (hidden[first[begin:end]], visit[here] - begin, column[here], weight[here])
-            total = total + checkpoint(self._chunk, model, *arguments, use_reentrant=False)
+            asked = (first[begin:end], visit[here] - begin, column[here], weight[here])
+            at, *held = (on_device(x, hidden.device) for x in asked)
+            made = checkpoint(  # nothing in it is drawn
+                *(self._chunk, model, hidden[at], *held),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            total = total + made
         if not len(first):  # as with other heads, gradients of zero: Adam's averages go on
             total = self.head(model, hidden[:0]).sum()
         n_visits = float(len(first))
-        return HeadLoss(total, n_visits, {"visits": (float(total.detach()), n_visits)})
+        return HeadLoss(total, n_visits, {"visits": (total.detach(), n_visits)})

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from chronoward.errors import ConfigError
+from chronoward.model.batch import on_device
 from chronoward.model.cross_entropy import check_loss_backend, chunked_cross_entropy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from chronoward.model.batch import Batch
@@ -32,12 +35,13 @@ class HeadLoss:
     Attributes:
         total: sum of the weighted terms, differentiable.
         weight: sum of the weights (number of terms when all weigh 1).
-        parts: sums and counts for the log, name -> (sum, count), without gradient.
+        parts: sums and counts for the log, name -> (sum, count), without gradient; sums that
+            a device has yet to make are tensors.
     """
 
     total: Tensor
     weight: float
-    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[float | Tensor, float]] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -139,20 +143,20 @@ class NextEvent:
             sample=batch.output_sample,
             backend=self.backend,
         )
-        parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}
+        parts: dict[str, tuple[float | Tensor, float]] = {
+            "all": (losses.double().sum(), float(losses.shape[0]))
+        }
         if self.token_group is not None:
             group = self.token_group.to(target.device)[target]
             n_groups = len(self.group_names)
-            sums = torch.zeros(n_groups, dtype=torch.float64, device=target.device)
-            sums.index_add_(0, group, losses.double())
-            counts = torch.bincount(group, minlength=n_groups)
-            for name, total_, count in zip(
-                self.group_names, sums.tolist(), counts.tolist(), strict=True
-            ):
-                parts[name] = (total_, float(count))
+            counts = torch.bincount(group, minlength=n_groups).tolist()
+            sums = torch.zeros(n_groups, dtype=torch.float64, device=losses.device)
+            sums.index_add_(0, on_device(group, losses.device), losses.double())
+            for name, sum_, count in zip(self.group_names, sums, counts, strict=True):
+                parts[name] = (sum_, float(count))
         n_terms = float(weight.double().sum())
         if self.open_intervals is not None:
             still_open, n_open = self.open_intervals.loss(model, hidden, batch)
             total, n_terms = total + still_open, n_terms + n_open
-            parts["open"] = (float(still_open.detach()), float(n_open))
+            parts["open"] = (still_open.detach(), float(n_open))
         return HeadLoss(total, n_terms, parts)

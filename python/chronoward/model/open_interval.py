@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
+from chronoward.model.batch import on_device
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -76,12 +78,15 @@ class OpenIntervals:
         place, waited = self.places(batch)
         if not len(place):
             return hidden.new_zeros(()), 0
-        at = torch.from_numpy(place).to(hidden.device)
+        context = model.context_bias.context(
+            batch.token_id, batch.cu_seqlens, torch.from_numpy(place)
+        )
+        at = on_device(torch.from_numpy(place), hidden.device)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        context = model.context_bias.context(batch.token_id, batch.cu_seqlens, at)
         scores = linear(hidden[at], model.output_weight).to(wide)
         logits = model.context_bias(scores, context)
-        share = torch.from_numpy(np.maximum(self.survival(waited), _LEAST_SHARE)).to(logits)
-        gaps = logits[:, torch.from_numpy(self.gap_id).to(at.device)]
+        survival = np.maximum(self.survival(waited), _LEAST_SHARE)
+        share = on_device(torch.from_numpy(survival).to(logits.dtype), logits.device)
+        gaps = logits[:, on_device(torch.from_numpy(self.gap_id), logits.device)]
         beyond = torch.logsumexp(gaps + share.log(), dim=1)
         return (torch.logsumexp(logits, dim=1) - beyond).sum(), len(place)

@@ -37,7 +37,7 @@ class Sums:
         """Adds one batch's loss of the head `name`."""
         one = Sums()
         one._total[name] = (float(loss.total.detach()), loss.weight)
-        one._parts[name] = dict(loss.parts)
+        one._parts[name] = {part: (float(sum_), n) for part, (sum_, n) in loss.parts.items()}
         self.merge(one)
 
     def merge(self, other: Sums) -> None:

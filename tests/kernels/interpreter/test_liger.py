@@ -48,7 +48,8 @@ def run(
     head = objective.loss(model, hidden, batch)
     inputs = [hidden, model.output_weight, model.context_bias.unseen, model.context_bias.known]
     gradients = torch.autograd.grad(2.5 * head.total, inputs)
-    return [x.detach().double() for x in (head.total, *gradients)], head.parts
+    parts = {name: (float(sum_), count) for name, (sum_, count) in head.parts.items()}
+    return [x.detach().double() for x in (head.total, *gradients)], parts
 
 
 @pytest.mark.parametrize("is_sampled", [False, True])
