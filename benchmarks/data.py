@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from benchmarks.process import chronoward
 from benchmarks.record import Measurement, Stopwatch
 
+from chronoward.ahead import side_by_side
 from chronoward.data import prepare
 from chronoward.philox import uniforms
 from chronoward.store import TokenStore
@@ -119,9 +120,8 @@ def time_encoding(meds: Path, folder: Path) -> Encoding:
     codes, observation = prepared.codes, prepared.observation
 
     def encode(threads: int) -> int:
-        batches = [
-            tokenizer.encode(table, observation, codes=codes, threads=threads) for table in tables
-        ]
+        given = (tokenizer.input_of(table, observation, codes) for table in tables)
+        batches = list(side_by_side(tokenizer.encode_input, given, threads))
         return sum(batch.n_tokens for batch in batches)
 
     n_tokens = encode(1)
