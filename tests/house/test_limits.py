@@ -48,6 +48,7 @@ EXCEPTIONS: dict[str, str] = {
     "kernels/sample/operators.py::triton_sample": _OPERATOR,
     "kernels/sample/operators.py::_shapes": _OPERATOR,
     "kernels/varlen_attention/__init__.py::varlen_attention": "the operator's public function",
+    "python/chronoward/model/cross_entropy.py::chunked_cross_entropy": "a loss, all that it is of",
     "kernels/varlen_attention/reference.py::varlen_attention_reference": _OPERATOR,
 }
 

@@ -205,3 +205,20 @@ def test_a_batch_without_targets_gives_zero(make_batch, toy_config) -> None:
 def test_unknown_repeat_weight_is_refused() -> None:
     with pytest.raises(ConfigError, match="repeat_weight"):
         NextEvent(repeat_weight="sometimes")
+
+
+def test_a_backend_of_the_loss_that_cannot_be_used_is_refused(
+    toy_config, make_batch, monkeypatch
+) -> None:
+    model = Model(toy_config)
+    with pytest.raises(ConfigError, match="must be one of"):
+        NextEvent(backend="flash")
+    monkeypatch.setattr(cross_entropy_module, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"chronoward\[liger\]"):
+        NextEvent(backend="liger")
+    monkeypatch.setattr(cross_entropy_module, "find_spec", lambda name: name)
+    monkeypatch.setattr(cross_entropy_module, "interprets", lambda: False)
+    batch = make_batch(FIRST)
+    hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        NextEvent(backend="liger").loss(model, hidden, batch)

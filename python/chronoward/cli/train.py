@@ -153,6 +153,13 @@ def run(
     memory_limit: Annotated[
         str | None, typer.Option(help="Refuse to start above this estimate, such as 4GB.")
     ] = None,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="What each process that torchrun starts holds: ddp, the whole model, or fsdp, a "
+            "part of its weights, gradients and optimizer's state."
+        ),
+    ] = "ddp",
 ) -> None:
     """Trains a model on a token store; the best weights on the tuning split are kept."""
     import torch
@@ -190,6 +197,7 @@ def run(
             exclude_subjects=_excluded(exclude_subjects),
             concept_embeddings=concept_embeddings,
             memory_limit=_bytes(memory_limit),
+            parallel=parallel,
             callbacks=Callbacks(
                 progress=_report(advance), say=lambda line: typer.echo(line, err=True)
             ),

@@ -1,8 +1,8 @@
 """A decoder block in pieces, so that cached decoding runs the same mathematics as training.
 
-`Block.qkv` → (attention, by whoever holds the keys) → `Block.finish`. On a CPU what lies between
-the products is C++ (`model.fused_rows`); elsewhere and in fp64 norms and rotation are torch with
-their gradients written out.
+`Block.qkv` → (attention, by whoever holds the keys) → `Block.finish`; `Block.forward` is the three
+in one call. On a CPU what lies between the products is C++ (`model.fused_rows`); elsewhere and in
+fp64 norms and rotation are torch with their gradients written out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.nn import functional
 from chronoward.model import fused_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chronoward.model.config import ModelConfig
 
 MINUTES_PER_DAY = 1440.0
@@ -155,6 +157,23 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(d, config.norm_eps)
         self.gate_and_up = nn.Linear(d, 2 * config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, d, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        attend: Callable[..., Tensor],
+    ) -> Tensor:
+        """Residual stream after the block, in one call: what is sharded is gathered around it.
+
+        Args:
+            x: residual stream (T, d_model).
+            angles: see `qkv`.
+            attend: q, k, v, a=, tau= -> output of attention (T, H, D).
+        """
+        q, k, v = self.qkv(x, angles)
+        a, tau = self.bias()
+        return self.finish(x, attend(q, k, v, a=a, tau=tau))
 
     def qkv(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of each token, normalized and rotated.

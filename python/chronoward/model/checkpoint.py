@@ -18,8 +18,11 @@ from chronoward.errors import FormatError, NumericError
 from chronoward.model.config import ModelConfig
 from chronoward.model.heads import head_configs, make_heads
 from chronoward.model.model import Model
+from chronoward.model.parts import fill, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 CONFIG = "config.json"
@@ -28,10 +31,24 @@ FORMAT = "chronoward-model"
 VERSION = 1
 
 
-def module_bytes(module: nn.Module) -> bytes:
-    """A module's parameters and lookups as safetensors bytes, a function of their values only."""
-    tensors = {name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}
-    return save(tensors, metadata={"format": "pt"})
+def tensor_bytes(tensors: Mapping[str, Tensor], *, is_kept: bool = True) -> bytes:
+    """Tensors as safetensors bytes, a function of their values only.
+
+    Args:
+        tensors: by name. Where they are in parts, every process has to ask.
+        is_kept: False gives this process's parts to the others, and returns nothing.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if is_kept:
+            kept[name] = value.cpu().contiguous()
+    return save(kept, metadata={"format": "pt"}) if is_kept else b""
+
+
+def module_bytes(module: nn.Module, *, is_kept: bool = True) -> bytes:
+    """A module's parameters and lookups as safetensors bytes; see `tensor_bytes`."""
+    return tensor_bytes(module.state_dict(), is_kept=is_kept)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -72,7 +89,7 @@ def assign(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
             message = f"{source}: tensor {name} holds NaN or infinity"
             raise NumericError(message)
     for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
+        fill(parameter, tensors[name])
 
 
 def save_model(

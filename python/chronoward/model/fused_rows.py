@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from chronoward import _core
 
@@ -50,6 +50,13 @@ def _array(x: Tensor) -> NDArray[Any]:
     return array
 
 
+def weights_of(parameter: Tensor) -> Tensor:
+    """A parameter's values, for C++: in a run of several processes a copy, since `fully_shard`
+    frees a parameter's memory after use, which it cannot once numpy has looked at it."""
+    is_alone = not (distributed.is_available() and distributed.is_initialized())
+    return parameter.detach() if is_alone else parameter.detach().clone()
+
+
 def _gated(gate_and_up: Tensor) -> Tensor:
     width = gate_and_up.shape[1] // 2
     out = gate_and_up.new_empty(gate_and_up.shape[0], width)
@@ -86,7 +93,8 @@ class NormFunction(torch.autograd.Function):
         x = x.contiguous()
         out = torch.empty(x.shape, dtype=dtype)
         inverse = torch.empty(x.shape[:-1])
-        arrays = (_array(x), _array(weight), eps, _array(out), _array(inverse))
+        weights = _array(weights_of(weight))
+        arrays = (_array(x), weights, eps, _array(out), _array(inverse))
         _core.norm_rows(*arrays, torch.get_num_threads())
         ctx.save_for_backward(x, weight, inverse)
         return out
@@ -95,15 +103,18 @@ class NormFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        saved = (_array(x), _array(weight), _array(inverse), _array(gradient))
+        weights = _array(weights_of(weight))
+        saved = (_array(x), weights, _array(inverse), _array(gradient))
         made = (_array(d_x), _array(d_weight))
         _core.norm_rows_backward(*saved, *made, torch.get_num_threads())
         return d_x, d_weight, None, None
 
 
-def _five_arrays(tensors: Sequence[Tensor]) -> tuple[Any, Any, Any, Any, Any]:
-    a, b, c, d, e = (_array(x) for x in tensors)
-    return a, b, c, d, e
+def _head_arrays(tensors: Sequence[Tensor]) -> tuple[Any, Any, Any, Any, Any]:
+    """Projection, weights of queries and of keys, cos and sin."""
+    projected, query_weight, key_weight, cosine, sine = tensors
+    weights = _array(weights_of(query_weight)), _array(weights_of(key_weight))
+    return _array(projected), *weights, _array(cosine), _array(sine)
 
 
 class HeadsFunction(torch.autograd.Function):
@@ -125,7 +136,7 @@ class HeadsFunction(torch.autograd.Function):
         inverse = torch.empty(n if len(query_weight) else 0, sum(heads))
         fixed = (projected, query_weight, key_weight, cosine, sine)
         made = (_array(q), _array(k), _array(v), _array(inverse))
-        _core.head_rows(*_five_arrays(fixed), eps, *made, torch.get_num_threads())
+        _core.head_rows(*_head_arrays(fixed), eps, *made, torch.get_num_threads())
         ctx.save_for_backward(*fixed, inverse)
         ctx.eps = eps
         return q, k, v
@@ -143,7 +154,7 @@ class HeadsFunction(torch.autograd.Function):
         read = (_array(inverse), d_q, d_k, d_v)
         written = (_array(made[0]), _array(made[1]), _array(made[2]))
         _core.head_rows_backward(
-            *_five_arrays(fixed), ctx.eps, *read, *written, torch.get_num_threads()
+            *_head_arrays(fixed), ctx.eps, *read, *written, torch.get_num_threads()
         )
         return (*made, None, None, None, None)
 

@@ -191,11 +191,9 @@ class Model(nn.Module):
         index, elapsed_min = places_in_segments(time_min, cu_seqlens)
         angles = self.rotary(index, elapsed_min)
         x = self.begin(self.embed(token_id), time_min, index, elapsed_min)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            q, k, v = block.qkv(x, angles)
-            a, tau = block.bias()
-            attended = varlen_attention(
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, **bias: Tensor | None) -> Tensor:
+            out: Tensor = varlen_attention(
                 q,
                 k,
                 v,
@@ -203,11 +201,13 @@ class Model(nn.Module):
                 cu_seqlens,
                 kv_end=kv_end,
                 bias=self.config.time_bias,
-                a=a,
-                tau=tau,
                 backend=self.attention_backend,
+                **bias,
             )
-            x = block.finish(x, attended)
+            return out
+
+        for block in self.blocks:
+            x = block(x, angles, attend)
         hidden: Tensor = self.final_norm(x)
         return hidden
 

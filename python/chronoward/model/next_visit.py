@@ -254,5 +254,7 @@ class NextVisit:
             here = (visit >= begin) & (visit < end)
             arguments = (hidden[first[begin:end]], visit[here] - begin, column[here], weight[here])
             total = total + checkpoint(self._chunk, model, *arguments, use_reentrant=False)
+        if not len(first):  # as with other heads, gradients of zero: Adam's averages go on
+            total = self.head(model, hidden[:0]).sum()
         n_visits = float(len(first))
         return HeadLoss(total, n_visits, {"visits": (float(total.detach()), n_visits)})

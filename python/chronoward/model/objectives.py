@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from chronoward.errors import ConfigError
-from chronoward.model.cross_entropy import chunked_cross_entropy
+from chronoward.model.cross_entropy import check_loss_backend, chunked_cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,9 +96,11 @@ class NextEvent:
         group_names: names of the groups.
         open_intervals: what closes the split's timelines; None leaves the time after their last
             tokens out of the likelihood.
+        backend: `liger` takes liger-kernel's Triton kernel on a GPU (extra [liger]), with the same
+            values; None chooses by device.
 
     Raises:
-        ConfigError: an unknown weighting.
+        ConfigError: an unknown weighting, or a backend that is unknown or not installed.
     """
 
     repeat_weight: str = "none"
@@ -106,6 +108,7 @@ class NextEvent:
     token_group: Tensor | None = None
     group_names: tuple[str, ...] = ()
     open_intervals: OpenIntervals | None = None
+    backend: str | None = None
     name: str = "next_event"
     unit: str = "nats per token"
 
@@ -113,6 +116,7 @@ class NextEvent:
         if self.repeat_weight not in REPEAT_WEIGHTS:
             message = f"repeat_weight must be one of {REPEAT_WEIGHTS}, got {self.repeat_weight!r}"
             raise ConfigError(message)
+        check_loss_backend(self.backend)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Places that predict, the tokens they predict, and the weights of the terms, (n,) each."""
@@ -133,6 +137,7 @@ class NextEvent:
             *(hidden, model.output_weight, bias.unseen, bias.known, place, target, weight),
             bias.context(batch.token_id, batch.cu_seqlens, place, batch.output_sample),
             sample=batch.output_sample,
+            backend=self.backend,
         )
         parts = {"all": (float(losses.double().sum()), float(losses.shape[0]))}
         if self.token_group is not None:

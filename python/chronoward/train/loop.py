@@ -18,6 +18,7 @@ import torch
 from chronoward.errors import NumericError
 from chronoward.model import Hazard, NextEvent, NextVisit
 from chronoward.model.next_visit import kv_end_of_visits
+from chronoward.model.parts import whole
 from chronoward.train.average import Average
 from chronoward.train.data import join_rows, n_tokens
 from chronoward.train.interrupt import Interrupt, deferred_signals
@@ -27,7 +28,8 @@ from chronoward.train.ranks import Ranks
 from chronoward.train.schedule import learning_rate, next_evaluation, run_length, settling_steps
 from chronoward.train.settle import settle
 from chronoward.train.settle_hazard import settle_hazards
-from chronoward.train.state import Progress, load_checkpoint, save_checkpoint
+from chronoward.train.shards import backward, is_sharded, put_away
+from chronoward.train.state import Progress, load_checkpoint, save_checkpoint, steps_of
 from chronoward.train.throughput import gemm_rate, step_flop
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class Trainer:
     """One training run in a folder.
 
     Args:
-        model: with its heads; its weights are trained in place.
+        model: with its heads, whole or in parts (`train.shards`); its weights are trained in place.
         data: rows and objectives.
         config: options.
         n_steps: length of the run, as planned before its start.
@@ -174,18 +176,34 @@ class Trainer:
 
     def _leave_if_asked(self, interrupt: Interrupt) -> None:
         due = time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS
-        number = next((n for n in self._ranks.gather(interrupt.number) if n is not None), None)
-        if due or (number is not None and not self.progress.stopped):
+        told = self._ranks.gather((interrupt.number, due))
+        number = next((n for n, _ in told if n is not None), None)
+        if told[0][1] or (number is not None and not self.progress.stopped):
             self._save()
         if number is not None:  # whichever process it reached, all leave after this step
             interrupt.number = number
+            self._ranks.wait()
             interrupt.leave()
 
     def _save(self) -> None:
-        if self._ranks.is_first:
-            parts = (self.model, self._optimizers, self.progress, self._average)
-            save_checkpoint(self._folder, *parts)
-            self._log.write()
+        """Writes a checkpoint and the log.
+
+        Raises:
+            OSError: it could not be written: in every process, whichever writes.
+        """
+        is_first, failure = self._ranks.is_first, None
+        is_new = self._ranks.first(self.progress.step not in steps_of(self._folder))
+        try:
+            if is_new and (is_first or is_sharded(self.model)):
+                parts = (self.model, self._optimizers, self.progress, self._average)
+                save_checkpoint(self._folder, *parts, is_writer=is_first)
+            if is_first:
+                self._log.write()
+        except OSError as error:
+            failure = error
+        failure = self._ranks.first(failure)
+        if failure is not None:
+            raise failure
         self._last_checkpoint = time.monotonic()
 
     def loss(
@@ -211,7 +229,8 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
             kv_end = self._kv_end(batch, objectives)
             hidden = self.model(batch.token_id, seen_min, batch.cu_seqlens, kv_end)
-            total: torch.Tensor = hidden.new_zeros(())
+            in_parts = is_sharded(self.model)  # each pass goes back through all of the model
+            total: torch.Tensor = hidden[:0].sum() if in_parts else hidden.new_zeros(())
             for objective in objectives:
                 head = objective.loss(self.model, hidden, batch)
                 if sums is not None:
@@ -265,8 +284,8 @@ class Trainer:
         step makes (chosen by all its rows, so that it does not matter how they are split)."""
         choose = self._data.rare_codes
         sample = None if choose is None else choose(batch, *at)
-        n_rows = min(self.config.rows_per_pass or len(rows), -(-len(rows) // self._ranks.world))
-        if n_rows == len(rows):
+        n_rows = self._rows_at_once(rows)
+        if n_rows == len(rows) and self._ranks.world == 1:
             return [(replace(batch, output_sample=sample), clock)]
         length = len(batch.token_id) // len(rows)
         parts = []
@@ -285,14 +304,31 @@ class Trainer:
         for part, seen in self._passes(rows, batch, clock, at):
             loss = self.loss(part, self._data.objectives, sums, clock=seen, terms=terms)
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
-        self._ranks.add_gradients(self.model.parameters())
+                backward(self.model, loss)
+        self._keep_up(-(-len(rows) // self._rows_at_once(rows)))
+        if not is_sharded(self.model):
+            self._ranks.add_gradients(self.model.parameters())
         return True
+
+    def _rows_at_once(self, rows: Sequence[PackedRow]) -> int:
+        most = self.config.rows_per_pass or len(rows)
+        return min(most, -(-len(rows) // self._ranks.world))
+
+    def _keep_up(self, n_passes: int) -> None:
+        """Where the model is in parts, goes through it as often as any other process does when they
+        share so many passes: one token, of which nothing is asked."""
+        if not is_sharded(self.model):
+            return
+        token, bounds = torch.zeros(1, dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32)
+        for _ in range(self._ranks.idle_turns(n_passes)):
+            nothing = self.model(token.long(), token, bounds)[:0].sum()
+            if nothing.requires_grad:
+                backward(self.model, nothing)
 
     def _clip(self, sums: Sums) -> bool:
         """Clips the gradient; whether it and the losses are finite."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)))
         return math.isfinite(norm) and all(map(math.isfinite, sums.means().values()))
 
     def _step(self) -> None:
@@ -413,6 +449,8 @@ class Trainer:
         own, sums = Sums(), Sums()
         for batch in self._ranks.share(self._data.tuning):
             self.loss(batch, self._data.tuning_objectives, own)
+        self._keep_up(len(self._data.tuning))
+        put_away(self.model)
         for part in self._ranks.gather(own):
             sums.merge(part)
         means = sums.means()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
+from chronoward.model.parts import is_part, part_like, whole
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -46,7 +48,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 class Muon(Optimizer):
     """Nesterov momentum, orthogonalized, for matrices; decoupled weight decay.
 
-    A step is `lr` times an orthogonal matrix times √max(1, rows / columns).
+    A step is `lr` times an orthogonal matrix times √max(1, rows / columns). Of a matrix that lies
+    in parts each process makes the whole step and takes its part: one matrix is gathered at a time.
 
     Args:
         params: parameters with two dimensions.
@@ -79,19 +82,43 @@ class Muon(Optimizer):
         """One update of every parameter that has a gradient."""
         assert closure is None, "Muon takes no closure"
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            blocks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for parameter in parameters:
-                average = self.state[parameter]["momentum"]
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(average, group["momentum"])
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                sizes = self._parts.get(parameter, (parameter.shape[0],))
-                for target, update in zip(parameter.split(sizes), ahead.split(sizes), strict=True):
-                    blocks[target.shape[0], target.shape[1]].append((target, update))
-            for (rows, columns), pairs in blocks.items():
-                updates = torch.stack([update for _, update in pairs])
-                step = orthogonalized(updates.to(self._dtype)).to(updates.dtype)
-                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for (target, _), direction in zip(pairs, step, strict=True):
-                    target.add_(direction, alpha=-scale)
+            learned = [p for p in group["params"] if p.grad is not None]
+            if any(map(is_part, learned)):
+                for parameter in learned:
+                    self._step_of_parts(parameter, group)
+            else:
+                self._add_steps([(p, self._ahead(p, group), p) for p in learned], group["lr"])
+
+    def _ahead(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Averages a gradient and shrinks its parameter; the gradient that the step is made of."""
+        assert parameter.grad is not None
+        average: Tensor = self.state[parameter]["momentum"]
+        average.lerp_(parameter.grad, 1 - group["momentum"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        return parameter.grad.lerp(average, group["momentum"])
+
+    def _step_of_parts(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        ahead = whole(self._ahead(parameter, group))
+        step = torch.zeros_like(ahead)
+        self._add_steps([(parameter, ahead, step)], group["lr"])
+        parameter.add_(part_like(step, parameter))
+
+    def _add_steps(self, wanted: Sequence[tuple[Tensor, Tensor, Tensor]], rate: float) -> None:
+        """Adds steps, those of matrices of one shape made in one batch.
+
+        Args:
+            wanted: each a parameter, the gradient its step is made of, and what to add it to.
+            rate: learning rate.
+        """
+        blocks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter, gradient, target in wanted:
+            sizes = list(self._parts.get(parameter, (parameter.shape[0],)))
+            parts = torch.split(target, sizes), torch.split(gradient, sizes)
+            for rows, update in zip(*parts, strict=True):
+                blocks[rows.shape[0], rows.shape[1]].append((rows, update))
+        for (n_rows, n_columns), pairs in blocks.items():
+            updates = torch.stack([update for _, update in pairs])
+            steps = orthogonalized(updates.to(self._dtype)).to(updates.dtype)
+            scale = rate * max(1.0, n_rows / n_columns) ** 0.5
+            for (rows, _), direction in zip(pairs, steps, strict=True):
+                rows.add_(direction, alpha=-scale)

@@ -1,8 +1,9 @@
 """Several processes, one run: each takes some rows of every step, gradients are added up.
 
-All processes hold the whole model and read the same plan, so they know a step's rows and its number
-of terms without a word; what passes between them is one sum of gradients a step. Only the first one
-writes. Started by `torchrun`; a run's checkpoints know nothing of how many there were.
+All processes read the same plan, so they know a step's rows and its number of terms without a
+word. Where each holds the whole model, what passes between them is one sum of gradients a step; for
+a model in parts see `train.shards`. Only the first one writes. Started by `torchrun`; a run's
+checkpoints know nothing of how many there were.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Ranks:
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         """The items that this process works on."""
         return items[self.rank :: self.world]
+
+    def idle_turns(self, n_items: int) -> int:
+        """Items that another process has more of than this one, when they share so many."""
+        return -(-n_items // self.world) - len(range(self.rank, n_items, self.world))
 
     def wait(self) -> None:
         """Waits for all others."""

@@ -33,7 +33,8 @@ from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
 from chronoward.train.redraw import Redraw
 from chronoward.train.schedule import SETTLING_COST, run_length, settling_steps
-from chronoward.train.state import load_weights, steps_of
+from chronoward.train.shards import gathered, shard
+from chronoward.train.state import Progress, load_weights, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from chronoward.store import StoreSplit
 
+PARALLEL = ("ddp", "fsdp")
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONFIG = "config.json"
@@ -79,6 +81,7 @@ class _Job:
     excluded: NDArray[np.int64]
     concept_embeddings: Path | None
     ranks: Ranks
+    in_parts: bool
 
     @property
     def checkpoints(self) -> Path:
@@ -119,6 +122,7 @@ def train(
     exclude_subjects: Sequence[int] = (),
     concept_embeddings: Path | None = None,
     memory_limit: int | None = None,
+    parallel: str = "ddp",
     callbacks: Callbacks | None = None,
     **options: Any,
 ) -> Model:
@@ -137,6 +141,8 @@ def train(
         concept_embeddings: Parquet file of `code` and `vector`, from which the embedding rows of
             these codes start (see `chronoward.model.place_rows`).
         memory_limit: bytes; refuse to start when the estimate is above.
+        parallel: what each of several processes holds: the whole model (`ddp`) or a part of its
+            weights, gradients and optimizer's state (`fsdp`). A resumed run may have another one.
         callbacks: who is told what.
         options: fields of `TrainConfig` that differ from `config`.
 
@@ -144,6 +150,7 @@ def train(
         The model with the best weights, as written.
 
     Raises:
+        ConfigError: an unknown `parallel`, or more processes than rows of a step.
         DataError: the train split is empty, or the file of embeddings is faulty.
         StateError: `out` has content, or a resume that does not fit.
         LimitError: the estimate of memory is above the limit.
@@ -153,11 +160,15 @@ def train(
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(store.tokenizer_path)
     excluded = np.array(exclude_subjects, np.int64)
+    if parallel not in PARALLEL:
+        message = f"parallel must be one of {', '.join(PARALLEL)}, got {parallel!r}"
+        raise ConfigError(message)
     ranks = Ranks.from_environment()
     if config.n_rows < ranks.world:
         message = f"a step of {config.n_rows} rows cannot be shared by {ranks.world} processes"
         raise ConfigError(message)
-    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings, ranks)
+    in_parts = parallel == "fsdp" and ranks.world > 1
+    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings, ranks, in_parts)
     if ranks.is_first:
         files.make_output_folder(job.run_dir, resume=resume)
         files.remove_temporary_files(job.run_dir)
@@ -213,6 +224,8 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     tuning = from_store.fixed_batches(job.loader(tuning_split, TUNING_SEED), config)
     redraw = Redraw(job.tokenizer.grammar(), config.seed) if config.redraw_times else None
     rare_codes = RareCodes.of(train_split, job.tokenizer, config.seed)
+    if job.in_parts:
+        shard(model)
     return model, Data(loader, objectives, tuning, tuning_objectives, redraw, rare_codes)
 
 
@@ -239,7 +252,7 @@ def _start(
             ranks=job.ranks,
         )
 
-    memory = estimated_memory(model.config, job.config)
+    memory = estimated_memory(model.config, job.config, job.ranks.world if job.in_parts else 1)
     if memory_limit is not None and memory > memory_limit:
         message = (
             f"training needs about {memory / GIB:.1f} GiB, more than the limit of "
@@ -275,17 +288,22 @@ def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     return run_length(config, data.train.n_steps(0), per_step)
 
 
-def estimated_memory(shape: ModelConfig, config: TrainConfig) -> int:
+def estimated_memory(shape: ModelConfig, config: TrainConfig, n_parts: int = 1) -> int:
     """Bytes that a step needs: weights, gradients, moments, activations and one chunk of logits.
 
-    Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes.
+    Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes. In
+    parts, weights and gradients of one block and of what is outside of blocks are whole at a time.
     """
     tokens = config.row_tokens * min(config.rows_per_pass or config.n_rows, config.n_rows)
     kv = shape.n_kv_heads * shape.d_head
     kept = 8 * shape.d_model + 4 * (shape.d_model + 2 * kv) + 5 * shape.d_ff
     activations = 4 * tokens * (shape.n_layers * kept + 6 * shape.d_model)
     logits = 4 * 3 * 1024 * shape.vocab_size
-    return 16 * shape.n_parameters() + int(1.2 * (activations + logits))
+    n_parameters = shape.n_parameters()
+    one_block = replace(shape, n_layers=shape.n_layers + 1).n_parameters() - n_parameters
+    at_once = n_parameters - (shape.n_layers - 1) * one_block if n_parts > 1 else 0
+    weights = 16 * n_parameters // n_parts + 8 * at_once
+    return weights + int(1.2 * (activations + logits))
 
 
 def _describe(
@@ -317,10 +335,17 @@ def _describe(
         f"({n_steps / per_epoch:.1f} passes, about {tokens / 1e6:.1f} M tokens)."
     )
     say(
-        f"About {memory / GIB:.1f} GiB of memory and "
+        f"About {memory / GIB:.1f} GiB of memory{_in_each(job)} and "
         f"{(n_steps + settling + evaluation) * seconds / 60:.1f} minutes "
         f"({config.row_tokens * config.n_rows / seconds:,.0f} tokens a second, measured)."
     )
+
+
+def _in_each(job: _Job) -> str:
+    """What the estimate of memory is of, where there are several processes."""
+    held = "a part of the model" if job.in_parts else "the whole model"
+    world = job.ranks.world
+    return f" in each of {world} processes, which hold {held}," if world > 1 else ""
 
 
 def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], None]) -> Model:
@@ -332,16 +357,18 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
     if not job.config.portable:
         say(f"Setting the biases of step {best:,} by the train split's counts.")
     settled = trainer.settle()
+    model = gathered(model)
     if job.ranks.is_first:
         log.write()
-        _write(job, trainer, best, settled)
+        _write(job, model, progress, best, settled)
     job.ranks.wait()
     return model.eval()
 
 
-def _write(job: _Job, trainer: Trainer, best: int, settled: Evaluation | None) -> None:
+def _write(
+    job: _Job, model: Model, progress: Progress, best: int, settled: Evaluation | None
+) -> None:
     """The card, the weights and, last, the config."""
-    model, progress = trainer.model, trainer.progress
     split = job.store.split("train")
     facts = {
         "timelines (train)": f"{len(split):,}",

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from chronoward.model.context_bias import N_STATES
+from chronoward.model.parts import part_like
+from chronoward.train.shards import put_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,6 +170,9 @@ def settle(
         return
     shift = bias_shift(seen, everywhere, n_open)
     unseen, announced, seen_shift = torch.from_numpy(shift).float()
+    known = torch.cat([seen_shift - unseen, announced - unseen], dim=1)
+    put_away(model)
+    bias = model.context_bias
     with torch.no_grad():
-        model.context_bias.unseen.add_(unseen)
-        model.context_bias.known.add_(torch.cat([seen_shift - unseen, announced - unseen], dim=1))
+        bias.unseen.add_(part_like(unseen, bias.unseen))
+        bias.known.add_(part_like(known, bias.known))

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from chronoward.model.hazard import hazard_places
+from chronoward.model.parts import part_like
+from chronoward.train.shards import put_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,4 +128,6 @@ def settle_hazards(
     for batch in also_counted:
         everywhere.add(objective, batch)
     shift = torch.from_numpy(level_shift(seen, everywhere))
-    objective.head.piece.add_(shift.to(objective.head.piece.dtype))
+    put_away(model)
+    piece = objective.head.piece
+    piece.add_(part_like(shift.to(piece.dtype), piece))

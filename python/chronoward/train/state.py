@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
 from chronoward import files
 from chronoward.errors import FormatError
-from chronoward.model.checkpoint import WEIGHTS, assign, module_bytes, read_tensors
+from chronoward.model.checkpoint import (
+    WEIGHTS,
+    assign,
+    module_bytes,
+    read_tensors,
+    tensor_bytes,
+)
+from chronoward.model.parts import fill
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -78,10 +86,15 @@ def _optimizer_tensors(module: nn.Module, optimizers: Optimizers) -> dict[str, T
     }
 
 
-def _optimizer_bytes(module: nn.Module, optimizers: Optimizers) -> bytes:
-    tensors = _optimizer_tensors(module, optimizers)
-    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(copies, metadata={"format": "pt"})
+def _payloads(
+    module: nn.Module, optimizers: Optimizers, average: Average | None, *, is_kept: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Files of tensors of a checkpoint, one in memory at a time; see `tensor_bytes`."""
+    yield WEIGHTS, module_bytes(module, is_kept=is_kept)
+    state = _optimizer_tensors(module, optimizers)
+    yield OPTIMIZER, tensor_bytes(state, is_kept=is_kept)
+    if average is not None:
+        yield AVERAGE, tensor_bytes(average.tensors, is_kept=is_kept)
 
 
 def save_checkpoint(
@@ -90,8 +103,12 @@ def save_checkpoint(
     optimizers: Optimizers,
     progress: Progress,
     average: Average | None = None,
+    *,
+    is_writer: bool = True,
 ) -> Path:
     """Writes `folder/<step>/` whole or not at all, then drops what is neither newest nor best.
+
+    Where the module is in parts, every process has to call this; a checkpoint holds whole tensors.
 
     Args:
         folder: the run's `checkpoints`.
@@ -99,25 +116,28 @@ def save_checkpoint(
         optimizers: of the module.
         progress: where the run stands.
         average: of the weights, where the run has one.
+        is_writer: False gives this process's parts to the one that writes.
 
     Raises:
         OSError: it could not be written (the disk is full); earlier checkpoints stay.
     """
     final = folder / _name(progress.step)
+    payloads = _payloads(module, optimizers, average, is_kept=is_writer)
+    if not is_writer:
+        deque(payloads, maxlen=0)
+        return final
     if final.is_dir():
         return final
     temporary = folder / f".{final.name}.{os.getpid()}{files.TEMPORARY_SUFFIX}"
-    temporary.mkdir(mode=0o700)
     try:
-        files.write_bytes(temporary / WEIGHTS, module_bytes(module))
-        files.write_bytes(temporary / OPTIMIZER, _optimizer_bytes(module, optimizers))
-        if average is not None:
-            payload = save(average.tensors, metadata={"format": "pt"})
-            files.write_bytes(temporary / AVERAGE, payload)
+        temporary.mkdir(mode=0o700)
+        for name, payload in payloads:
+            files.write_bytes(temporary / name, payload)
         files.write_json(temporary / STATE, asdict(progress))
         temporary.replace(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        deque(payloads, maxlen=0)  # the other processes wait for this one's parts
         raise
     keep = {progress.step, progress.best_step}
     for step in steps_of(folder):
@@ -169,7 +189,8 @@ def load_checkpoint(
         }:
             message = f"{path}: the averaged tensors are not those of this model"
             raise FormatError(message)
-        average.tensors = averaged
+        for name, target in average.tensors.items():
+            fill(target, averaged[name])
     path = folder / _name(step) / OPTIMIZER
     tensors = read_tensors(path)
     state = _optimizer_tensors(module, optimizers)
@@ -187,5 +208,5 @@ def load_checkpoint(
         if tensor.shape != target.shape or not torch.isfinite(tensor).all():
             message = f"{path}: {name} has another shape or is not finite"
             raise FormatError(message)
-        target.copy_(tensor)
+        fill(target, tensor)
     return progress
