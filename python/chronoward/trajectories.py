@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
-from chronoward.engine.decode import check_dtype
+from chronoward.engine.precision import check_dtype
 from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import DataError, require_at_least

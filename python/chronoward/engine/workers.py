@@ -72,7 +72,7 @@ class Board:
             row = self._taken.value
             self._taken.value += 1
         width = len(COUNTS) + 2
-        tally = Tally(engine.config.n_slots)
+        tally = Tally(engine.n_slots)
 
         def write(statistics: EngineStatistics) -> None:
             total = tally.see(statistics)
@@ -137,7 +137,7 @@ def map_units(
     if n_workers <= 1:
         engine = make_engine()
         if watch is not None:
-            tally = Tally(engine.config.n_slots)
+            tally = Tally(engine.n_slots)
             engine.watch = lambda statistics: watch(tally.see(statistics))
         for unit in units:
             yield function(engine, unit)

@@ -12,7 +12,7 @@ import numpy as np
 
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, SamplingParams
-from chronoward.engine.decode import check_dtype
+from chronoward.engine.precision import check_dtype
 from chronoward.engine.trained import check_trained
 from chronoward.engine.workers import map_units, open_engine, run_context
 from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
