@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 US_PER_MIN = 60_000_000
 STREAM = "synthesis"
-N_SLOTS = 32
 _OPENING = (TokenClass.VISIT_START,)
 
 
@@ -127,7 +126,7 @@ class Synthesizer:
         profile: what `chronoward.population.profile` made of the training data.
         seed: names the random numbers.
         max_tokens: most tokens drawn for one subject.
-        max_context: tokens of the engine's context.
+        config: room of the engine; its own defaults where none is given.
     """
 
     def __init__(
@@ -138,15 +137,13 @@ class Synthesizer:
         *,
         seed: int,
         max_tokens: int,
-        max_context: int = 1024,
+        config: EngineConfig | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.profile = profile
         self.seed = seed
         self.grammar = barred_by_sex(tokenizer)
-        self.engine = Engine(
-            model, self.grammar, EngineConfig(n_slots=N_SLOTS, max_context=max_context)
-        )
+        self.engine = Engine(model, self.grammar, config)
         self.params = SamplingParams(seed=seed, stream=STREAM, max_new_tokens=max_tokens)
 
     def start(self, subject_id: int) -> Start:
