@@ -6,11 +6,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from chronoward.kernels.sample import Draws
 from tests.engine.test_engine import PARAMS, naive, prompts
 from tests.engine.toy import (
     COUGH,
@@ -26,8 +27,9 @@ from tests.engine.toy import (
     toy_grammar,
     toy_prompt,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams
+from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams, device
 from chronoward.engine import engine as choice
 from chronoward.engine import memory as engine_memory
 from chronoward.engine.device_scheduler import DeviceScheduler
@@ -44,10 +46,10 @@ PLAIN = replace(PARAMS, mask_outcomes=False)
 CONTEXT = 256
 
 
-def made(bias: str = "log", rotary: str = "half") -> Model:
+def made(bias: str = "log", rotary: str = "half", d_model: int = 32) -> Model:
     config = ModelConfig(
-        vocab_size=V, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, n_visit_kinds=2,
-        time_bias=bias, rotary=rotary,
+        vocab_size=V, d_model=d_model, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48,
+        n_visit_kinds=2, time_bias=bias, rotary=rotary,
     )  # fmt: skip
     model = Model(config, seed=1)
     kind, companion = np.full(V, -1, np.int8), np.arange(-1, V - 1, dtype=np.int32)
@@ -341,6 +343,38 @@ def test_fp8_keys_and_values_are_smaller_and_rounded(device_engine: Callable[...
     exact, near = (by_name(x.generate(asked, params)) for x in (whole, rounded))
     away = [abs(float(near[k].log_p[0] - exact[k].log_p[0])) for k in exact]
     assert 0 < max(away) < 0.1
+
+
+class _NoWord(TorchDispatchMode):
+    """Refuses operators that a GPU would have to be waited for."""
+
+    asks = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        assert function.name() not in self.asks, f"{function.name()} waits for the device"
+        return function(*arguments, **(options or {}))
+
+
+def test_neither_steps_nor_prefill_nor_queue_ask_the_device_anything(
+    device_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler's reference is NumPy, so another draws here: the host sees no difference."""
+
+    def draw(logits: torch.Tensor, slots: torch.Tensor, *_: object) -> Draws:
+        n, clock = len(logits), slots[:, 4]
+        status = torch.where(slots[:, 10] == 0, 5, slots[:, 10])  # all end at the token cap
+        nothing = torch.zeros(n)
+        return Draws(logits.argmax(1).int(), clock, status, clock, nothing, nothing, logits[:, :1])
+
+    monkeypatch.setattr(device, "sample", draw)
+    engine = device_engine(made(), max_context=64)
+    list(engine.generate(prompts(1, 1), PLAIN))
+    with _NoWord():
+        rollouts = list(engine.generate(prompts(4, 3), PLAIN))
+    assert len(rollouts) == 12
+    assert {len(r.token_id) for r in rollouts} == {1}
 
 
 def test_the_models_device_chooses_numbers_and_slots() -> None:
