@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
 from chronoward.engine.precision import Decoding, choose
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import map_units, n_processes, open_engine, run_context
+from chronoward.engine.workers import map_units, n_processes, open_engine, run_context, unit_rows
 from chronoward.errors import DataError, require_at_least
 from chronoward.files import make_output_folder, write_json
 from chronoward.schema import Role
@@ -187,8 +187,9 @@ def _tables(
         min_p=config.min_p,
         max_new_tokens=config.max_new_tokens,
     )
-    units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
     decoding = config.decoding
+    size = unit_rows(_UNIT_ROWS, config.n_rollouts, decoding.device)
+    units = [_Unit(prompts[i : i + size], params) for i in range(0, len(prompts), size)]
     room = EngineConfig(
         n_slots=config.n_slots,
         max_context=run_context(run),

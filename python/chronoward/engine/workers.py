@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from chronoward.engine.engine import Engine, EngineConfig
+from chronoward.engine.engine import GPU_SLOTS, Engine, EngineConfig
 from chronoward.engine.statistics import COUNTS, EngineStatistics, Tally
 from chronoward.errors import StateError
 from chronoward.model import load as load_model
@@ -36,6 +36,7 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 _DEFAULT_MAX_CONTEXT = 1024
+_GPU_ROLLOUTS = 64 * GPU_SLOTS  # of a unit of work
 LOOK_EVERY_S = 0.5  # at what the workers have done
 _engine: Engine | None = None  # of a worker process, made once when it starts
 _number = 0  # of a worker process among those of its job
@@ -49,6 +50,12 @@ def place(model: Model, device: str) -> Model:
 def n_processes(wanted: int, device: str) -> int:
     """Worker processes of a job: one a GPU where it runs on GPUs."""
     return wanted if device == "cpu" else min(wanted, torch.cuda.device_count())
+
+
+def unit_rows(rows: int, rollouts_a_row: int, device: str) -> int:
+    """Rows of a unit of work: on a GPU at least as many as give it rollouts for a while, since the
+    last ones of a unit run beside empty slots."""
+    return rows if device == "cpu" else max(rows, -(-_GPU_ROLLOUTS // rollouts_a_row))
 
 
 def open_engine(run_dir: Path | str, config: EngineConfig, device: str = "cpu") -> Engine:

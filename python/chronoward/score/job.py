@@ -14,7 +14,7 @@ from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, SamplingParams
 from chronoward.engine.precision import Decoding, choose
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import map_units, n_processes, open_engine, run_context
+from chronoward.engine.workers import map_units, n_processes, open_engine, run_context, unit_rows
 from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
 from chronoward.model import load as load_model
 from chronoward.score.estimators import SAMPLED, RowEstimate
@@ -195,9 +195,10 @@ class ScoreJob:
             target_se=config.target_se,
             max_rollouts=config.max_rollouts,
         )
-        size = int(np.clip(2048 // ((config.n_rollouts or 32) * len(found.names)), 4, 64))
+        decoding, rollouts_a_row = config.decoding, (config.n_rollouts or 32) * len(found.names)
+        size = int(np.clip(2048 // rollouts_a_row, 4, 64))
+        size = unit_rows(size, rollouts_a_row, decoding.device)
         units = [ScoreUnit(task, prompts[i : i + size]) for i in range(0, len(prompts), size)]
-        decoding = config.decoding
         engine = EngineConfig(
             n_slots=config.n_slots,
             max_context=self.max_context,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from chronoward.engine import EngineStatistics
     from chronoward.engine.workers import Numbers
     from chronoward.synthesize.concepts import Code, CodeMap
+    from chronoward.synthesize.timelines import Unit
 
     Progress = Callable[[int, int, EngineStatistics | None], None]
 
@@ -59,7 +60,7 @@ class SynthesisOptions:
     """What few callers change.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or numbers that the device does not decode in.
     """
 
     files: Files = "csv"
@@ -85,6 +86,7 @@ class SynthesisOptions:
             if getattr(self, name) < 1:
                 message = f"{name} must be positive, got {getattr(self, name)}"
                 raise ConfigError(message)
+        choose(self.device, self.dtype, self.kv_dtype)
 
 
 def make_plan(
@@ -148,10 +150,14 @@ class _Worker:
             ),
         )
 
-    def write(self, unit: int) -> None:
-        """Draws a unit and writes it whole."""
+    def write(self, *units: int) -> None:
+        """Draws units and writes each whole, in the order in which they come to be."""
+        subjects = map(self.plan.subjects, units)
         with torch.inference_mode():
-            drawn = self.synthesizer.unit(self.plan.subjects(unit))
+            for place, drawn in self.synthesizer.units(subjects):
+                self._write(units[place], drawn)
+
+    def _write(self, unit: int, drawn: Unit) -> None:
         tables = unit_tables(self.plan, unit, drawn.events, drawn.observation, self.map)
         write_unit(self.out, unit, tables, drawn.counts)
 
@@ -190,8 +196,7 @@ def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Pro
         worker = _Worker(run, out, plan)
         tally = Tally(worker.synthesizer.engine.n_slots)
         worker.synthesizer.engine.watch = lambda statistics: tell(tally.see(statistics))
-        for unit in pending:
-            worker.write(unit)
+        worker.write(*pending)
     elif pending:
         _draw_in_workers((run, out, plan), pending, min(workers, len(pending)), tell)
 
