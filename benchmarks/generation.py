@@ -19,7 +19,7 @@ from benchmarks.peers import versions
 from benchmarks.record import Measurement, Stopwatch
 
 from chronoward.engine import Engine, EngineConfig, Prompt, SamplingParams
-from chronoward.engine.decode import DTYPES
+from chronoward.engine.precision import DTYPES
 from chronoward.engine.randomness import stream_key
 from chronoward.model import Model, ModelConfig
 from chronoward.tokenizer import GrammarTables, TokenClass

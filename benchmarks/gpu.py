@@ -51,7 +51,7 @@ PARTS: dict[str, Part] = {
     ),
     "T3": Part((*_MODULE, "benchmarks.gpu_attention"), 170),
     "T4": Part((*_MODULE, "benchmarks.gpu_training"), 200),
-    "G5": Part((*_MODULE, "benchmarks.gpu_generation"), 150),
+    "G5": Part((*_MODULE, "benchmarks.gpu_generation"), 190),
 }
 
 

@@ -2,25 +2,31 @@
 
 The step is all of it: model, pages, sampler, refill, as one CUDA graph. Its share of the roofline
 counts keys and values alone, read once, at the copy bandwidth measured in the same process. The
-job: 32 rollouts a prefix of 768 tokens, each until its own deadline, so of different lengths.
+job is what a user calls: 32 rollouts a prefix of 768 tokens through `Engine`, each until the
+deadline of its prompt, so of different lengths. Hugging Face stands beside both: its dynamic cache
+first, its static cache and `generate_batch` in lines of their own, as far as the time goes.
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from benchmarks.generation import grammar
 from benchmarks.gpu_device import about, graph_ms, write
+from benchmarks.gpu_hugging_face import Peer, or_reason
 from benchmarks.record import Measurement, Stopwatch
 from chronoward.kernels.decode_attention import Rows, grouped, paged_attention
 from chronoward.kernels.sample import Column, Rule, Status, make_tables
 
-from chronoward.engine.device import DeviceRollouts, DeviceRoom, Job
+from benchmarks import gpu_hugging_face as hugging_face
+from chronoward.engine import Engine, EngineConfig, Prompt, SamplingParams
+from chronoward.engine.device import DeviceRollouts, Job
+from chronoward.engine.device_room import DeviceRoom
 from chronoward.model import Model, ModelConfig
 from chronoward.philox import uniforms
 
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
 _MAX_ERROR = 0.02  # of the norm, against fp32: bf16 has 8 bits
 _ORIGIN = 30_000_000  # minutes
+_PREFIX_MIN = 100_000  # minutes that a prefix of the job spans
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,22 @@ class Shape:
     n_steps: int = 16
     device: str = "cuda"
     dtype: torch.dtype = torch.bfloat16
+    peer_seconds: float = 120.0
+    """After which no further measure of Hugging Face's other ways is begun."""
+
+    @property
+    def peer(self) -> Peer:
+        """Hugging Face's model of the same size."""
+        config = self.config()
+        return Peer(
+            vocab_size=self.vocab_size,
+            d_model=config.d_model,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            n_rows=self.n_rows,
+            device=self.device,
+            dtype=self.dtype,
+        )
 
     def config(self) -> ModelConfig:
         return ModelConfig.preset(self.preset, self.vocab_size)
@@ -105,6 +128,9 @@ def seated(
         rollouts._refill()
         rollouts.length.copy_(context // 2 + number * context // max(1, n - 1))
         if n_shared:
+            room = rollouts.room
+            pages = torch.arange(room.n_pages - room.pool_pages, room.n_pages)
+            rollouts.prefix_table.copy_(pages.view(room.n_prefixes, -1))
             rollouts.prefix.copy_(number // shape.rollouts)
             rollouts.prefix_length.fill_(n_shared)
     return rollouts
@@ -165,102 +191,92 @@ def _kv_bytes(rollouts: DeviceRollouts) -> int:
     return config.n_layers * config.n_kv_heads * a_head
 
 
-def _gpt2(shape: Shape) -> Any:
-    """Hugging Face's GPT-2 of the same width, depth and vocabulary."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = shape.config()
-    made = GPT2Config(
-        vocab_size=shape.vocab_size, n_positions=4096, n_embd=config.d_model,
-        n_layer=config.n_layers, n_head=config.n_heads, attn_implementation="sdpa",
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return GPT2LMHeadModel(made).to(shape.device, shape.dtype).eval()
-
-
-@torch.no_grad()
-def _gpt2_seconds(model: Any, shape: Shape, n_prompt: int, n_new: int) -> float:
-    """Of `generate` with its dynamic cache."""
-    tokens = torch.randint(3, shape.vocab_size, (shape.n_rows, n_prompt), device=shape.device)
-    options = {"do_sample": True, "top_k": 0, "pad_token_id": 0, "max_new_tokens": n_new}
-    start = time.perf_counter()
-    model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)
-    if shape.device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _gpt2_step_ms(shape: Shape, context: int, n_new: int = 33) -> float:
-    model, n_prompt = _gpt2(shape), context - n_new // 2
-    _gpt2_seconds(model, shape, 8, 2)
-    first = _gpt2_seconds(model, shape, n_prompt, 1)
-    return 1e3 * (_gpt2_seconds(model, shape, n_prompt, n_new) - first) / (n_new - 1)
-
-
-def _or_reason(measure: Callable[[], float]) -> tuple[float | None, str | None]:
-    """What Hugging Face takes, or why it could not be measured."""
-    try:
-        return measure(), None
-    except Exception as error:  # its failure must not lose our own number
-        return None, f"{type(error).__name__}: {str(error)[:300]}"
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _deadlines(shape: Shape) -> list[int]:
-    n = shape.n_prefixes * shape.rollouts
-    hours = 1 + (uniforms(3, n) * shape.most_hours).astype(int)
-    return [_ORIGIN + 100_000 + 60 * int(h) for h in hours]
-
-
-def run_job(shape: Shape) -> tuple[float, list[int]]:
-    """Seconds of the whole job, prefill in it, and the tokens of each rollout."""
-    rollouts = _rollouts(
-        shape, prefix_tokens=shape.prefix_tokens, own_tokens=shape.most_tokens
-    )  # fmt: skip
-    n = shape.prefix_tokens - 1
-    token = (torch.arange(n, device=shape.device) * 7) % (shape.vocab_size - 3) + 3
-    clock = torch.linspace(_ORIGIN, _ORIGIN + 99_999, n, device=shape.device).int()
-    deadlines = _deadlines(shape)
-    jobs = [
-        job(i // shape.rollouts, i % shape.rollouts, clock=_ORIGIN + 100_000, deadline=deadline)
-        for i, deadline in enumerate(deadlines)
+def job_prompts(shape: Shape) -> list[Prompt]:
+    """Prefixes of which each has its own deadline, some hours after its last token."""
+    n = shape.prefix_tokens
+    tokens = (np.arange(n) * 7) % (shape.vocab_size - 3) + 3
+    clock = np.linspace(0, _PREFIX_MIN - 1, n).astype(np.int32)
+    hours = 1 + (uniforms(3, shape.n_prefixes) * shape.most_hours).astype(int)
+    return [
+        Prompt(
+            subject_id=i,
+            prediction_time_us=0,
+            token_id=np.roll(tokens, i).astype(np.int32),
+            time_min=clock,
+            origin_us=0,
+            rollouts=range(shape.rollouts),
+            deadline_min=_PREFIX_MIN + 60 * int(hours[i]),
+        )
+        for i in range(shape.n_prefixes)
     ]
-    rollouts.step()  # compiles and captures; nobody is seated yet
-    start = time.perf_counter()
-    for number in range(shape.n_prefixes):
-        rollouts.prefill(number, token.roll(number), clock)
-    rollouts.push(jobs)
-    lengths, n_ended = [0] * len(jobs), 0
-    while n_ended < len(jobs):
-        for _ in range(shape.n_steps):
-            rollouts.step()
-        told = rollouts.read()
-        is_drawn = told["job"] >= 0
-        n_ended += int((is_drawn & (told["status"] != Status.RUNNING)).sum())
-        if bool((told["fault"][is_drawn] != 0).any()):
-            message = "a row could not go on"
-            raise AssertionError(message)
-        for i in told["job"][is_drawn].tolist():
-            lengths[i] += 1
-    return time.perf_counter() - start, lengths
 
 
-def _gpt2_job(shape: Shape, lengths: list[int]) -> float:
-    """Seconds for the same job: batches in order of the jobs, each until its longest has ended."""
-    model = _gpt2(shape)
-    _gpt2_seconds(model, shape, 8, 2)
-    longest = sorted(
-        max(lengths[i : i + shape.n_rows]) for i in range(0, len(lengths), shape.n_rows)
+def run_job(shape: Shape) -> tuple[float, list[int], Engine]:
+    """Seconds of the whole job, prefill in it, the tokens of each rollout, and the engine."""
+    engine = Engine(
+        Model(shape.config(), seed=0).to(shape.device),
+        grammar(shape.vocab_size, "codes"),
+        EngineConfig(
+            n_slots=shape.n_rows,
+            max_context=shape.prefix_tokens + shape.most_tokens,
+            dtype=str(shape.dtype).removeprefix("torch."),
+        ),
     )
-    middle = longest[len(longest) // 2]
-    return len(longest) * _gpt2_seconds(model, shape, shape.prefix_tokens, middle)
+    prompts, params = job_prompts(shape), SamplingParams(max_new_tokens=shape.most_tokens)
+    for _ in engine.generate(prompts[:1], params):  # compiles and captures
+        break
+    start = time.perf_counter()
+    lengths = {(r.subject_id, r.rollout): len(r.token_id) for r in engine.generate(prompts, params)}
+    return time.perf_counter() - start, [lengths[key] for key in sorted(lengths)], engine
 
 
-def measure_steps(shape: Shape, found: dict[str, Any]) -> Iterator[Measurement]:
-    """The step at each mean context: share of the roofline, and beside Hugging Face's."""
+@dataclass(frozen=True)
+class Race:
+    """One of Hugging Face's other ways, beside a number of ours that is known already."""
+
+    metric: str
+    against: str
+    n_tokens: int
+    our_seconds: float
+    their_seconds: Callable[[], float]
+
+
+def measure_races(shape: Shape, races: list[Race], until: float) -> Iterator[Measurement]:
+    """A line for each of them; those for which there is no time say so."""
+    for race in races:
+        with Stopwatch() as watch:
+            theirs, fault = None, "no time left"
+            if time.monotonic() < until:
+                theirs, fault = or_reason(race.their_seconds)  # type: ignore[assignment]
+        yield Measurement(
+            id="G5",
+            metric=race.metric,
+            value=race.n_tokens / race.our_seconds,
+            unit="tokens/s",
+            against=f"Hugging Face GPT-2, {race.against}",
+            baseline=None if theirs is None else race.n_tokens / theirs,
+            ratio=None if theirs is None else theirs / race.our_seconds,
+            seconds=watch.wall,
+            device=_device(shape),
+            extra={"fault": fault},
+        )
+
+
+def _step_races(shape: Shape, context: int, ms: float) -> list[Race]:
+    peer, seconds = shape.peer, ms / 1e3
+    ways = {
+        "static_cache": lambda: hugging_face.step_ms(peer, context, "static") / 1e3,
+        "generate_batch": lambda: hugging_face.batch_step_ms(peer, context) / 1e3,
+    }
+    return [
+        Race(f"step_{context}_vs_{name}", name.replace("_", " "), shape.n_rows, seconds, way)
+        for name, way in ways.items()
+    ]
+
+
+def measure_steps(shape: Shape, found: dict[str, Any], races: list[Race]) -> Iterator[Measurement]:
+    """The step at each mean context: share of the roofline, and beside Hugging Face's; what else
+    it is to be compared with goes to `races`."""
     line = partial(Measurement, id="G5", device=_device(shape))
     for context in shape.contexts:
         for stored in (None, torch.float8_e4m3fn):
@@ -273,7 +289,8 @@ def measure_steps(shape: Shape, found: dict[str, Any]) -> Iterator[Measurement]:
             del rollouts
             theirs, fault = (None, None)
             if stored is None:
-                theirs, fault = _or_reason(lambda n=context: _gpt2_step_ms(shape, n))  # type: ignore[misc]
+                theirs, fault = or_reason(partial(hugging_face.step_ms, shape.peer, context))
+                races += _step_races(shape, context, ms)
             copy = found.get("copy_tb_per_s", float("nan"))
             share = n_bytes / (ms * 1e9) / copy if copy == copy else n_bytes / (ms * 1e9)
             yield line(
@@ -317,24 +334,38 @@ def measure_sharing(shape: Shape, found: dict[str, Any]) -> Iterator[Measurement
     )
 
 
-def measure_job(shape: Shape, found: dict[str, Any]) -> Iterator[Measurement]:
-    """G5's real job, wall time with prefill and refills, tokens kept a second."""
+def measure_job(shape: Shape, found: dict[str, Any], races: list[Race]) -> Iterator[Measurement]:
+    """G5's real job, wall time with prefill and refills, tokens kept a second; what else it is to
+    be compared with goes to `races`."""
+    n, peer = shape.prefix_tokens, shape.peer
     with Stopwatch() as watch:
-        seconds, lengths = run_job(shape)
-        theirs, fault = _or_reason(lambda: _gpt2_job(shape, lengths))
-    rate = sum(lengths) / seconds
+        seconds, lengths, engine = run_job(shape)
+        counts = engine.statistics
+        del engine
+        theirs, fault = or_reason(lambda: hugging_face.job_seconds(peer, n, lengths, "dynamic"))
+    n_tokens = sum(lengths)
+    ways = {
+        "static_cache": lambda: hugging_face.job_seconds(peer, n, lengths, "static"),
+        "generate_batch": lambda: hugging_face.job_batch_seconds(peer, n, shape.rollouts, lengths),
+    }
+    for name, way in ways.items():
+        against = name.replace("_", " ")
+        races.append(Race(f"rollouts_vs_{name}", against, n_tokens, seconds, way))
     yield Measurement(
         id="G5",
         metric="rollouts",
-        value=rate,
+        value=n_tokens / seconds,
         unit="tokens/s",
         against="Hugging Face GPT-2, generate, dynamic cache, batches until their longest ends",
-        baseline=None if theirs is None else sum(lengths) / theirs,
+        baseline=None if theirs is None else n_tokens / theirs,
         ratio=None if theirs is None else theirs / seconds,
         seconds=watch.wall,
         device=_device(shape),
-        extra={**found, "tokens": sum(lengths), "jobs": len(lengths), "fault": fault},
-    )
+        extra={
+            **found, "tokens": n_tokens, "jobs": len(lengths), "slot_use": counts.slot_use,
+            "fault": fault,
+        },
+    )  # fmt: skip
 
 
 def _device(shape: Shape) -> str | None:
@@ -342,12 +373,14 @@ def _device(shape: Shape) -> str | None:
 
 
 def measure(shape: Shape | None = None) -> Iterator[Measurement]:
-    """All of it, the lines that cost least first."""
+    """All of it: the lines that cost least first, what Hugging Face compiles last."""
     shape = shape or Shape()
+    until, races = time.monotonic() + shape.peer_seconds, list[Race]()
     found = about() if shape.device == "cuda" else {}
     yield from measure_sharing(shape, found)
-    yield from measure_job(shape, found)
-    yield from measure_steps(shape, found)
+    yield from measure_job(shape, found, races)
+    yield from measure_steps(shape, found, races)
+    yield from measure_races(shape, races, until)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Measurement:
 
 
 class Stopwatch:
-    """Wall and CPU seconds of a `with` block (CPU: all threads of this process)."""
+    """Wall and CPU seconds of its `with` blocks, summed (CPU: all threads of this process)."""
 
     wall = 0.0
     cpu = 0.0
@@ -65,8 +65,8 @@ class Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wall = time.perf_counter() - self._wall
-        self.cpu = time.process_time() - self._cpu
+        self.wall += time.perf_counter() - self._wall
+        self.cpu += time.process_time() - self._cpu
 
 
 def _best_rate(multiply: Callable[[], object], size: int) -> float:

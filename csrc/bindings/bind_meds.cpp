@@ -134,7 +134,7 @@ class MedsMending {
                   const std::vector<Converted>& conversions, const std::vector<Triple>& assumed,
                   const std::vector<Triple>& kept_texts, const Codes& table_rank,
                   const Codes& unit_rank, const Codes& text_rank, std::int32_t female,
-                  std::int32_t male, std::int32_t artificial, int n_threads) {
+                  std::int32_t male, std::int32_t artificial) {
     ValueRules values(copied(unit_name, "unit_name"), copied(is_fixed_text, "is_fixed_text"));
     for (const auto& [code, unit, factor, offset, new_unit] : conversions) {
       values.add_conversion(code, unit, {.factor = factor, .offset = offset, .unit = new_unit});
@@ -145,29 +145,29 @@ class MedsMending {
                     .unit = copied(unit_rank, "unit_rank"),
                     .text = copied(text_rank, "text_rank")};
     const KnownCodes known{.female = female, .male = male, .artificial = artificial};
-    pieces_.emplace(std::move(values), std::move(ranks), known, code_rank_.size(), n_threads);
+    pieces_.emplace(std::move(values), std::move(ranks), known, code_rank_.size());
   }
 
   Array<std::int64_t> survey(const SubjectOffsets& offsets, const Bytes& is_excluded,
-                             const Columns& rows, int n_threads) const {
+                             const Columns& rows) const {
     const RowArrays arrays(rows, no_table_);
     const MedsSubjects subjects{view(offsets, "offsets"), view(is_excluded, "is_excluded")};
     VisitFacts facts;
     {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
-      facts = survey_visits(subjects, arrays.rows(), rules(), n_threads);
+      facts = survey_visits(subjects, arrays.rows(), rules());
     }
     return fact_sums(facts);
   }
 
-  Columns code_events(const SubjectOffsets& offsets, const Bytes& is_excluded, const Columns& rows,
-                      int n_threads) const {
+  Columns code_events(const SubjectOffsets& offsets, const Bytes& is_excluded,
+                      const Columns& rows) const {
     const RowArrays arrays(rows, no_table_);
     const MedsSubjects subjects{view(offsets, "offsets"), view(is_excluded, "is_excluded")};
     CodeEvents events;
     {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
-      events = chronoward::code_events(subjects, arrays.rows(), rules(), n_threads);
+      events = chronoward::code_events(subjects, arrays.rows(), rules());
     }
     Columns out;
     out["subject"] = to_numpy(std::move(events.subject));
@@ -249,12 +249,12 @@ void bind_meds(py::module_& m) {
            py::arg("is_fixed_text").noconvert(), py::arg("conversions"), py::arg("assumed"),
            py::arg("kept_texts"), py::arg("table_rank").noconvert(),
            py::arg("unit_rank").noconvert(), py::arg("text_rank").noconvert(), py::arg("female"),
-           py::arg("male"), py::arg("artificial"), py::arg("n_threads"))
+           py::arg("male"), py::arg("artificial"))
       .def("survey", &MedsMending::survey, py::kw_only(), py::arg("offsets").noconvert(),
-           py::arg("is_excluded").noconvert(), py::arg("rows"), py::arg("n_threads"),
+           py::arg("is_excluded").noconvert(), py::arg("rows"),
            "Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.")
       .def("code_events", &MedsMending::code_events, py::kw_only(), py::arg("offsets").noconvert(),
-           py::arg("is_excluded").noconvert(), py::arg("rows"), py::arg("n_threads"),
+           py::arg("is_excluded").noconvert(), py::arg("rows"),
            "Events of codes before their values are resolved: columns by name.")
       .def("piece", &MedsMending::piece, py::kw_only(), py::arg("offsets").noconvert(),
            py::arg("is_excluded").noconvert(), py::arg("subject_id").noconvert(), py::arg("rows"),

@@ -102,7 +102,7 @@ class OmopMending {
   /// Rules on single records; sentinel_us (2, n): first and end of each sentinel year.
   void set_rules(const Array<std::int64_t>& sentinel_us, std::int64_t prenatal_us,
                  std::int64_t future_us, std::int64_t local_concept, bool uses_source_concept,
-                 bool drops_unmapped, bool has_drug_stop, int n_threads) {
+                 bool drops_unmapped, bool has_drug_stop) {
     rules_ = {.sentinel_us = years_of(sentinel_us),
               .prenatal_us = prenatal_us,
               .future_us = future_us,
@@ -110,7 +110,7 @@ class OmopMending {
               .uses_source_concept = uses_source_concept,
               .drops_unmapped = drops_unmapped,
               .has_drug_stop = has_drug_stop};
-    pieces_.emplace(tables_, rules_, n_threads);
+    pieces_.emplace(tables_, rules_);
   }
 
   void set_texts(std::int32_t positive, std::int32_t negative, std::int32_t stop) {
@@ -326,8 +326,7 @@ void bind_omop(py::module_& m) {
            py::arg("drug_table"), py::arg("condition_table"), py::arg("visit_table"))
       .def("set_rules", &OmopMending::set_rules, py::kw_only(), py::arg("sentinel_us").noconvert(),
            py::arg("prenatal_us"), py::arg("future_us"), py::arg("local_concept"),
-           py::arg("uses_source_concept"), py::arg("drops_unmapped"), py::arg("has_drug_stop"),
-           py::arg("n_threads"))
+           py::arg("uses_source_concept"), py::arg("drops_unmapped"), py::arg("has_drug_stop"))
       .def("set_texts", &OmopMending::set_texts, py::kw_only(), py::arg("positive"),
            py::arg("negative"), py::arg("stop"))
       .def("set_codes", &OmopMending::set_codes, py::arg("code_rank").noconvert(),

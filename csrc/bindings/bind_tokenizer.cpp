@@ -282,11 +282,10 @@ class TokenizerCore {
     return result;
   }
 
-  Array<std::uint64_t> fingerprints(const py::object& given, const Array<std::uint64_t>& key_hash,
-                                    const Array<std::uint64_t>& text_hash) const {
+  Array<std::uint64_t> fingerprints(const py::object& given) const {
     const EventView events = read_events(given, encode_.entry_plain.size());
-    const auto keys = view(key_hash, "key_hash");
-    const auto texts = view(text_hash, "text_hash");
+    const auto keys = attribute_view<std::uint64_t>(given, "key_hash");
+    const auto texts = attribute_view<std::uint64_t>(given, "text_hash");
     check_size(keys.size(), events.key_entry.size(), "key_hash");
     check_size(texts.size() + 1, events.text_number.size(), "text_hash");
     std::vector<std::uint64_t> found;
@@ -346,7 +345,6 @@ void bind_tokenizer(py::module_& m) {
            py::arg("token_columns"), py::arg("has_age"))
       .def("encode", &TokenizerCore::encode, py::arg("given"), py::arg("threads") = 1)
       .def("fingerprints", &TokenizerCore::fingerprints, py::arg("given"),
-           py::arg("key_hash").noconvert(), py::arg("text_hash").noconvert(),
            "One number a subject for all that `encode` reads of it: uint64 (n,).")
       .def("decode", &TokenizerCore::decode, py::arg("batch"), py::arg("threads") = 1);
   m.def("validate_timelines", &validate_timelines, py::arg("grammar"), py::arg("batch"),

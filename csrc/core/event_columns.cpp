@@ -62,22 +62,20 @@ void append_events(std::int64_t subject_id, const std::vector<MendedEvent>& even
   extend(out.end_time, events, [](const MendedEvent& e) { return e.end_time; });
 }
 
-EventPiece join_pieces(std::vector<EventPiece>&& parts) {
-  EventPiece out;
-  for (EventPiece& part : parts) {
-    append(out.subject_id, std::move(part.subject_id));
-    append(out.time, std::move(part.time));
-    append(out.available, std::move(part.available));
-    append(out.role, std::move(part.role));
-    append(out.table, std::move(part.table));
-    append(out.code, std::move(part.code));
-    append(out.unit, std::move(part.unit));
-    append(out.text, std::move(part.text));
-    append(out.number, std::move(part.number));
-    append(out.visit_id, std::move(part.visit_id));
-    append(out.end_time, std::move(part.end_time));
-  }
-  return out;
+void reserve_events(std::size_t n_events, bool with_units, bool with_texts, bool with_visits,
+                    EventPiece& out) {
+  out.subject_id.reserve(n_events);
+  out.time.reserve(n_events);
+  out.available.reserve(n_events);
+  out.role.reserve(n_events);
+  out.table.reserve(n_events);
+  out.code.reserve(n_events);
+  out.number.reserve(n_events);
+  if (with_units) out.unit.reserve(n_events);
+  if (with_texts) out.text.reserve(n_events);
+  if (!with_visits) return;
+  out.visit_id.reserve(n_events);
+  out.end_time.reserve(n_events);
 }
 
 }  // namespace chronoward

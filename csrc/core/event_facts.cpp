@@ -86,7 +86,7 @@ void EventFacts::add_visits(std::span<const MendedEvent> events) {
   }
 }
 
-EventFactColumns EventFacts::join(std::span<const EventFacts> parts) {
+EventFactColumns EventFacts::join(const std::deque<EventFacts>& parts) {
   EventFactColumns out;
   if (parts.empty()) return out;
   const std::size_t n_codes = parts.front().n_codes_, n_tables = parts.front().n_tables_;

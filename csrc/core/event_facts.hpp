@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -42,7 +43,7 @@ class EventFacts {
   void add(std::int64_t subject_id, std::span<const MendedEvent> events);
 
   /// Everything that several have seen, of subjects that none shares with another.
-  static EventFactColumns join(std::span<const EventFacts> parts);
+  static EventFactColumns join(const std::deque<EventFacts>& parts);
 
  private:
   struct OfCode {

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/event_columns.hpp"
-#include "core/parallel.hpp"
 
 namespace chronoward {
 namespace {
@@ -24,38 +23,19 @@ bool is_within(std::span<const T> values, std::int64_t least, std::size_t n) {
   });
 }
 
-/// Calls fn(mender, subject, part) for all subjects, a range of them a thread.
+/// Mends all subjects and calls fn(mender, subject, its events) for each.
 template <typename Fn>
-std::vector<VisitFacts> for_subjects(const MedsSubjects& subjects, const MedsRows& rows,
-                                     const MendingRules& rules, int n_threads, const Fn& fn) {
-  std::vector<VisitFacts> facts(static_cast<std::size_t>(std::max(1, n_threads)));
-  parallel_for(subjects.is_excluded.size(), n_threads,
-               [&](std::size_t begin, std::size_t end, std::size_t part) {
-                 MedsMender mender(rows, rules.tables, rules.judge, rules.visits);
-                 for (std::size_t i = begin; i < end; ++i) fn(mender, i, part);
-                 facts[part] = mender.facts();
-               });
-  return facts;
-}
-
-/// The events of subject i, which the mender was made for.
-void mend(MedsMender& mender, const MedsSubjects& subjects, std::size_t i,
-          std::vector<MendedEvent>& events) {
-  mender.mend(static_cast<std::size_t>(subjects.offsets[i]),
-              static_cast<std::size_t>(subjects.offsets[i + 1]), subjects.is_excluded[i] != 0,
-              events);
-}
-
-VisitFacts sum_of(const std::vector<VisitFacts>& parts) {
-  VisitFacts sum;
-  for (const VisitFacts& part : parts) {
-    sum.n_explicit += part.n_explicit;
-    sum.n_overlaps += part.n_overlaps;
-    sum.n_staged += part.n_staged;
-    sum.n_midnight += part.n_midnight;
-    sum.n_visits += part.n_visits;
+VisitFacts for_subjects(const MedsSubjects& subjects, const MedsRows& rows,
+                        const MendingRules& rules, const Fn& fn) {
+  MedsMender mender(rows, rules.tables, rules.judge, rules.visits);
+  std::vector<MendedEvent> events;
+  for (std::size_t i = 0; i < subjects.is_excluded.size(); ++i) {
+    mender.mend(static_cast<std::size_t>(subjects.offsets[i]),
+                static_cast<std::size_t>(subjects.offsets[i + 1]), subjects.is_excluded[i] != 0,
+                events);
+    fn(mender, i, events);
   }
-  return sum;
+  return mender.facts();
 }
 
 }  // namespace
@@ -97,54 +77,38 @@ void check_meds(const MedsSubjects& s, const MedsRows& r, const MendingRules& ru
 }
 
 VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
-                         const MendingRules& rules, int n_threads) {
+                         const MendingRules& rules) {
   check_meds(subjects, rows, rules);
-  std::vector<std::vector<MendedEvent>> events(static_cast<std::size_t>(std::max(1, n_threads)));
-  return sum_of(for_subjects(subjects, rows, rules, n_threads,
-                             [&](MedsMender& mender, std::size_t i, std::size_t part) {
-                               mend(mender, subjects, i, events[part]);
-                             }));
+  return for_subjects(
+      subjects, rows, rules,
+      [](const MedsMender& /*mender*/, std::size_t /*i*/, const std::vector<MendedEvent>&) {});
 }
 
 CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
-                       const MendingRules& rules, int n_threads) {
+                       const MendingRules& rules) {
   check_meds(subjects, rows, rules);
-  const auto n_parts = static_cast<std::size_t>(std::max(1, n_threads));
-  std::vector<CodeEvents> parts(n_parts);
-  std::vector<std::vector<MendedEvent>> events(n_parts);
-  const auto facts = for_subjects(subjects, rows, rules, n_threads,
-                                  [&](MedsMender& mender, std::size_t i, std::size_t part) {
-                                    mend(mender, subjects, i, events[part]);
-                                    CodeEvents& out = parts[part];
-                                    for (const MendedEvent& event : events[part]) {
-                                      if (event.role != Role::kCode) continue;
-                                      out.subject.push_back(static_cast<std::int64_t>(i));
-                                      out.table.push_back(event.table);
-                                      out.code.push_back(event.code);
-                                      out.unit.push_back(event.unit);
-                                      out.text.push_back(event.text);
-                                      out.number.push_back(event.number);
-                                    }
-                                  });
   CodeEvents out;
-  out.facts = sum_of(facts);
-  for (CodeEvents& part : parts) {
-    append(out.subject, std::move(part.subject));
-    append(out.table, std::move(part.table));
-    append(out.code, std::move(part.code));
-    append(out.unit, std::move(part.unit));
-    append(out.text, std::move(part.text));
-    append(out.number, std::move(part.number));
-  }
+  out.facts = for_subjects(
+      subjects, rows, rules,
+      [&](const MedsMender& /*mender*/, std::size_t i, const std::vector<MendedEvent>& events) {
+        for (const MendedEvent& event : events) {
+          if (event.role != Role::kCode) continue;
+          out.subject.push_back(static_cast<std::int64_t>(i));
+          out.table.push_back(event.table);
+          out.code.push_back(event.code);
+          out.unit.push_back(event.unit);
+          out.text.push_back(event.text);
+          out.number.push_back(event.number);
+        }
+      });
   return out;
 }
 
 EventPieces::EventPieces(ValueRules values, TextRanks ranks, const KnownCodes& known,
-                         std::size_t n_codes, int n_threads)
+                         std::size_t n_codes)
     : values_(std::move(values)),
       ranks_(std::move(ranks)),
-      facts_(static_cast<std::size_t>(std::max(1, n_threads)),
-             EventFacts(ranks_.table.size(), n_codes, known)) {}
+      facts_(EventFacts(ranks_.table.size(), n_codes, known)) {}
 
 /// Appends a subject's events, resolved; they are put in order and their texts replaced by ranks.
 void EventPieces::put(std::vector<MendedEvent>& events, std::int64_t subject_id,
@@ -167,28 +131,29 @@ EventPiece EventPieces::make(const MedsSubjects& subjects, std::span<const std::
   require(subject_id.size() == subjects.is_excluded.size(), "a subject has no id");
   fates.gone.assign(rows.time.size(), 0);
   fates.changes.assign(rows.time.size(), 0);
-  std::vector<EventPiece> parts(facts_.size());
-  std::vector<std::vector<MendedEvent>> events(facts_.size());
-  const auto mend_one = [&](MedsMender& mender, std::size_t i, std::size_t part) {
-    std::vector<MendedEvent>& mine = events[part];
-    mend(mender, subjects, i, mine);
-    const auto first = static_cast<std::size_t>(subjects.offsets[i]);
-    for (std::size_t k = 0; k < mender.rows().size(); ++k) {
-      const JudgedRow& row = mender.rows()[k];
-      fates.gone[first + k] = static_cast<std::uint8_t>(row.gone);
-      if (row.gone == Removal::kKept) fates.changes[first + k] = row.changes;
-    }
-    for (MendedEvent& event : mine) {
-      if (event.role != Role::kCode) {
-        event.text = event.unit = kNone;
-        continue;
-      }
-      fates.changes[first + at(event.row)] |= values_.resolve(event);
-    }
-    put(mine, subject_id[i], rules, facts_[part], parts[part]);
-  };
-  for_subjects(subjects, rows, rules, static_cast<int>(facts_.size()), mend_one);
-  return join_pieces(std::move(parts));
+  EventPiece out;
+  reserve_events(rows.time.size(), !ranks_.unit.empty(), !ranks_.text.empty(),
+                 rules.visits.has_visits, out);
+  facts_.lend([&](EventFacts& facts) {
+    for_subjects(subjects, rows, rules,
+                 [&](const MedsMender& mender, std::size_t i, std::vector<MendedEvent>& events) {
+                   const auto first = static_cast<std::size_t>(subjects.offsets[i]);
+                   for (std::size_t k = 0; k < mender.rows().size(); ++k) {
+                     const JudgedRow& row = mender.rows()[k];
+                     fates.gone[first + k] = static_cast<std::uint8_t>(row.gone);
+                     if (row.gone == Removal::kKept) fates.changes[first + k] = row.changes;
+                   }
+                   for (MendedEvent& event : events) {
+                     if (event.role != Role::kCode) {
+                       event.text = event.unit = kNone;
+                       continue;
+                     }
+                     fates.changes[first + at(event.row)] |= values_.resolve(event);
+                   }
+                   put(events, subject_id[i], rules, facts, out);
+                 });
+  });
+  return out;
 }
 
 }  // namespace chronoward

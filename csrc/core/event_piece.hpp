@@ -7,6 +7,7 @@
 
 #include "core/event_facts.hpp"
 #include "core/mend_meds.hpp"
+#include "core/spares.hpp"
 #include "core/value_rules.hpp"
 
 namespace chronoward {
@@ -31,7 +32,7 @@ void check_meds(const MedsSubjects& subjects, const MedsRows& rows, const Mendin
 
 /// Facts about the visits of all subjects, without their events.
 VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
-                         const MendingRules& rules, int n_threads);
+                         const MendingRules& rules);
 
 /// Events of role kCode before their values are resolved; (n,) each.
 struct CodeEvents {
@@ -43,7 +44,7 @@ struct CodeEvents {
 };
 
 CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
-                       const MendingRules& rules, int n_threads);
+                       const MendingRules& rules);
 
 /// By number of a table, unit name or text: its place in byte order. Codes have theirs in
 /// `MedsTables::code_rank`.
@@ -70,18 +71,16 @@ struct RowFates {
 /// Makes the event table of a source from its rows, piece by piece.
 class EventPieces {
  public:
-  /// @param n_threads pieces do not depend on it.
-  EventPieces(ValueRules values, TextRanks ranks, const KnownCodes& known, std::size_t n_codes,
-              int n_threads);
+  EventPieces(ValueRules values, TextRanks ranks, const KnownCodes& known, std::size_t n_codes);
 
-  /// The events of some subjects.
+  /// The events of some subjects, whom no other call has; several may run at once.
   ///
-  /// @param subject_id (n_subjects,) ascending, over all calls.
+  /// @param subject_id (n_subjects,) ascending.
   EventPiece make(const MedsSubjects& subjects, std::span<const std::int64_t> subject_id,
                   const MedsRows& rows, const MendingRules& rules, RowFates& fates);
 
   /// Facts about all events made so far.
-  EventFactColumns facts() const { return EventFacts::join(facts_); }
+  EventFactColumns facts() const { return EventFacts::join(facts_.all()); }
 
  private:
   void put(std::vector<MendedEvent>& events, std::int64_t subject_id, const MendingRules& rules,
@@ -89,7 +88,7 @@ class EventPieces {
 
   ValueRules values_;
   TextRanks ranks_;
-  std::vector<EventFacts> facts_;  // by thread
+  Spares<EventFacts> facts_;
 };
 
 }  // namespace chronoward

@@ -74,15 +74,20 @@ void MedsMender::stage_explicit() {
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
     if (row.role != Role::kVisit || row.gone != Removal::kKept) continue;
-    const auto place = static_cast<std::int32_t>(staged_.size());
-    const std::int64_t ref = rows_.visit_of(begin_ + i);
-    if (ref != kNullUs) by_ref_.emplace_back(ref, place);
     staged_.push_back({.row = static_cast<std::int32_t>(i),
                        .code = t_.event_code[at(rows_.code[begin_ + i])],
                        .start = rows_.time[begin_ + i],
                        .finish = row.end_time});
   }
-  std::sort(by_ref_.begin(), by_ref_.end());
+  const auto ref_of = [this](const Staged& v) { return rows_.visit_of(begin_ + at(v.row)); };
+  std::sort(staged_.begin(), staged_.end(), [&](const Staged& a, const Staged& b) {
+    return std::tuple(ref_of(a), a.start, a.finish, t_.code_rank[at(a.code)], a.row) <
+           std::tuple(ref_of(b), b.start, b.finish, t_.code_rank[at(b.code)], b.row);
+  });
+  for (std::size_t i = 0; i < staged_.size(); ++i) {
+    const std::int64_t ref = ref_of(staged_[i]);
+    if (ref != kNullUs) by_ref_.emplace_back(ref, static_cast<std::int32_t>(i));
+  }
   for (std::size_t i = 0; i < judged_.size(); ++i) {
     const JudgedRow& row = judged_[i];
     if (row.role != Role::kDischarge || row.gone != Removal::kKept) continue;
@@ -99,7 +104,7 @@ void MedsMender::stage_explicit() {
   for (std::size_t i = 0; i < staged_.size(); ++i) marks_.push_back(static_cast<std::int32_t>(i));
   std::sort(marks_.begin(), marks_.end(), [this](std::int32_t a, std::int32_t b) {
     const Staged &x = staged_[at(a)], &y = staged_[at(b)];
-    return std::tuple(x.start, x.finish) < std::tuple(y.start, y.finish);
+    return std::tuple(x.start, x.finish, a) < std::tuple(y.start, y.finish, b);
   });
   std::int64_t reach = kNullUs;
   for (const std::int32_t i : marks_) {
@@ -140,8 +145,9 @@ void MedsMender::stage_pattern(const CodePattern& pattern) {
   }
   const auto opens = [&](std::int32_t i) { return pattern.opens[code_of(i)] != 0; };
   const auto key = [&](std::int32_t i) {
-    return std::tuple(rows_.time[begin_ + at(i)], !opens(i),
-                      t_.code_rank[at(t_.event_code[code_of(i)])], i);
+    const std::size_t row = begin_ + at(i);
+    return std::tuple(rows_.time[row], !opens(i), t_.code_rank[at(t_.event_code[code_of(i)])],
+                      judged_[at(i)].end_time, rows_.available_of(row), rows_.visit_of(row), i);
   };
   std::sort(marks_.begin(), marks_.end(),
             [&](std::int32_t a, std::int32_t b) { return key(a) < key(b); });
@@ -153,10 +159,14 @@ void MedsMender::stage_pattern(const CodePattern& pattern) {
   }
 }
 
-/// Staged visits from pairs: of equal ones the first row's, which stands for all of them.
+/// Staged visits from pairs; one stands for all that are equal.
 void MedsMender::stage_pairs() {
+  const auto key = [this](const Pair& pair) {
+    const Staged& v = pair.visit;
+    return std::tuple(v.start, v.finish, t_.code_rank[at(v.code)], v.row);
+  };
   std::stable_sort(pairs_.begin(), pairs_.end(),
-                   [](const Pair& a, const Pair& b) { return a.visit.row < b.visit.row; });
+                   [&](const Pair& a, const Pair& b) { return key(a) < key(b); });
   for (Pair& pair : pairs_) {
     if (pair.place == kNone) continue;
     ++facts_.n_staged;
@@ -174,12 +184,13 @@ void MedsMender::stage_pairs() {
 }
 
 /// A staged visit with its faulty or missing end, and cut at the death.
-SourceVisit MedsMender::placed(const Staged& visit, std::uint32_t& changes) const {
+SourceVisit MedsMender::placed(std::size_t place, std::uint32_t& changes) const {
+  const Staged& visit = staged_[place];
   const bool has_end = visit.finish != kNullUs;
   const bool is_start_date = v_.is_midnight_date && is_midnight(visit.start);
   const bool is_end_date = !has_end || (v_.is_midnight_date && is_midnight(visit.finish));
   SourceVisit out{.start = is_start_date ? day_of(visit.start) : visit.start,
-                  .order = visit.row,
+                  .order = static_cast<std::int32_t>(place),
                   .source_class = static_cast<VisitClass>(v_.visit_class[at(visit.code)]),
                   .is_start_date = is_start_date,
                   .has_discharge = visit.discharge_code != kNone};
@@ -225,7 +236,7 @@ void MedsMender::mend_staged() {
   sources_.clear();
   staged_changes_.assign(staged_.size(), 0);
   for (std::size_t i = 0; i < staged_.size(); ++i) {
-    sources_.push_back(placed(staged_[i], staged_changes_[i]));
+    sources_.push_back(placed(i, staged_changes_[i]));
   }
   linked_.clear();
   for (std::size_t i = 0; i < judged_.size() && !by_ref_.empty(); ++i) {

@@ -76,6 +76,7 @@ class MedsMender {
 
  private:
   /// A visit as its rows tell it.
+  /// In an order that does not hang on that of the rows, so that ties are broken by what they say.
   struct Staged {
     std::int32_t row = kNone;  // that starts it, a place in the subject's rows
     std::int32_t code = kNone, discharge_code = kNone;
@@ -96,7 +97,7 @@ class MedsMender {
   void stage_explicit();
   void stage_pattern(const CodePattern& pattern);
   void stage_pairs();
-  SourceVisit placed(const Staged& visit, std::uint32_t& changes) const;
+  SourceVisit placed(std::size_t place, std::uint32_t& changes) const;
   void take_explicit();
   void mend_staged();
   void settle_columns();

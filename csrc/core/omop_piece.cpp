@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "core/event_columns.hpp"
-#include "core/parallel.hpp"
 
 namespace chronoward {
 namespace {
@@ -31,25 +30,15 @@ bool are_offsets(std::span<const std::int64_t> offsets, std::size_t n_subjects, 
          std::is_sorted(offsets.begin(), offsets.end());
 }
 
-/// Calls fn(mender, subject, part) for all subjects, a range of them a thread; then its
-/// done(mender, part).
-template <typename Fn, typename Done>
-void for_subjects(const OmopSubjects& subjects, const OmopRows& rows, const OmopTables& tables,
-                  const OmopRules& rules, bool has_visits, std::size_t n_threads, const Fn& fn,
-                  const Done& done) {
-  parallel_for(subjects.subject_id.size(), static_cast<int>(n_threads),
-               [&](std::size_t begin, std::size_t end, std::size_t part) {
-                 OmopMender mender(rows, tables, rules, has_visits);
-                 for (std::size_t i = begin; i < end; ++i) {
-                   mender.judge(at(subjects.offsets[i]), at(subjects.offsets[i + 1]),
-                                {subjects.birth[i], subjects.death[i]});
-                   fn(mender, i, part);
-                 }
-                 done(mender, part);
-               });
+/// Judges each subject's records and calls fn(subject).
+template <typename Fn>
+void for_subjects(const OmopSubjects& subjects, OmopMender& mender, const Fn& fn) {
+  for (std::size_t i = 0; i < subjects.subject_id.size(); ++i) {
+    mender.judge(at(subjects.offsets[i]), at(subjects.offsets[i + 1]),
+                 {subjects.birth[i], subjects.death[i]});
+    fn(i);
+  }
 }
-
-void no_more(const OmopMender& /*mender*/, std::size_t /*part*/) {}
 
 template <typename T>
 std::span<const T> part_of(std::span<const T> values, std::span<const std::int64_t> offsets,
@@ -80,6 +69,13 @@ void find_extents(const StagedVisits& visits, std::size_t i, std::size_t first,
         record.time > finish && day_of(record.time) == day_of(finish)) {
       out.last_same_day[v] = std::max(out.last_same_day[v], record.time);
     }
+  }
+}
+
+void keep_fates(const std::vector<JudgedRecord>& records, std::size_t first, RecordFates& fates) {
+  for (std::size_t k = 0; k < records.size(); ++k) {
+    fates.gone[first + k] = static_cast<std::uint8_t>(records[k].gone);
+    if (records[k].gone == RecordRemoval::kKept) fates.changes[first + k] = records[k].changes;
   }
 }
 
@@ -124,12 +120,8 @@ void check_omop(const OmopSubjects& s, const OmopRows& r, const OmopTables& t) {
       "a row's number is missing");
 }
 
-OmopPieces::OmopPieces(const OmopTables& tables, const OmopRules& rules, int n_threads)
-    : t_(tables),
-      rules_(rules),
-      n_threads_(static_cast<std::size_t>(std::max(1, n_threads))),
-      counts_(n_threads_),
-      values_({}, {}) {}
+OmopPieces::OmopPieces(const OmopTables& tables, const OmopRules& rules)
+    : t_(tables), rules_(rules), counts_(ValueCounts()), values_({}, {}) {}
 
 VisitExtents OmopPieces::survey(const OmopSubjects& subjects, const OmopRows& rows,
                                 const StagedVisits& visits) {
@@ -141,18 +133,18 @@ VisitExtents OmopPieces::survey(const OmopSubjects& subjects, const OmopRows& ro
           "columns of visits must have one length");
   VisitExtents out{.last_any = std::vector<std::int64_t>(visits.ref.size(), kNullUs),
                    .last_same_day = std::vector<std::int64_t>(visits.ref.size(), kNullUs)};
-  std::vector<std::vector<MendedEvent>> events(n_threads_);
-  for_subjects(
-      subjects, rows, t_, rules_, false, n_threads_,
-      [&](OmopMender& mender, std::size_t i, std::size_t part) {
-        const std::size_t first = at(subjects.offsets[i]);
-        find_extents(visits, i, first, mender.records(), rows, out);
-        counts_[part].add_drug_types(first, mender.records(), rows, t_);
-        events[part].clear();
-        mender.put_values(events[part]);
-        counts_[part].add(events[part], t_);
-      },
-      no_more);
+  OmopMender mender(rows, t_, rules_, false);
+  std::vector<MendedEvent> events;
+  counts_.lend([&](ValueCounts& counts) {
+    for_subjects(subjects, mender, [&](std::size_t i) {
+      const std::size_t first = at(subjects.offsets[i]);
+      find_extents(visits, i, first, mender.records(), rows, out);
+      counts.add_drug_types(first, mender.records(), rows, t_);
+      events.clear();
+      mender.put_values(events);
+      counts.add(events, t_);
+    });
+  });
   return out;
 }
 
@@ -162,32 +154,22 @@ UnitValues OmopPieces::unit_values(const OmopSubjects& subjects, const OmopRows&
   const std::size_t n_codes = t_.code_rank.size();
   require(is_chosen.size() == n_codes * (t_.is_date_type.size() / (t_.id_value.size() + 1)),
           "is_chosen must have one entry a table and code");
-  std::vector<UnitValues> parts(n_threads_);
-  std::vector<std::vector<MendedEvent>> events(n_threads_);
-  for_subjects(
-      subjects, rows, t_, rules_, false, n_threads_,
-      [&](OmopMender& mender, std::size_t, std::size_t part) {
-        events[part].clear();
-        mender.put_values(events[part]);
-        UnitValues& out = parts[part];
-        for (const MendedEvent& event : events[part]) {
-          if (std::isnan(event.number) || is_chosen[event.table * n_codes + at(event.code)] == 0) {
-            continue;
-          }
-          out.table.push_back(event.table);
-          out.code.push_back(event.code);
-          out.unit.push_back(event.unit);
-          out.number.push_back(event.number);
-        }
-      },
-      no_more);
-  UnitValues out = std::move(parts.front());
-  for (std::size_t k = 1; k < parts.size(); ++k) {
-    out.table.insert(out.table.end(), parts[k].table.begin(), parts[k].table.end());
-    out.code.insert(out.code.end(), parts[k].code.begin(), parts[k].code.end());
-    out.unit.insert(out.unit.end(), parts[k].unit.begin(), parts[k].unit.end());
-    out.number.insert(out.number.end(), parts[k].number.begin(), parts[k].number.end());
-  }
+  UnitValues out;
+  OmopMender mender(rows, t_, rules_, false);
+  std::vector<MendedEvent> events;
+  for_subjects(subjects, mender, [&](std::size_t) {
+    events.clear();
+    mender.put_values(events);
+    for (const MendedEvent& event : events) {
+      if (std::isnan(event.number) || is_chosen[event.table * n_codes + at(event.code)] == 0) {
+        continue;
+      }
+      out.table.push_back(event.table);
+      out.code.push_back(event.code);
+      out.unit.push_back(event.unit);
+      out.number.push_back(event.number);
+    }
+  });
   return out;
 }
 
@@ -199,7 +181,7 @@ void OmopPieces::set_values(ValueRules values, std::vector<std::int32_t> unit_ra
   text_rank_ = std::move(text_rank);
   has_visits_ = has_visits;
   const std::size_t n_tables = t_.is_date_type.size() / (t_.id_value.size() + 1);
-  facts_.assign(n_threads_, EventFacts(n_tables, t_.code_rank.size(), known));
+  facts_.emplace(EventFacts(n_tables, t_.code_rank.size(), known));
   is_named_.assign(n_tables * t_.id_value.size(), 0);
 }
 
@@ -232,12 +214,21 @@ void OmopPieces::put_others(const OtherEvents& others, std::size_t i,
   }
 }
 
+/// Texts by their places in byte order.
+void OmopPieces::rank(std::vector<MendedEvent>& events) const {
+  for (MendedEvent& event : events) {
+    event.code = t_.code_rank[at(event.code)];
+    if (event.unit != kNone) event.unit = unit_rank_[at(event.unit)];
+    if (event.text != kNone) event.text = text_rank_[at(event.text)];
+  }
+}
+
 EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
                             const FinalVisits& visits, const OtherEvents& others,
                             RecordFates& fates) {
   check_omop(subjects, rows, t_);
   const std::size_t n = subjects.subject_id.size();
-  require(!facts_.empty(), "values come before events");
+  require(facts_.has_value(), "values come before events");
   require(are_offsets(visits.offsets, n, visits.start.size()) &&
               visits.finish.size() == visits.start.size() &&
               visits.is_timed.size() == visits.start.size() &&
@@ -254,48 +245,45 @@ EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
       "columns of other events must have one length");
   fates.gone.assign(rows.table.size(), 0);
   fates.changes.assign(rows.table.size(), 0);
-  std::vector<EventPiece> parts(n_threads_);
-  std::vector<std::vector<MendedEvent>> events(n_threads_);
-  std::vector<std::vector<MendedVisit>> mended(n_threads_);
-  std::vector<std::vector<std::uint8_t>> named(n_threads_);
-  const auto make_one = [&](OmopMender& mender, std::size_t i, std::size_t part) {
-    std::vector<MendedEvent>& mine = events[part];
-    mine.clear();
-    mended[part].clear();
-    for (std::size_t v = at(visits.offsets[i]); v < at(visits.offsets[i + 1]); ++v) {
-      mended[part].push_back({.start = visits.start[v],
-                              .finish = visits.finish[v],
-                              .is_timed = visits.is_timed[v] != 0});
-    }
-    const auto became = part_of(visits.became, visits.ref_offsets, i);
-    require(is_within(became, 0, mended[part].size()), "a visit became one that is not there");
-    mender.put_linked({mended[part], part_of(visits.ref, visits.ref_offsets, i), became}, mine);
-    const std::size_t first = at(subjects.offsets[i]);
-    for (std::size_t k = 0; k < mender.records().size(); ++k) {
-      const JudgedRecord& record = mender.records()[k];
-      fates.gone[first + k] = static_cast<std::uint8_t>(record.gone);
-      if (record.gone == RecordRemoval::kKept) fates.changes[first + k] = record.changes;
-    }
-    for (MendedEvent& event : mine) {
-      if (event.role == Role::kCode) fates.changes[first + at(event.row)] |= resolve(event);
-    }
-    put_others(others, i, mender.visit_numbers(), mine);
-    for (MendedEvent& event : mine) {
-      event.code = t_.code_rank[at(event.code)];
-      if (event.unit != kNone) event.unit = unit_rank_[at(event.unit)];
-      if (event.text != kNone) event.text = text_rank_[at(event.text)];
-    }
-    sort_events(mine);
-    facts_[part].add(subjects.subject_id[i], mine);
-    append_events(subjects.subject_id[i], mine, !unit_rank_.empty(), !text_rank_.empty(),
-                  has_visits_, parts[part]);
-  };
-  for_subjects(subjects, rows, t_, rules_, has_visits_, n_threads_, make_one,
-               [&](const OmopMender& mender, std::size_t part) { named[part] = mender.named(); });
-  for (const std::vector<std::uint8_t>& part : named) {
-    for (std::size_t k = 0; k < part.size(); ++k) is_named_[k] |= part[k];
-  }
-  return join_pieces(std::move(parts));
+  EventPiece out;
+  reserve_events(rows.table.size() + others.time.size(), !unit_rank_.empty(), !text_rank_.empty(),
+                 has_visits_, out);
+  OmopMender mender(rows, t_, rules_, has_visits_);
+  std::vector<MendedEvent> events;
+  std::vector<MendedVisit> mended;
+  facts_->lend([&](EventFacts& facts) {
+    for_subjects(subjects, mender, [&](std::size_t i) {
+      events.clear();
+      mended.clear();
+      for (std::size_t v = at(visits.offsets[i]); v < at(visits.offsets[i + 1]); ++v) {
+        mended.push_back({.start = visits.start[v],
+                          .finish = visits.finish[v],
+                          .is_timed = visits.is_timed[v] != 0});
+      }
+      const auto became = part_of(visits.became, visits.ref_offsets, i);
+      require(is_within(became, 0, mended.size()), "a visit became one that is not there");
+      mender.put_linked({mended, part_of(visits.ref, visits.ref_offsets, i), became}, events);
+      keep_fates(mender.records(), at(subjects.offsets[i]), fates);
+      for (MendedEvent& event : events) {
+        if (event.role == Role::kCode) {
+          fates.changes[at(subjects.offsets[i]) + at(event.row)] |= resolve(event);
+        }
+      }
+      put_others(others, i, mender.visit_numbers(), events);
+      rank(events);
+      sort_events(events);
+      facts.add(subjects.subject_id[i], events);
+      append_events(subjects.subject_id[i], events, !unit_rank_.empty(), !text_rank_.empty(),
+                    has_visits_, out);
+    });
+  });
+  const std::lock_guard lock(named_mutex_);
+  for (std::size_t k = 0; k < mender.named().size(); ++k) is_named_[k] |= mender.named()[k];
+  return out;
+}
+
+EventFactColumns OmopPieces::facts() const {
+  return facts_ ? EventFacts::join(facts_->all()) : EventFactColumns();
 }
 
 std::vector<std::int64_t> OmopPieces::named(bool tables) const {

@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "core/event_piece.hpp"
 #include "core/mend_omop.hpp"
 #include "core/omop_survey.hpp"
+#include "core/spares.hpp"
 #include "core/value_rules.hpp"
 
 namespace chronoward {
@@ -69,15 +72,15 @@ void check_omop(const OmopSubjects& subjects, const OmopRows& rows, const OmopTa
 /// Makes the event table of an OMOP source, some subjects at a time.
 class OmopPieces {
  public:
-  /// @param n_threads nothing depends on it.
-  OmopPieces(const OmopTables& tables, const OmopRules& rules, int n_threads);
+  OmopPieces(const OmopTables& tables, const OmopRules& rules);
 
-  /// First pass: extents of visits, and counts for `texts`, `units` and `drug_types`.
+  /// First pass: extents of visits, and counts for `texts`, `units` and `drug_types`. Several calls
+  /// of a pass may run at once, each with subjects that no other has.
   VisitExtents survey(const OmopSubjects& subjects, const OmopRows& rows,
                       const StagedVisits& visits);
-  TextCounts texts() const { return ValueCounts::texts(counts_); }
-  UnitPairs units() const { return ValueCounts::units(counts_); }
-  std::vector<std::int32_t> drug_types() const { return ValueCounts::drug_types(counts_); }
+  TextCounts texts() const { return ValueCounts::texts(counts_.all()); }
+  UnitPairs units() const { return ValueCounts::units(counts_.all()); }
+  std::vector<std::int32_t> drug_types() const { return ValueCounts::drug_types(counts_.all()); }
 
   /// Between: numbers of the chosen pairs of table and code.
   ///
@@ -95,7 +98,7 @@ class OmopPieces {
   EventPiece make(const OmopSubjects& subjects, const OmopRows& rows, const FinalVisits& visits,
                   const OtherEvents& others, RecordFates& fates);
 
-  EventFactColumns facts() const { return EventFacts::join(facts_); }
+  EventFactColumns facts() const;
 
   /// Pairs of table and concept number that name events.
   std::vector<std::int64_t> named_tables() const { return named(true); }
@@ -106,14 +109,15 @@ class OmopPieces {
   void put_others(const OtherEvents& others, std::size_t i, const std::vector<std::int32_t>& number,
                   std::vector<MendedEvent>& events) const;
   std::uint32_t resolve(MendedEvent& event) const;
+  void rank(std::vector<MendedEvent>& events) const;
 
   const OmopTables& t_;
   const OmopRules& rules_;
-  std::size_t n_threads_;
-  std::vector<ValueCounts> counts_;
+  Spares<ValueCounts> counts_;
   ValueRules values_;
   std::vector<std::int32_t> unit_rank_, text_rank_;
-  std::vector<EventFacts> facts_;
+  std::optional<Spares<EventFacts>> facts_;
+  std::mutex named_mutex_;
   std::vector<std::uint8_t> is_named_;
   bool has_visits_ = false;
 };

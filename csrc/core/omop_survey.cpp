@@ -45,7 +45,7 @@ void ValueCounts::add_drug_types(std::size_t begin, const std::vector<JudgedReco
   }
 }
 
-TextCounts ValueCounts::texts(std::span<const ValueCounts> parts) {
+TextCounts ValueCounts::texts(const std::deque<ValueCounts>& parts) {
   std::map<Key, Count> sums;
   for (const ValueCounts& part : parts) {
     for (const auto& [key, count] : part.texts_) {
@@ -64,7 +64,7 @@ TextCounts ValueCounts::texts(std::span<const ValueCounts> parts) {
   return out;
 }
 
-UnitPairs ValueCounts::units(std::span<const ValueCounts> parts) {
+UnitPairs ValueCounts::units(const std::deque<ValueCounts>& parts) {
   std::vector<Key> all;
   for (const ValueCounts& part : parts)
     all.insert(all.end(), part.units_.begin(), part.units_.end());
@@ -79,7 +79,7 @@ UnitPairs ValueCounts::units(std::span<const ValueCounts> parts) {
   return out;
 }
 
-std::vector<std::int32_t> ValueCounts::drug_types(std::span<const ValueCounts> parts) {
+std::vector<std::int32_t> ValueCounts::drug_types(const std::deque<ValueCounts>& parts) {
   std::vector<std::int32_t> out;
   for (const ValueCounts& part : parts) {
     out.insert(out.end(), part.drug_types_.begin(), part.drug_types_.end());

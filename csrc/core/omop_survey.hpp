@@ -2,7 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
+#include <deque>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -33,9 +33,9 @@ class ValueCounts {
                       const OmopRows& rows, const OmopTables& tables);
 
   /// Everything that several have counted, of subjects that none shares with another.
-  static TextCounts texts(std::span<const ValueCounts> parts);
-  static UnitPairs units(std::span<const ValueCounts> parts);
-  static std::vector<std::int32_t> drug_types(std::span<const ValueCounts> parts);
+  static TextCounts texts(const std::deque<ValueCounts>& parts);
+  static UnitPairs units(const std::deque<ValueCounts>& parts);
+  static std::vector<std::int32_t> drug_types(const std::deque<ValueCounts>& parts);
 
  private:
   struct Key {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -9,10 +10,54 @@
 #include <stdexcept>
 #include <utility>
 
+#include "core/philox.hpp"
+
 namespace chronoward {
 namespace {
 
 constexpr std::size_t kMaxKnots = 9;
+constexpr std::uint32_t kSign = 1U << 31;
+
+/// Numbers subjects from 0 in the order in which they come.
+class SubjectNumbers {
+ public:
+  void reset(std::size_t n_at_most) {
+    const std::size_t n_slots = std::bit_ceil(2 * std::max<std::size_t>(n_at_most, 1));
+    if (slots_.size() < n_slots) slots_.assign(n_slots, {});
+    mask_ = slots_.size() - 1;
+    ++stamp_;
+    n_ = 0;
+  }
+  std::uint32_t of(std::uint64_t subject) {
+    std::size_t place = splitmix64(subject) & mask_;
+    while (slots_[place].stamp == stamp_) {
+      if (slots_[place].subject == subject) return slots_[place].number;
+      place = (place + 1) & mask_;
+    }
+    slots_[place] = {subject, stamp_, n_};
+    return n_++;
+  }
+  std::size_t n() const { return n_; }
+
+ private:
+  struct Slot {
+    std::uint64_t subject = 0;
+    std::uint32_t stamp = 0, number = 0;  // of another stamp: empty
+  };
+  std::vector<Slot> slots_;
+  std::size_t mask_ = 0;
+  std::uint32_t stamp_ = 0, n_ = 0;
+};
+
+/// Numbers that rise as finite values do.
+std::uint32_t rising(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return (bits & kSign) != 0 ? ~bits : bits | kSign;
+}
+
+float value_of(std::uint32_t rising) {
+  return std::bit_cast<float>((rising & kSign) != 0 ? rising ^ kSign : ~rising);
+}
 
 /// Counts distinct subjects (by dense number) of one stretch of values after another.
 class DistinctSubjects {
@@ -55,32 +100,27 @@ double rounded_mean(std::span<const float> values) {
 class Group {
  public:
   void load(std::span<const float> value, std::span<const std::uint64_t> subject) {
-    order_.clear();
-    for (std::size_t i = 0; i < value.size(); ++i) {
-      order_.emplace_back(subject[i], static_cast<std::uint32_t>(i));
-    }
-    std::sort(order_.begin(), order_.end());
+    numbers_.reset(value.size());
     rows_.clear();
-    n_subjects_ = 0;
-    for (std::size_t i = 0; i < order_.size(); ++i) {
-      if (i > 0 && order_[i].first != order_[i - 1].first) ++n_subjects_;
-      rows_.emplace_back(value[order_[i].second], static_cast<std::uint32_t>(n_subjects_));
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      rows_.push_back(std::uint64_t{rising(value[i] + 0.0F)} << 32 | numbers_.of(subject[i]));
     }
-    n_subjects_ += order_.empty() ? 0 : 1;
     std::sort(rows_.begin(), rows_.end());
     value_.clear();
-    for (const auto& [v, who] : rows_) value_.push_back(v);
-    distinct_.reset(n_subjects_);
+    for (const std::uint64_t row : rows_) {
+      value_.push_back(value_of(static_cast<std::uint32_t>(row >> 32)));
+    }
+    distinct_.reset(n_subjects());
     // subjects at or after each place, for what lies above an edge
     n_from_.assign(rows_.size() + 1, 0);
     for (std::size_t i = rows_.size(); i-- > 0;) {
-      distinct_.add(rows_[i].second);
+      distinct_.add(subject_at(i));
       n_from_[i] = distinct_.n();
     }
   }
 
   std::size_t size() const { return rows_.size(); }
-  std::size_t n_subjects() const { return n_subjects_; }
+  std::size_t n_subjects() const { return numbers_.n(); }
   std::span<const float> values() const { return value_; }
 
   /// The first place whose value is not below `edge`.
@@ -93,7 +133,7 @@ class Group {
 
   std::size_t n_subjects_between(std::size_t first, std::size_t last) {
     distinct_.clear();
-    for (std::size_t i = first; i < last; ++i) distinct_.add(rows_[i].second);
+    for (std::size_t i = first; i < last; ++i) distinct_.add(subject_at(i));
     return distinct_.n();
   }
 
@@ -101,18 +141,19 @@ class Group {
   std::pair<float, float> tails(std::size_t least) {
     distinct_.clear();
     std::size_t low = 0, high = rows_.size();
-    while (distinct_.n() < least) distinct_.add(rows_[low++].second);
+    while (distinct_.n() < least) distinct_.add(subject_at(low++));
     distinct_.clear();
-    while (distinct_.n() < least) distinct_.add(rows_[--high].second);
+    while (distinct_.n() < least) distinct_.add(subject_at(--high));
     return {value_[low - 1], value_[high]};
   }
 
  private:
-  std::vector<std::pair<std::uint64_t, std::uint32_t>> order_;
-  std::vector<std::pair<float, std::uint32_t>> rows_;
+  std::uint32_t subject_at(std::size_t i) const { return static_cast<std::uint32_t>(rows_[i]); }
+
+  SubjectNumbers numbers_;
+  std::vector<std::uint64_t> rows_;  // rising(value) << 32 | subject's number
   std::vector<float> value_;
   std::vector<std::size_t> n_from_;
-  std::size_t n_subjects_ = 0;
   DistinctSubjects distinct_;
 };
 

@@ -52,7 +52,8 @@ def _is_masked(set_words, v, n_vocab):
 def _bits(row, v, top, inverse_temperature):
     """Masses relative to the top, as the bits of fp32, 0 where there is none."""
     x, legal, part = block_of(row, v)
-    mass = tl.where(legal, tl.exp((x - top) * inverse_temperature) * part, 0.0)
+    x = tl.where(legal, x - top, 0.0)  # what is not legal may be far above the top
+    mass = tl.where(legal, tl.exp(x * inverse_temperature) * part, 0.0)
     return mass.to(tl.int32, bitcast=True), mass
 
 

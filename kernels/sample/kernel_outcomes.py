@@ -45,7 +45,7 @@ def sample_outcomes_kernel(
             o = start + tl.arange(0, BLOCK)
             v = tl.load(set_tokens + o, mask=o < last, other=n_vocab)
             x, legal, part = block_of(row, v)
-            mass = tl.where(legal, tl.exp(x - top) * part, 0.0)
+            mass = tl.where(legal, tl.exp(tl.where(legal, x - top, 0.0)) * part, 0.0)
             found += tl.sum(mass.to(tl.float64), 0)
         found = tl.minimum(found / total, 1.0)
     tl.store(outcome_p + i_r * n_sets + i_k, found.to(tl.float32))

@@ -47,7 +47,7 @@ class Column(IntEnum):
 
 
 class Status(IntEnum):
-    """Why a row ended, in the order of csrc/core/sample.hpp; the last two are a device's own."""
+    """Why a row ended, in the order of csrc/core/sample.hpp; the last three are a device's own."""
 
     RUNNING = 0
     DEADLINE = 1
@@ -58,6 +58,7 @@ class Status(IntEnum):
     CLOCK_CAP = 6
     FAULT = 7  # its `FAULT` says which
     IDLE = 8
+    FULL = 9  # its context is: the host cuts it and finds it another row
 
 
 class Fault(IntEnum):

@@ -533,7 +533,6 @@ class MedsMending:
         offsets: numpy.typing.NDArray[numpy.int64],
         is_excluded: numpy.typing.NDArray[numpy.uint8],
         rows: dict[str, numpy.ndarray],
-        n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> dict[str, numpy.ndarray]:
         """
         Events of codes before their values are resolved: columns by name.
@@ -597,7 +596,6 @@ class MedsMending:
         female: typing.SupportsInt | typing.SupportsIndex,
         male: typing.SupportsInt | typing.SupportsIndex,
         artificial: typing.SupportsInt | typing.SupportsIndex,
-        n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def set_visit_codes(
         self,
@@ -617,7 +615,6 @@ class MedsMending:
         offsets: numpy.typing.NDArray[numpy.int64],
         is_excluded: numpy.typing.NDArray[numpy.uint8],
         rows: dict[str, numpy.ndarray],
-        n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> numpy.typing.NDArray[numpy.int64]:
         """
         Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
@@ -719,7 +716,6 @@ class OmopMending:
         uses_source_concept: bool,
         drops_unmapped: bool,
         has_drug_stop: bool,
-        n_threads: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def set_texts(
         self,
@@ -803,12 +799,7 @@ class TokenizerCore:
     def encode(
         self, given: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 1
     ) -> dict: ...
-    def fingerprints(
-        self,
-        given: typing.Any,
-        key_hash: numpy.typing.NDArray[numpy.uint64],
-        text_hash: numpy.typing.NDArray[numpy.uint64],
-    ) -> numpy.typing.NDArray[numpy.uint64]:
+    def fingerprints(self, given: typing.Any) -> numpy.typing.NDArray[numpy.uint64]:
         """
         One number a subject for all that `encode` reads of it: uint64 (n,).
         """

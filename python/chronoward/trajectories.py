@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronoward.engine import EngineConfig, Prompt, Rollout, SamplingParams
-from chronoward.engine.decode import check_dtype
+from chronoward.engine.precision import Decoding, choose
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import map_units, open_engine, run_context
+from chronoward.engine.workers import map_units, n_processes, open_engine, run_context, unit_rows
 from chronoward.errors import DataError, require_at_least
 from chronoward.files import make_output_folder, write_json
 from chronoward.schema import Role
@@ -65,17 +65,31 @@ class GenerateConfig:
     min_p: float = 0.0
     max_new_tokens: int = 1024
     """Tokens after which a continuation is broken off (counted)."""
-    n_slots: int = 32
-    """Rollouts side by side in each worker."""
+    n_slots: int | None = None
+    """Rollouts side by side in each worker; None: 32 on a CPU, 256 on a GPU."""
     split: str = ALL_SPLITS
     """Only rows whose subject is in this split of the token store."""
     seed: int = 0
-    dtype: str = "float32"
-    """Of weights, keys and values while decoding: float32, bfloat16 or int8."""
+    device: str = "auto"
+    """Where rollouts are drawn: cpu, cuda, or auto, a GPU where torch sees one."""
+    dtype: str | None = None
+    """Of weights, keys and values while decoding: float32 (None on a CPU), bfloat16 (None on a
+    GPU) or int8 (CPU only)."""
+    kv_dtype: str | None = None
+    """Of keys and values on a GPU: fp8, or None, as `dtype`."""
 
     def __post_init__(self) -> None:
         require_at_least(1, self, "n_rollouts", "days")
-        check_dtype(self.dtype)
+        choose(self.device, self.dtype, self.kv_dtype)
+
+    @property
+    def decoding(self) -> Decoding:
+        """Device and numbers, nothing left open.
+
+        Raises:
+            ConfigError: an unknown name, a GPU that is not there, or numbers it does not take.
+        """
+        return choose(self.device, self.dtype, self.kv_dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +156,7 @@ def generate(
         "model": run_config["weights"],
         "tokenizer": tokenizer.hash,
         "seed": config.seed,
-        "dtype": config.dtype,
+        **config.decoding._asdict(),
         "n_rollouts": config.n_rollouts,
         "days": config.days,
         "rows": prefixes.counts,
@@ -173,15 +187,23 @@ def _tables(
         min_p=config.min_p,
         max_new_tokens=config.max_new_tokens,
     )
-    units = [_Unit(prompts[i : i + _UNIT_ROWS], params) for i in range(0, len(prompts), _UNIT_ROWS)]
-    room = EngineConfig(n_slots=config.n_slots, max_context=run_context(run), dtype=config.dtype)
+    decoding = config.decoding
+    size = unit_rows(_UNIT_ROWS, config.n_rollouts, decoding.device)
+    units = [_Unit(prompts[i : i + size], params) for i in range(0, len(prompts), size)]
+    room = EngineConfig(
+        n_slots=config.n_slots,
+        max_context=run_context(run),
+        dtype=decoding.dtype,
+        kv_dtype=decoding.kv_dtype,
+    )
     n_rollouts = len(prompts) * config.n_rollouts
 
     def tell(statistics: EngineStatistics) -> None:
         if progress is not None:
             progress(statistics.rollouts, n_rollouts, statistics)
 
-    make, n_workers = partial(open_engine, run, room), min(threads, len(units))
+    make = partial(open_engine, run, room, decoding.device)
+    n_workers = n_processes(min(threads, len(units)), decoding.device)
     results = map_units(make, _continue, units, n_workers=n_workers, watch=tell)
     parts: list[list[pa.Table]] = [[] for _ in range(config.n_rollouts)]
     statuses: dict[str, int] = {}

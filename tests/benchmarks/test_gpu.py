@@ -10,7 +10,8 @@ import pytest
 import torch
 from benchmarks.gpu_rows import packed_rows
 
-from benchmarks import gpu, gpu_attention, gpu_generation, gpu_training
+from benchmarks import gpu, gpu_attention, gpu_generation, gpu_training, peers
+from chronoward.engine import engine as choice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,23 +121,89 @@ TINY = gpu_generation.Shape(
 )  # fmt: skip
 
 
-def test_g5_measures_a_tiny_model_on_a_cpu() -> None:
+@pytest.fixture
+def a_cpu_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines keep their rollouts on the device, with its reference kernels."""
+    monkeypatch.setattr(choice, "decodes_on_device", lambda _: True)
+
+
+@pytest.mark.usefixtures("a_cpu_is_a_gpu")
+def test_g5_measures_a_tiny_model_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = ("step_ms", "batch_step_ms", "job_seconds", "job_batch_seconds")
+    for name in ways:
+        monkeypatch.setattr(gpu_generation.hugging_face, name, lambda *_: 7.0)
     lines = list(gpu_generation.measure(TINY))
     names = ["gpu_tokens_rate", "rollouts", "step_32_float32", "step_32_fp8"]
-    assert [x.metric for x in lines] == names
-    assert [x.id for x in lines] == ["G3", "G5", "G5", "G5"]
+    others = [
+        f"{of}_vs_{way}"
+        for of in ("rollouts", "step_32")
+        for way in ("static_cache", "generate_batch")
+    ]
+    assert [x.metric for x in lines] == names + others
+    assert [x.id for x in lines] == ["G3"] + ["G5"] * 7
     assert lines[1].extra["jobs"] == 6
     assert lines[1].extra["tokens"] >= 6
+    assert 0 < lines[1].extra["slot_use"] <= 1
     step = lines[2].extra
     n_bytes = 2 * 2 * 96 * 4  # keys and values, layers, width, fp32
     assert step["kv_gb"] == pytest.approx(4 * step["mean_context"] * n_bytes / 1e9)
     assert lines[3].extra["kv_gb"] < lines[2].extra["kv_gb"] / 3
+    assert lines[2].ratio == pytest.approx(7.0 / step["ms"])
+    assert lines[6].ratio == lines[7].ratio == pytest.approx(7.0 / step["ms"])
+    assert lines[4].value == lines[1].value
+    assert lines[4].ratio == lines[5].ratio == lines[1].ratio
 
 
-def test_the_jobs_rollouts_end_at_their_own_deadlines() -> None:
-    _, lengths = gpu_generation.run_job(TINY)
+def test_what_hugging_face_cannot_do_or_has_no_time_for_is_a_reason() -> None:
+    def fail() -> float:
+        raise RuntimeError("no such cache")
+
+    races = [gpu_generation.Race("m", "static cache", 10, 2.0, way) for way in (fail, lambda: 4.0)]
+    broken, good = gpu_generation.measure_races(TINY, races, until=float("inf"))
+    assert (broken.value, broken.ratio) == (5.0, None)
+    assert broken.extra["fault"] == "RuntimeError: no such cache"
+    assert (good.baseline, good.ratio, good.extra["fault"]) == (2.5, 2.0, None)
+    (late,) = gpu_generation.measure_races(TINY, races[1:], until=float("-inf"))
+    assert (late.ratio, late.extra["fault"]) == (None, "no time left")
+
+
+_ASK_HUGGING_FACE = """
+import json, sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from benchmarks import gpu_hugging_face as hf
+torch.set_num_threads(1)
+peer = hf.Peer(vocab_size=60, d_model=32, n_layers=2, n_heads=2, n_rows=4, device="cpu",
+               dtype=torch.float32)
+lengths = [3, 5, 9, 2, 6, 1]
+ways = {
+    "dynamic": lambda: hf.step_ms(peer, 32), "static": lambda: hf.step_ms(peer, 32, "static"),
+    "batch": lambda: hf.batch_step_ms(peer, 32),
+    "job": lambda: hf.job_seconds(peer, 20, lengths, "static"),
+    "batch job": lambda: hf.job_batch_seconds(peer, 20, 3, lengths),
+}
+found = {name: hf.or_reason(way) for name, way in ways.items()}
+json.dump(found, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_hugging_faces_ways_run_with_the_installed_transformers(repository: Path) -> None:
+    found = peers.ask("transformers", _ASK_HUGGING_FACE, str(repository))
+    for name, (seconds, fault) in found.items():
+        assert fault is None, f"{name}: {fault}"
+        assert seconds > 0
+
+
+@pytest.mark.usefixtures("a_cpu_is_a_gpu")
+def test_the_jobs_rollouts_are_of_different_lengths() -> None:
+    _, lengths, engine = gpu_generation.run_job(TINY)
+    assert engine.device is not None
+    assert len(lengths) == 6
     assert len(set(lengths)) > 2
     assert max(lengths) <= TINY.most_tokens
+    assert engine.statistics.prefilled_tokens == 2 * (TINY.prefix_tokens - 1)
 
 
 def test_the_check_before_g5_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

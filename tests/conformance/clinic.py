@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from chronoward.data import CEHRGPT_DIALS, prepare
+from chronoward.data import CEHRGPT_DIALS, prepare, read_ledger
 from chronoward.data.simulate import SimulationConfig, simulate
 
 from .omop_tables import SCHEMAS
@@ -67,11 +67,12 @@ def causes(folder: Path) -> dict[str, set[str]]:
     """What in a subject's records is treated differently, by class: persons."""
     found: dict[str, set[str]] = {name: set() for name in _RULES}
     with duckdb.connect() as database:
-        omop, ledger = folder / "omop", folder / "events" / "ledger"
+        omop = folder / "omop"
+        database.register("ledger", read_ledger(folder / "events" / "ledger"))
         for table in (*TABLES, "visit_occurrence"):
             rows = database.execute(
                 f"""SELECT x.person_id, list_append(l.changes, l.rule)
-                FROM '{ledger}/*.parquet' l JOIN '{omop}/{table}/*.parquet' x
+                FROM ledger l JOIN '{omop}/{table}/*.parquet' x
                   ON l."table" = '{table}' AND l.key = CAST(x.{table}_id AS VARCHAR)
                 WHERE l.rule IS NOT NULL OR len(l.changes) > 0"""
             ).fetchall()

@@ -27,7 +27,7 @@ from tests.engine.toy import (
     toy_prompt,
 )  # fmt: skip
 
-from chronoward.engine import Engine, EngineConfig, Rollout, SamplingParams, scheduler
+from chronoward.engine import Engine, EngineConfig, Rollout, SamplingParams, admission
 from chronoward.engine import memory as engine_memory
 from chronoward.engine.workers import map_units
 from chronoward.errors import ConfigError, DataError, LimitError, NumericError, StateError
@@ -97,7 +97,7 @@ def test_79_probabilities_are_those_of_the_legal_tokens_whatever_the_others_hold
 
 
 def test_prompts_are_remembered_in_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "REMEMBERED_PROMPTS", 4)
+    monkeypatch.setattr(admission, "REMEMBERED_PROMPTS", 4)
     prompts = [replace(toy_prompt(1), subject_id=i) for i in range(8)]
     engine = toy_engine(toy_probabilities())
     assert len(list(engine.generate([*prompts, prompts[0]], PLAIN))) == 9  # the first is forgotten

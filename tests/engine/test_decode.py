@@ -9,12 +9,12 @@ import torch
 
 from chronoward import _core
 from chronoward.engine.decode import (
-    DTYPES,
     Decoder,
     ModelDecoder,
     ReferenceDecoder,
     one_thread,
 )
+from chronoward.engine.precision import DTYPES
 from chronoward.errors import ConfigError
 from chronoward.model import Model, ModelConfig
 

@@ -29,7 +29,7 @@ from tests.engine.toy import (
 
 from chronoward.engine import Engine, EngineConfig, Prompt, Rollout, SamplingParams
 from chronoward.engine.context import cut
-from chronoward.engine.decode import DTYPES
+from chronoward.engine.precision import DTYPES
 from chronoward.engine.randomness import stream_key
 from chronoward.engine.workers import map_units
 from chronoward.errors import ConfigError, DataError, NumericError
@@ -124,6 +124,7 @@ def test_contexts_are_cut_the_same_whatever_runs_beside_them(model: Model) -> No
         expected = expected or got
         assert got == expected
         assert engine.statistics.cut_contexts >= 8
+        assert engine.decoder is not None
         assert engine.decoder.cache_bytes == 0  # every page was given back
 
 

@@ -20,7 +20,7 @@ from tests.tokenize.conftest import content, write_meds
 from tests.tokenize.test_interruption import start
 
 from chronoward.data import meds_mend, prepare
-from chronoward.data.meds_rows import Numberings, read_pieces
+from chronoward.data.meds_rows import decoded
 from chronoward.errors import FormatError, LimitError, StateError
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.synthesize import SynthesisOptions, synthesize
@@ -180,7 +180,7 @@ def test_case_63_a_file_that_is_truncated_while_it_is_read_is_an_error_and_no_si
     path = tmp_path / "0.parquet"
     pq.write_table(table, path, row_group_size=n // 8, use_dictionary=False)
     names = {name: name for name in table.column_names}
-    pieces = read_pieces(path, names, Numberings(), 1000)
+    pieces = decoded(path, names, 1000)
     first = len(next(pieces))
     os.truncate(path, 20)
     try:

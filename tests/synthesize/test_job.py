@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,6 +136,30 @@ def test_a_code_of_one_sex_is_barred_from_the_other(random_run: Path) -> None:
     state = next(s for s in range(len(grammar.state_names)) if grammar.legal(s)[token])
     assert not grammar.legal(state, 1)[token]
     assert grammar.legal(state, 2)[token]
+
+
+def test_units_that_are_drawn_together_are_those_drawn_alone(random_run: Path) -> None:
+    """Units are whole as their last lives end, which is not the order in which they began."""
+    tokenizer = Tokenizer.load(random_run / "tokenizer.json")
+    population = read_json(random_run / "population.json")
+    drawn = Synthesizer(load(random_run), tokenizer, population, seed=1, max_tokens=64)
+    subjects = [range(first, first + 5) for first in range(1, 41, 5)]
+    units = dict(drawn.units(iter(subjects)))
+    assert list(units) != sorted(units)
+    for place, ids in enumerate(subjects):
+        alone = drawn.unit(ids)
+        assert units[place].events.equals(alone.events)
+        assert units[place].observation.equals(alone.observation)
+        assert units[place].counts == alone.counts
+
+
+def test_numbers_are_part_of_the_plan(random_run: Path, finished: Path, tmp_path: Path) -> None:
+    rounded = replace(SMALL, dtype="bfloat16")
+    manifest = synthesize(random_run, 30, tmp_path / "rounded", seed=5, options=rounded)
+    plan = manifest["plan"]
+    assert (plan["device"], plan["dtype"], plan["kv_dtype"]) == ("cpu", "bfloat16", None)
+    with pytest.raises(StateError, match="another job's plan"):
+        synthesize(random_run, 30, finished, seed=5, options=rounded)
 
 
 def test_nothing_is_generated_past_the_end_of_observation(random_run: Path) -> None:

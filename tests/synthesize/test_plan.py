@@ -52,4 +52,4 @@ def test_a_plan_comes_back_from_json_and_others_do_not() -> None:
     with pytest.raises(FormatError, match="missing or unknown"):
         SynthesisPlan.from_json({**job.to_json(), "color": 1}, "plan.json")
     with pytest.raises(FormatError, match="not a synthesis plan"):
-        SynthesisPlan.from_json({"schema": 2}, "plan.json")
+        SynthesisPlan.from_json({"schema": 1}, "plan.json")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def prints(tokenizer: Tokenizer, world: World) -> dict[int, int]:
     """Fingerprint by subject."""
     events, observation, codes = world
     given = tokenizer.input_of(events, observation, codes)
-    found = tokenizer.fingerprints(given, codes)
+    found = tokenizer.fingerprints(given)
     assert found.dtype == np.uint64
     return dict(zip(given.subject_id.tolist(), found.tolist(), strict=True))
 
@@ -143,7 +144,8 @@ def test_hashes_that_do_not_fit_the_input_are_refused(
     given = tokenizer.input_of(*world)
     nothing = np.zeros(0, np.uint64)
     with pytest.raises(DataError, match="key_hash"):
-        tokenizer._core.fingerprints(given, nothing, nothing)
-    keys = np.zeros(len(given.key_entry), np.uint64)
+        tokenizer.fingerprints(replace(given, key_hash=nothing))
     with pytest.raises(DataError, match="text_hash"):
-        tokenizer._core.fingerprints(given, keys, nothing)
+        tokenizer.fingerprints(
+            replace(given, text_hash=np.zeros(len(given.text_hash) + 1, np.uint64))
+        )

@@ -29,6 +29,20 @@ def test_orthogonalized_keeps_the_singular_vectors_and_levels_the_values(
         assert (inside - torch.diag_embed(diagonal)).abs().max() < bound
 
 
+@pytest.mark.parametrize("shape", [(3, 40, 12), (2, 12, 13), (2, 12, 40)])
+def test_the_iteration_equals_a_slow_loop_in_fp64_for_singular_values_of_any_size(
+    shape: tuple[int, int, int],
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    matrices = torch.randn(shape, generator=generator) * torch.logspace(0, -4, shape[2])
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for matrix, found in zip(matrices, orthogonalized(matrices), strict=True):
+        x = matrix.double() / matrix.double().norm()
+        for _ in range(5):
+            x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+        assert (found - x).norm() < 1e-4 * x.norm()
+
+
 def test_row_blocks_are_updated_as_matrices_of_their_own() -> None:
     generator = torch.Generator().manual_seed(1)
     gradient = torch.randn(12, 4, generator=generator)

@@ -283,6 +283,13 @@ def _order_of(r: Judged) -> tuple:
     return r.time, r.end is not None, r.end or r.time
 
 
+def _identity_of(r: Judged) -> tuple:
+    """Visits by their ids, those without one first; ties by what else they say."""
+    ref = r.row["visit_id"]
+    end = (False,) if r.end is None else (True, r.end)
+    return (ref is not None, ref or 0), r.time, end, r.code.encode(), r.place
+
+
 def _take_rows(lives: list[Life], config: IngestConfig) -> None:
     """Rows that are visits; mended only where some of the source's overlap."""
     starts, is_disjoint = [], True
@@ -294,11 +301,12 @@ def _take_rows(lives: list[Life], config: IngestConfig) -> None:
             starts.append(r.time)
     is_date = not is_disjoint and is_midnight_date(starts, config)
     for life in lives:
-        rows = life.kept(Role.VISIT)
+        rows = sorted(life.kept(Role.VISIT), key=_identity_of)
         life.by_ref = {}
         sources = []
         for r in rows:
-            source = placed(r, r.code, r.time, r.end, life, midnight_is_a_date=is_date)
+            order = _identity_of(r)
+            source = placed(r, r.code, r.time, r.end, life, order=order, midnight_is_a_date=is_date)
             sources.append(source)
             life.by_ref.setdefault(r.row["visit_id"], source)
         life.by_ref.pop(None, None)

@@ -40,9 +40,10 @@ def placed(
     finish: datetime | None,
     life: Life,
     *,
+    order: tuple,
     midnight_is_a_date: bool,
 ) -> SourceVisit:
-    """A visit with a usable end, cut at the death."""
+    """A visit with a usable end, cut at the death; `order` decides ties."""
     changes: set[Rule] = set()
     starts_on_a_date = midnight_is_a_date and is_midnight(start)
     ends_on_a_date = finish is None or (midnight_is_a_date and is_midnight(finish))
@@ -60,7 +61,7 @@ def placed(
             changes.add(Rule.VISIT_END_AFTER_DEATH)
         finish = life.death
     return SourceVisit(
-        order=(r.place,),
+        order=order,
         kind=visit_class(code),
         start=start,
         finish=finish,
@@ -117,12 +118,24 @@ def find_pairs(life: Life, config: IngestConfig) -> list[Pair]:
             ]
             continue
         ends = [r for r in life.kept(Role.CODE) if _opens(r, pattern.end)]
-        marks = sorted([*rows, *ends], key=lambda r: (r.time, r in ends, r.code.encode(), r.place))
+        marks = sorted(
+            [*rows, *ends], key=lambda r: (r.time, r in ends, r.code.encode(), *_content(r))
+        )
         for opening, closing in pairwise(marks):
             if opening in rows and closing in ends:
                 code = _visit_code(opening, pattern)
                 pairs.append(Pair(opening, closing, closing.time, code, pattern.is_detail))
-    return sorted(pairs, key=lambda pair: pair.opening.place)
+    return sorted(pairs, key=lambda pair: (*_order_of(pair), pair.opening.place))
+
+
+def _content(r: Judged) -> tuple:
+    """What rows of one time and code are told apart by, nulls first; their places at last."""
+    said = (r.end, r.row["available_time"], r.row["visit_id"])
+    return *((x is not None, x) if x is not None else (False,) for x in said), r.place
+
+
+def _order_of(pair: Pair) -> tuple:
+    return pair.start, pair.finish, pair.code.encode()
 
 
 def stage_pairs(life: Life, pairs: list[Pair], *, midnight_is_a_date: bool) -> list[SourceVisit]:
@@ -139,6 +152,7 @@ def stage_pairs(life: Life, pairs: list[Pair], *, midnight_is_a_date: bool) -> l
                 pair.start,
                 pair.finish,
                 life,
+                order=_order_of(pair),
                 midnight_is_a_date=midnight_is_a_date,
             )
         pair.visit = found[key]

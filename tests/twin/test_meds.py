@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,9 @@ from tests.twin.meds import MedsRow, mend_meds
 from tests.twin.meds_databases import OPTIONAL, SUBJECTS, ingest_configs, meds_databases
 
 from chronoward.data import IngestConfig, prepare
+
+if TYPE_CHECKING:
+    from random import Random
 
 EXCLUDED = st.sampled_from([(), (), (SUBJECTS[0],)])
 _TYPES = {
@@ -53,6 +57,24 @@ def test_production_makes_of_a_source_what_the_twin_makes(
     rows: list[MedsRow], config: IngestConfig, excluded: tuple[int, ...]
 ) -> None:
     check(rows, config, excluded)
+
+
+@QUICK
+@given(rows=meds_databases(), config=ingest_configs(), order=st.randoms(use_true_random=False))
+def test_the_order_of_a_subjects_rows_does_not_matter(
+    rows: list[MedsRow], config: IngestConfig, order: Random
+) -> None:
+    def events(folder: Path, rows: list[MedsRow]) -> list[dict[str, Any]]:
+        prepared = prepare(write(folder / "source", rows), folder / "work", config=config)
+        return [event for piece in prepared.batches() for event in piece.to_pylist()]
+
+    shuffled = sorted(
+        order.sample(rows, len(rows)),
+        key=lambda row: (row["subject_id"] is None, row["subject_id"] or 0),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = events(Path(folder) / "a", rows)
+        assert events(Path(folder) / "b", shuffled) == wanted
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chronoward.cli.decoding import Device, Dtype, KvDtype
+
 
 def run(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `chronoward train`.")],
@@ -23,10 +25,9 @@ def run(
         str, typer.Option(help="Only this split: train, tuning, held_out or all.")
     ] = "all",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    dtype: Annotated[
-        str,
-        typer.Option(help="Arithmetic of decoding: float32; bfloat16 or int8 are faster, rounded."),
-    ] = "float32",
+    device: Device = "auto",
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     threads: Annotated[
         int, typer.Option(help="Worker processes; results do not depend on them.")
     ] = 1,
@@ -44,7 +45,9 @@ def run(
         min_p=min_p,
         split=split,
         seed=seed,
+        device=device,
         dtype=dtype,
+        kv_dtype=kv_dtype,
     )
     with bar("generate", unit="timelines") as advance:
         report = generate(run_dir, tokens, cohort, out, config, threads=threads, progress=advance)

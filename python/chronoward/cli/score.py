@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from chronoward.cli.decoding import Device, Dtype, KvDtype
+
 # On so few rollouts a second process costs more than it saves (it loads torch first).
 _SMALL_JOB = 4000
 
@@ -38,10 +40,9 @@ def run(
         float, typer.Option(help="Probability from which predicted_boolean_value is true.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    dtype: Annotated[
-        str,
-        typer.Option(help="Arithmetic of decoding: float32; bfloat16 or int8 are faster, rounded."),
-    ] = "float32",
+    device: Device = "auto",
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Rows that cannot be scored are an error.")
     ] = False,
@@ -63,7 +64,9 @@ def run(
         threshold=threshold,
         calibration=calibration,
         seed=seed,
+        device=device,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         strict=strict,
     )
     if threads is None:

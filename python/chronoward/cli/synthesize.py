@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from chronoward.cli.decoding import Device, Dtype, KvDtype
+
 
 def run(
     run_dir: Path = typer.Argument(..., metavar="RUN", help="Folder of `chronoward train`."),
@@ -17,6 +19,9 @@ def run(
     workers: int = typer.Option(1, "--workers", help="Processes; the bytes do not depend on it."),
     keys: str = typer.Option("auto", "--keys", help="Primary keys: auto, int32 or int64."),
     max_tokens: int = typer.Option(4096, "--max-tokens", help="Most tokens of one subject."),
+    device: Device = "auto",
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
 ) -> None:
     """Draws synthetic subjects and writes them as OMOP CDM 5.4 or MEDS 0.4.
 
@@ -31,6 +36,9 @@ def run(
         keys=keys,  # type: ignore[arg-type]
         workers=workers,
         max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
     )
     with bar("synthesize", unit="subjects") as progress:
         manifest = synthesize(

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import CHANGES, REMOVALS
-from chronoward.ahead import ahead
 from chronoward.data import events, ledger
 from chronoward.data.meds import (
     check_version,
@@ -119,9 +118,7 @@ def _load(
         threads=threads,
     )
     say("events")
-    n_subjects, n_events = events.write_parts(
-        folder / "events", ahead(mender.pieces(), threads), say
-    )
+    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), say)
     codes, tables = mender.texts["code"].values, mender.texts["table"].values
     register_facts(
         work,

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import REMOVALS
-from chronoward.ahead import ahead
+from chronoward.ahead import side_by_side
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
 from chronoward.data.meds_tables import DAY_US, make_mending
 from chronoward.data.meds_values import CodeEvents, ValueRules
@@ -122,9 +122,13 @@ class MedsMender:
             values, sums = self._count_values()
             self._counted = (guess, values)
         else:
+
+            def surveyed(rows: SubjectRows) -> NDArray[np.int64]:
+                return self._mending.survey(**self._given(rows))
+
             sums = np.zeros(len(FACTS), np.int64)
-            for rows in ahead(self.spool.batches(), self._threads):
-                sums += self._mending.survey(**self._given(rows), n_threads=self._threads)
+            for found in side_by_side(surveyed, self.spool.batches(), self._threads):
+                sums += found
         self._facts = dict(zip(FACTS, sums.tolist(), strict=True))
         return self._facts["n_explicit"] > 0
 
@@ -136,11 +140,15 @@ class MedsMender:
         """Counts units and texts by the facts that the core was told; and sums its own."""
         numberings, sums = self.spool.numberings, np.zeros(len(FACTS), np.int64)
         values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
-        for rows in ahead(self.spool.batches(), self._threads):
-            found = self._mending.code_events(**self._given(rows), n_threads=self._threads)
-            sums += found.pop("facts")
+
+        def code_events(rows: SubjectRows) -> tuple[NDArray[np.int64], CodeEvents]:
+            found = self._mending.code_events(**self._given(rows))
             subject = rows.subject_id[found.pop("subject")]
-            values.count(CodeEvents(subject, **found))
+            return found.pop("facts"), CodeEvents(subject, **found)
+
+        for facts, events in side_by_side(code_events, self.spool.batches(), self._threads):
+            sums += facts
+            values.count(events)
         return values, sums
 
     def _given(self, rows: SubjectRows) -> dict[str, Any]:
@@ -175,15 +183,17 @@ class MedsMender:
             female=code.place("Gender/F"),
             male=code.place("Gender/M"),
             artificial=code.place("Visit/0"),
-            n_threads=self._threads,
         )
 
     def pieces(self) -> Iterator[pa.Table]:
         """Yields the event table in canonical order."""
-        for rows in ahead(self.spool.batches(), self._threads):
+
+        def mended(rows: SubjectRows) -> pa.Table:
             piece = self._mending.piece(subject_id=rows.subject_id, **self._given(rows))
             self._keep_fates(rows, piece["gone"], piece["changes"])
-            yield event_table(piece, self.texts)
+            return event_table(piece, self.texts)
+
+        yield from side_by_side(mended, self.spool.batches(), self._threads)
 
     def _keep_fates(
         self, rows: SubjectRows, gone: NDArray[np.uint8], changes: NDArray[np.uint32]

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chronoward.ahead import ahead
 from chronoward.data.parquet_file import (
     END_US,
     FIRST_US,
@@ -217,38 +216,26 @@ def number_rows(
     )
 
 
-def read_pieces(
-    file: Path,
-    names: dict[str, str],
-    numberings: Numberings,
-    piece_rows: int = 1 << 20,
-    threads: int = 1,
-) -> Iterator[MedsRows]:
-    """Reads a shard piece by piece.
+def decoded(file: Path, names: dict[str, str], piece_rows: int = 1 << 20) -> Iterator[pa.Table]:
+    """Decodes a shard piece by piece.
 
     Args:
         file: Parquet.
         names: column as MEDS names it → as the file does.
-        numberings: grow with what is new.
         piece_rows: rows of a piece, at most.
-        threads: with two, a piece is decoded while the one before it is numbered and used.
 
     Raises:
         FormatError: the file cannot be decoded, or a page does not match its checksum.
-        DataError, LimitError: as `number_rows`.
     """
     wanted = [names[c] for c in ("code", "text_value", "unit", "table") if c in names]
-    columns, first_row = sorted(set(names.values())), 0
+    columns, n_rows = sorted(set(names.values())), 0
     with (
         readable(file),
         pq.ParquetFile(file, read_dictionary=wanted, page_checksum_verification=True) as parquet,
     ):
-        for batch in ahead(parquet.iter_batches(piece_rows, columns=columns), threads):
-            table = pa.Table.from_batches([batch])
-            yield number_rows(table, names, numberings, file, first_row)
-            first_row += len(table)
-        if first_row != parquet.metadata.num_rows:  # Arrow stops at a column that ends early
-            message = (
-                f"{file}: {first_row} rows can be read, {parquet.metadata.num_rows} are stated"
-            )
+        for batch in parquet.iter_batches(piece_rows, columns=columns):
+            n_rows += len(batch)
+            yield pa.Table.from_batches([batch])
+        if n_rows != parquet.metadata.num_rows:  # Arrow stops at a column that ends early
+            message = f"{file}: {n_rows} rows can be read, {parquet.metadata.num_rows} are stated"
             raise FormatError(message)

@@ -8,18 +8,22 @@ taken is in ascending order of the subject's id.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chronoward.ahead import ahead
 from chronoward.data.meds import check_one_home, check_runs, check_schema
-from chronoward.data.meds_rows import NONE, NULL_US, Numberings, read_pieces
+from chronoward.data.meds_rows import NONE, NULL_US, Numberings, decoded, number_rows
+from chronoward.data.parquet_file import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
@@ -87,7 +91,6 @@ class MedsSpool:
 
     def __init__(self, files: list[Path], folder: Path, threads: int = 1) -> None:
         self.files = files
-        self._threads = threads
         self.numberings = Numberings()
         self._folder = folder
         folder.mkdir(parents=True, mode=0o700)
@@ -95,14 +98,16 @@ class MedsSpool:
         self._has: list[set[str]] = []
         runs: list[tuple[Ints, Ints, NDArray[np.bool_]]] = []
         names = [check_schema(file) for file in files]
-        for number, file in enumerate(files):
-            runs.append(self._spool(number, file, names[number]))
-            check_runs(file, *runs[-1])
+        pieces = ahead(_decoded(files, names), threads)  # across files: many have one piece
+        for number, mine in groupby(pieces, key=itemgetter(0)):
+            tables = (table for _, table in mine if table is not None)
+            runs.append(self._spool(number, files[number], names[number], tables))
+            check_runs(files[number], *runs[-1])
         check_one_home(files, [(subject, known) for subject, _, known in runs])
         self._index(runs)
 
     def _spool(
-        self, number: int, file: Path, names: dict[str, str]
+        self, number: int, file: Path, names: dict[str, str], tables: Iterator[pa.Table]
     ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
         """Writes a shard's columns; its runs of one subject: ids, first rows, whether known."""
         kept = [n for n in _DTYPES if n not in _ABSENT or _ABSENT[n][0] in names]
@@ -111,7 +116,9 @@ class MedsSpool:
         subjects, firsts, knowns = [], [], []
         n, last = 0, (0, False, True)  # id, is known, is the file's first row
         try:
-            for rows in read_pieces(file, names, self.numberings, threads=self._threads):
+            for table in tables:
+                with readable(file):
+                    rows = number_rows(table, names, self.numberings, file, n)
                 for name, sink in sinks.items():
                     rows.columns[name].tofile(sink)
                 if not len(rows):
@@ -210,6 +217,18 @@ class MedsSpool:
             if column is not None:
                 out[place] = column[row]
         return out
+
+
+def _decoded(
+    files: list[Path], names: list[dict[str, str]]
+) -> Iterator[tuple[int, pa.Table | None]]:
+    """Yields the pieces of all files, with the file's number; None of a file without rows."""
+    for number, file in enumerate(files):
+        table = None
+        for table in decoded(file, names[number]):
+            yield number, table
+        if table is None:
+            yield number, None
 
 
 def _by_shard(

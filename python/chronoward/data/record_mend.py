@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronoward._core import OmopMending
-from chronoward.ahead import ahead
+from chronoward.ahead import side_by_side
 from chronoward.data.concepts import LOCAL_CONCEPT
 from chronoward.data.events import regrouped
 from chronoward.data.links import ARTIFICIAL_CODE, drug_type
@@ -84,9 +84,9 @@ class RecordMender:
         self._code_of = {row[0]: row[1] for row in rows}
         self._known_code = {row[0]: row[2] for row in rows if row[2] is not None}
         self._drgs = {row[0] for row in rows if row[3] in config.drg_vocabularies}
-        self._make_tables(threads, future_us)
+        self._make_tables(future_us)
 
-    def _make_tables(self, threads: int, future_us: int | None) -> None:
+    def _make_tables(self, future_us: int | None) -> None:
         """What the numbers of records stand for, for the core."""
         config = self._config
         part_offsets, part_id = self._parts()  # may add concepts
@@ -121,7 +121,6 @@ class RecordMender:
             uses_source_concept=config.concept_policy == "source",
             drops_unmapped=config.concept_policy == "standard",
             has_drug_stop=config.drug_stop,
-            n_threads=threads,
         )
 
     def _text_tables(self, values: list[int]) -> tuple[Columns, list[int]]:
@@ -226,7 +225,18 @@ class RecordMender:
 
     def survey(self) -> None:
         """First pass; makes `visit_extent` (ref, last_any, last_same_day)."""
-        found = []
+
+        def surveyed(given: dict[str, Any]) -> pa.Table:
+            ref = given.pop("ref")
+            extents = self._mending.survey(**given)
+            names = ("last_any", "last_same_day")
+            return pa.table({"ref": ref, **{name: _timestamps(extents[name]) for name in names}})
+
+        found = side_by_side(surveyed, self._staged(), self._threads)
+        self._work.add_rows("visit_extent", pa.concat_tables(found))
+
+    def _staged(self) -> Iterator[dict[str, Any]]:
+        """Yields records with their subjects and staged visits, whose references are `ref`."""
         for part, given in self._given():
             lived, visits = self._rows_of(
                 part,
@@ -239,11 +249,7 @@ class RecordMender:
                 "finish": _us(lived["finish"]),
                 "ends_as_date": as_flags(lived["end_only"].combine_chunks()),
             }
-            extents = self._mending.survey(**given, visits=visits)
-            names = ("last_any", "last_same_day")
-            columns = {name: _timestamps(extents[name]) for name in names}
-            found.append(pa.table({"ref": lived["ref"], **columns}))
-        self._work.add_rows("visit_extent", pa.concat_tables(found))
+            yield {**given, "visits": visits, "ref": lived["ref"]}
 
     def _rows_of(self, part: RecordRows, sql: str, order: str) -> tuple[pa.Table, Columns]:
         """Rows of SQL (… WHERE …) for a part's subjects, and their offsets."""
@@ -299,9 +305,12 @@ class RecordMender:
         for table, code in chosen:
             is_chosen[table, code] = 1
         flat = is_chosen.ravel()
-        values.assume(
-            self._mending.unit_values(**given, is_chosen=flat) for _, given in self._given()
-        )
+
+        def chosen_values(given: dict[str, Any]) -> Columns:
+            return self._mending.unit_values(**given, is_chosen=flat)
+
+        records = (given for _, given in self._given())
+        values.assume(side_by_side(chosen_values, records, self._threads))
 
     def _set_drug_texts(self) -> None:
         """Drug records say whether they were ordered or given, where there are both."""
@@ -321,15 +330,23 @@ class RecordMender:
 
     def pieces(self) -> Iterator[pa.Table]:
         """Last pass: yields the event table in canonical order."""
-        yield from regrouped(ahead(self._pieces(), self._threads))
+        yield from regrouped(self._pieces())
 
     def _pieces(self) -> Iterator[pa.Table]:
-        for part, given in self._given():
-            piece = self._mending.piece(
-                **given, visits=self._visits(part), others=self._others(part)
-            )
+        def mended(
+            asked: tuple[RecordRows, dict[str, Any]],
+        ) -> tuple[RecordRows, Columns, pa.Table]:
+            part, given = asked
+            piece = self._mending.piece(**given)
+            return part, piece, event_table(piece, self.texts)
+
+        asked = (
+            (part, {**given, "visits": self._visits(part), "others": self._others(part)})
+            for part, given in self._given()
+        )
+        for part, piece, table in side_by_side(mended, asked, self._threads):
             self.fates.note(part.place, piece["gone"], piece["changes"])
-            yield event_table(piece, self.texts)
+            yield table
 
     def _visits(self, part: RecordRows) -> Columns:
         found, visits = self._rows_of(

@@ -16,6 +16,7 @@ import torch
 
 from chronoward import _core
 from chronoward.engine.memory import available_bytes
+from chronoward.engine.precision import check_dtype
 from chronoward.errors import ConfigError, LimitError
 from chronoward.kernels.decode_attention import ReferenceCache
 from chronoward.model.blocks import Block
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     from chronoward.model import Model
 
 PAGE_TOKENS = 16
-DTYPES = ("float32", "bfloat16", "int8")
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuses a number type that nothing is decoded in.
-
-    Raises:
-        ConfigError: not one of `DTYPES`.
-    """
-    if dtype not in DTYPES:
-        message = f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}"
-        raise ConfigError(message)
 
 
 class Decoder(Protocol):

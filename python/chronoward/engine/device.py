@@ -2,8 +2,9 @@
 
 A step asks nothing of the host and waits for nothing, so that all of it is one CUDA graph: rows
 that ended take the next job of a queue that the host filled before, the model runs, tokens are
-drawn, and what was drawn goes into a ring that the host reads every so many steps. A row's pages
-are its own for good; a prefix is prefilled once, into the pages of its number.
+drawn, and what was drawn goes into a ring. Its two halves are filled in turn: while the device is
+at one, the host reads what it has a copy of. A row's pages are its own for good; a prefix is
+prefilled once, into the pages that the host gave it. A row whose context is full leaves its place.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from chronoward.engine.device_prefill import calls
 from chronoward.kernels.decode_attention import (
     Rows,
     grouped,
@@ -29,30 +32,13 @@ from chronoward.model.blocks import Block
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from chronoward.engine.device_prefill import Context, PrefillCall
+    from chronoward.engine.device_room import DeviceRoom
     from chronoward.kernels.sample import Rule, Tables
     from chronoward.model import Model
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceRoom:
-    """Sizes that are fixed once; memory is (rows · own + prefixes · prefix) tokens."""
-
-    n_rows: int = 256
-    n_prefixes: int = 64
-    prefix_tokens: int = 1024
-    own_tokens: int = 1024
-    """Most tokens that a row takes: the prefix's last and all it draws but the last."""
-    page_tokens: int = 64
-    n_steps: int = 16
-    """Steps that the ring holds."""
-    n_queued: int = 1024
-    """Jobs that may wait."""
-    dtype: torch.dtype = torch.bfloat16
-    """Of weights and activations."""
-    stored: torch.dtype | None = None
-    """Of keys and values; None: the same. fp8 (e4m3) halves them and rounds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +54,25 @@ class Job:
     """The prompt's last token, which is not in the prefix."""
     start_min: int
     """Clock of the context's first token."""
+
+
+class Told:
+    """What some steps drew, on its way to the host.
+
+    Args:
+        copies: (n_steps, R) tensors by name, oldest step first.
+        is_there: after which they hold it; None: they do already.
+    """
+
+    def __init__(self, copies: dict[str, Tensor], is_there: torch.cuda.Event | None) -> None:
+        self._copies, self._is_there = copies, is_there
+
+    def read(self) -> dict[str, NDArray[Any]]:
+        """Waits for it: the fields of `Draws`, `job` (-1: the row was idle) and `fault`. The arrays
+        are good until the next but one `launch`."""
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return {name: kept.numpy() for name, kept in self._copies.items()}
 
 
 def _cast(model: Model, dtype: torch.dtype) -> Model:
@@ -90,7 +95,7 @@ class DeviceRollouts:
     """
 
     def __init__(self, model: Model, tables: Tables, rule: Rule, room: DeviceRoom) -> None:
-        self.room, self.tables, self.rule = room, tables, rule
+        self.room = room
         self.device = model.output_weight.device
         self.model = _cast(model, room.dtype)
         self.blocks = [block for block in self.model.blocks if isinstance(block, Block)]
@@ -103,24 +108,50 @@ class DeviceRollouts:
         bias = model.context_bias
         self.unseen, self.known = bias.unseen.detach().float(), bias.known.detach().float()
         self.companion, self.visit_kind = bias.companion.long(), bias.visit_kind.long()
+        self._host_visit_kind = self.visit_kind.cpu().numpy()
         self._make_pages()
         self._make_rows()
-        self._make_ring()
+        self.purpose: object = None
+        """What `use` was called for, for whoever calls it."""
+        self.use(tables, rule)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that keys and values take, from the start."""
+        return self.room.cache_bytes(self.model.config)
+
+    def use(self, tables: Tables, rule: Rule) -> None:
+        """Draws under another grammar or rule from now on; everybody leaves."""
+        self.tables, self.rule = tables, rule
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.n_pushed = 0
+        self._make_ring()
+        self.reset()
+
+    def reset(self) -> None:
+        """Empties rows and queue, so that a run begins as on the first day."""
+        self.slots[:, Column.STATUS].fill_(Status.IDLE)
+        self.prefix.fill_(-1)
+        self.job.fill_(-1)
+        for kept in (self.head, self.tail, self.place):
+            kept.zero_()
+        self.n_pushed = self.n_launched = 0
+
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        """A copy on the device that the host does not wait for."""
+        made = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return made.pin_memory().to(self.device, non_blocking=True)
+        return made.to(self.device)
 
     def _integers(self, *shape: int, value: int = 0, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.full(shape, value, dtype=dtype, device=self.device)
 
     def _make_pages(self) -> None:
-        """Page 0 is nobody's, then those of the rows, then those of the prefixes."""
         room, config = self.room, self.model.config
-        n_own, n_prefix = (-(-n // room.page_tokens) for n in (room.own_tokens, room.prefix_tokens))
-        n_pages = 1 + room.n_rows * n_own + room.n_prefixes * n_prefix
+        n_pages = room.n_pages
         number = torch.arange(1, n_pages, dtype=torch.int32, device=self.device)
-        n_first = room.n_rows * n_own
-        self.table = number[:n_first].view(-1, n_own)
-        self.prefix_table = number[n_first:].view(-1, n_prefix)
+        self.table = number[: room.n_rows * room.own_pages].view(room.n_rows, -1).contiguous()
+        self.prefix_table = self._integers(room.n_prefixes, room.longest_prefix_pages)
         self.page_time = self._integers(n_pages, room.page_tokens)
         self.pages = [
             make_pages(
@@ -141,64 +172,73 @@ class DeviceRollouts:
         self.token, self.start, self.length, self.kind = (
             self._integers(room.n_rows) for _ in names
         )
-        self.prefix, self.job = (self._integers(room.n_rows, value=-1) for _ in range(2))
+        self.prefix = self._integers(room.n_rows, value=-1)
+        self.job = self._integers(room.n_rows, value=-1, dtype=torch.int64)
         self.prefix_length, self.prefix_kind = (self._integers(room.n_prefixes) for _ in range(2))
         self.seen = torch.zeros(room.n_rows, n_vocab, dtype=torch.bool, device=self.device)
-        self.prefix_seen = self.seen.new_zeros(room.n_prefixes, n_vocab)
+        self.prefix_seen = self.seen.new_zeros(room.n_prefixes + 1, n_vocab)  # the last: nobody's
         self.queue_slots, self.queue_keys = make_slots(room.n_queued, self.device)
         self.queue = self._integers(room.n_queued, 3)  # prefix, token, start
         self.head, self.tail = (self._integers(1, dtype=torch.int64) for _ in range(2))
 
     def _make_ring(self) -> None:
+        """Two halves of `n_steps` steps, and a copy of each on the host."""
         n_steps, n_rows, n_sets = self.room.n_steps, self.room.n_rows, len(self.tables.set_words)
-        integers = ("job", "token", "time_min", "status", "step_min", "fault")
-        self.ring = {name: self._integers(n_steps, n_rows) for name in integers}
-        self.ring["log_p"] = torch.zeros(n_steps, n_rows, device=self.device)
+        integers = ("token", "time_min", "status", "step_min", "fault")
+        self.ring = {name: self._integers(2 * n_steps, n_rows) for name in integers}
+        self.ring["job"] = self._integers(2 * n_steps, n_rows, dtype=torch.int64)
+        self.ring["log_p"] = torch.zeros(2 * n_steps, n_rows, device=self.device)
         self.ring["value_u"] = self.ring["log_p"].double()
-        self.ring["outcome_p"] = torch.zeros(n_steps, n_rows, n_sets, device=self.device)
+        self.ring["outcome_p"] = torch.zeros(2 * n_steps, n_rows, n_sets, device=self.device)
         self.place = self._integers(1, dtype=torch.int64)
+        is_gpu = self.device.type == "cuda"
+        self._copies = [
+            {
+                name: torch.empty((n_steps, *kept.shape[1:]), dtype=kept.dtype, pin_memory=is_gpu)
+                for name, kept in self.ring.items()
+            }
+            for _ in range(2)
+        ]
+
+    def prefill(self, contexts: Sequence[Context]) -> None:
+        """Takes prefixes into their pages; nobody may be reading them."""
+        for call in calls(contexts, self.room, self._host_visit_kind):
+            self._prefill(call)
 
     @torch.no_grad()
-    def prefill(self, number: int, token_id: Tensor, time_min: Tensor) -> None:
-        """Takes a prefix into the pages of its number; nobody may be reading them.
-
-        Args:
-            number: of the prefix.
-            token_id: int64 (n,) on the device, without the prompt's last token.
-            time_min: int32 (n,).
-        """
-        n, model = len(token_id), self.model
-        self.prefix_length[number] = n
-        self.prefix_seen[number] = False
-        self.prefix_kind[number] = 0
-        if n == 0:
+    def _prefill(self, call: PrefillCall) -> None:
+        model, lines = self.model, self._to_device(call.prefixes)
+        number = lines[:, 0].long()
+        self.prefix_length.index_copy_(0, number, lines[:, 1].contiguous())
+        self.prefix_kind.index_copy_(0, number, lines[:, 2].contiguous())
+        self.prefix_table.index_copy_(0, number, lines[:, 3:].contiguous())
+        self.prefix_seen.index_fill_(0, number, False)
+        if not call.prefixes[:, 1].any():
             return
-        index = torch.arange(n, device=self.device)
-        page = self.prefix_table[number].long()[index // self.room.page_tokens]
-        place = page * self.room.page_tokens + index % self.room.page_tokens
+        token, clock, index, elapsed, place, owner = self._to_device(call.tokens).unbind(0)
+        bounds, time_min = self._to_device(call.bounds), clock.int()
         self.page_time.view(-1)[place] = time_min
-        bounds = torch.tensor([0, n], dtype=torch.int32, device=self.device)
-        elapsed = time_min.long() - time_min[0].long()
-        x = model.begin(model.embed(token_id), time_min, index, elapsed)
+        x = model.begin(model.embed(token), time_min, index, elapsed)
         angles = model.rotary(index, elapsed)
         for block, pages, bias in zip(self.blocks, self.pages, self.time_biases, strict=True):
             q, k, v = block.qkv(x, angles)
             write_pages(k, v, pages, place)
             x = block.finish(x, varlen_attention(q, k, v, time_min, bounds, **bias))
-        self.prefix_seen[number, token_id] = True
-        kinds = self.visit_kind[token_id]
-        kinds = kinds[kinds >= 0]
-        if len(kinds):
-            self.prefix_kind[number] = kinds[-1]
+        self.prefix_seen[owner, token] = True
 
     def push(self, jobs: Sequence[Job]) -> None:
-        """Puts jobs behind those that wait; never more than `n_queued` that have not ended."""
-        for job in jobs:
-            at = self.n_pushed % self.room.n_queued
-            self.queue_slots[at] = torch.tensor(job.slot, dtype=torch.int32)
-            self.queue_keys[at] = torch.tensor(job.key)
-            self.queue[at] = torch.tensor([job.prefix, job.token, job.start_min])
-            self.n_pushed += 1
+        """Puts jobs behind those that wait; never more than `n_queued` that have no row yet."""
+        if not jobs:
+            return
+        at = (self.n_pushed + np.arange(len(jobs))) % self.room.n_queued
+        self.n_pushed += len(jobs)
+        lines = np.array([(*j.slot, j.prefix, j.token, j.start_min) for j in jobs], np.int32)
+        keys = np.array([j.key for j in jobs], np.int64)
+        where, sent = self._to_device(at), self._to_device(lines)
+        n_columns = len(Column)
+        self.queue_slots.index_copy_(0, where, sent[:, :n_columns].contiguous())
+        self.queue.index_copy_(0, where, sent[:, n_columns:].contiguous())
+        self.queue_keys.index_copy_(0, where, self._to_device(keys))
         self.tail.fill_(self.n_pushed)
 
     def _refill(self) -> None:
@@ -260,6 +300,16 @@ class DeviceRollouts:
         added = torch.where(announced, known[:, n_vocab:], 0.0)
         return self.unseen[kind] + torch.where(self.seen, known[:, :n_vocab], added)
 
+    def _status(self, drawn: Tensor, runs: Tensor) -> Tensor:
+        """Statuses after a draw, `FULL` where the token that was drawn has no room."""
+        if self.room.max_context is None:
+            return drawn
+        held = self.prefix_length[self.prefix.clamp(min=0).long()] + self.length
+        is_full = runs & (drawn == Status.RUNNING) & (held >= self.room.max_context)
+        status = torch.where(is_full, int(Status.FULL), drawn)
+        self.slots[:, Column.STATUS] = status
+        return status
+
     @torch.no_grad()
     def advance(self) -> None:
         """One step of all rows, without a word from the host."""
@@ -269,9 +319,10 @@ class DeviceRollouts:
         draws = sample(self._logits(), self.slots, self.keys, self.tables, self.rule)
         self.token.copy_(draws.token)
         told = {**draws._asdict(), "job": job, "fault": self.slots[:, Column.FAULT]}
+        told["status"] = self._status(draws.status, runs)
         for name, kept in self.ring.items():
             kept.index_copy_(0, self.place, told[name].to(kept.dtype)[None])
-        self.place.add_(1).remainder_(self.room.n_steps)
+        self.place.add_(1).remainder_(2 * self.room.n_steps)
 
     def step(self) -> None:
         """`advance`, as a CUDA graph on a GPU from the second call on."""
@@ -286,19 +337,17 @@ class DeviceRollouts:
             return
         self.graph.replay()
 
-    def read(self) -> dict[str, Tensor]:
-        """What the last `n_steps` steps drew, oldest first, on the host: the one place that waits.
-
-        Returns:
-            (n_steps, R) tensors by the names of `Draws`, `job` (-1: the row was idle) and `fault`.
-        """
-        order = (torch.arange(self.room.n_steps, device=self.device) + self.place) % len(
-            self.ring["job"]
-        )
-        copies = {}
+    def launch(self) -> Told:
+        """Sends `n_steps` steps off, and a copy of what they draw behind them."""
+        n_steps, half = self.room.n_steps, self.n_launched % 2
+        self.n_launched += 1
+        for _ in range(n_steps):
+            self.step()
+        copies = self._copies[half]
         for name, kept in self.ring.items():
-            copies[name] = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.is_cuda)
-            copies[name].copy_(kept[order], non_blocking=True)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
-        return copies
+            copies[name].copy_(kept[half * n_steps : (half + 1) * n_steps], non_blocking=True)
+        if self.device.type != "cuda":
+            return Told(copies, None)
+        is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        is_there.record()
+        return Told(copies, is_there)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -16,6 +18,13 @@ def available_bytes() -> int | None:
     """
     found = [n for n in (_of_machine(), _of_group()) if n is not None]
     return min(found, default=None)
+
+
+def free_bytes_of_gpu(device: torch.device) -> int:
+    """Memory of a GPU that may still be taken: what is free, and what torch keeps without use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + kept)
 
 
 def _of_machine() -> int | None:

@@ -7,16 +7,14 @@ holds what its rollout has drawn since. A context that is full is cut and prefil
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chronoward.engine.context import cut
-from chronoward.engine.randomness import stream_key
+from chronoward.engine.admission import Admission, Job, Prefix
 from chronoward.engine.rollout import STATUSES, Prompt, Rollout
-from chronoward.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,26 +27,11 @@ if TYPE_CHECKING:
     from chronoward.tokenizer.grammar import GrammarTables
 
 
-REMEMBERED_PROMPTS = 1 << 17  # among which a repeated one is noticed
-
-
-class _Prefix:
-    """A prompt's context and how many of its rollouts still need it."""
-
-    def __init__(self, prompt: Prompt, token_id: NDArray[np.int32], time_min: NDArray[np.int32]):
-        self.prompt = prompt
-        self.token_id = token_id
-        self.time_min = time_min
-        self.buffer = -1
-        self.users = 0
-        self.is_last_given = False
-
-
 @dataclass(slots=True)
 class _Path:
     """What a busy slot needs when it is cut or ends."""
 
-    prefix: _Prefix
+    prefix: Prefix
     rollout: int
     pool: int
     token_id: NDArray[np.int32]  # of the context when it was last prefilled
@@ -81,7 +64,9 @@ class Scheduler:
         self.decoder, self.grammar, self.statistics = decoder, grammar, statistics
         self.max_context = max_context
         self.sampler = params.sampler(grammar, n_slots)
-        self.pools = [(masked, stream_key(params.seed, name)) for masked, name in params.pools()]
+        self.admission = Admission(
+            grammar, params, self.sampler, max_context=max_context, statistics=statistics
+        )
         self.paths: list[_Path | None] = [None] * n_slots
         self.free_slots = list(range(n_slots))
         self.busy = np.zeros(0, np.int32)  # ascending
@@ -93,69 +78,17 @@ class Scheduler:
         self.places = np.zeros((n_slots, 4), np.int32)
         self.places[:, 2] = np.arange(n_slots)
 
-    def jobs(self, prompts: Iterable[Prompt]) -> Iterator[tuple[_Prefix, int, int, int]]:
-        """(prefix, masked set, key, rollout index) of every rollout, prompt by prompt."""
-        seen: OrderedDict[tuple[int, int], int] = OrderedDict()
-        for row, prompt in enumerate(prompts):
-            prompt.check(row)
-            first = seen.setdefault((prompt.subject_id, prompt.prediction_time_us), row)
-            if first != row:
-                message = f"prompts {first} and {row} are of one subject and prediction time"
-                raise DataError(message)
-            if len(seen) > REMEMBERED_PROMPTS:
-                seen.popitem(last=False)
-            prefix = self._prefix(prompt, row)
-            left = len(self.pools) * len(prompt.rollouts)
-            for masked, key in self.pools:
-                for rollout in prompt.rollouts:
-                    left -= 1
-                    prefix.is_last_given = left == 0
-                    yield prefix, masked, key, rollout
-
-    def _prefix(self, prompt: Prompt, row: int) -> _Prefix:
-        token_id = np.ascontiguousarray(prompt.token_id)
-        refused = self.sampler.walk(token_id)
-        if refused >= 0:
-            is_token = 0 <= int(token_id[refused]) < len(self.grammar.token_class)
-            rule = "order" if is_token else "token_range"
-            message = (
-                f"prompt {row}: the grammar refuses its token at position {refused} (rule {rule})"
-            )
-            raise DataError(message)
-        if int(prompt.time_min[-1]) > self.grammar.max_clock_min:
-            message = f"prompt {row}: its clock is past the grammar's last minute (rule clock_cap)"
-            raise DataError(message)
-        self.statistics.cut_prompts += len(token_id) > self.max_context
-        return _Prefix(prompt, *self._fitted(token_id, prompt.time_min, prompt))
-
-    def _fitted(
-        self, token_id: NDArray[np.int32], time_min: NDArray[np.int32], prompt: Prompt
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The context itself, or its newest half where it is longer than `max_context`."""
-        token_id, time_min = np.ascontiguousarray(token_id), np.ascontiguousarray(time_min)
-        if len(token_id) <= self.max_context:
-            return token_id, time_min
-        return cut(
-            token_id,
-            time_min,
-            grammar=self.grammar,
-            origin_us=prompt.origin_us,
-            keep=self.max_context // 2,
-            accepts=lambda window: self.sampler.walk(window) < 0,
-        )
-
-    def fill(self, jobs: Iterator[tuple[_Prefix, int, int, int]]) -> bool:
+    def fill(self, jobs: Iterator[Job]) -> bool:
         """Gives free slots their next rollout; False when nothing is left to run."""
-        new: list[_Prefix] = []
+        new: list[Prefix] = []
         while self.free_slots:
             job = next(jobs, None)
             if job is None:
                 break
-            prefix, masked, key, rollout = job
-            if prefix.buffer < 0:
-                prefix.buffer = self.free_buffers.popleft()
-                new.append(prefix)
-            self._seat(self.free_slots.pop(), prefix, masked, key, rollout)
+            if job.prefix.buffer < 0:
+                job.prefix.buffer = self.free_buffers.popleft()
+                new.append(job.prefix)
+            self._seat(self.free_slots.pop(), job)
         self._prefill([(p.buffer, p.token_id[:-1], p.time_min[:-1]) for p in new])
         self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
         self._look_for_room()
@@ -166,22 +99,21 @@ class Scheduler:
         longest = self.places[self.busy][:, [1, 3]].sum(1).max(initial=0)
         self.steps_to_full = self.max_context - int(longest)
 
-    def _seat(self, slot: int, prefix: _Prefix, masked: int, key: int, rollout: int) -> None:
-        prompt = prefix.prompt
+    def _seat(self, slot: int, job: Job) -> None:
+        prefix, prompt = job.prefix, job.prefix.prompt
         self.sampler.load(
             slot,
             np.ascontiguousarray(prompt.token_id),
-            key=key,
+            key=job.key,
             subject_id=prompt.subject_id,
             prediction_time_us=prompt.prediction_time_us,
-            rollout=rollout,
+            rollout=job.rollout,
             clock_min=int(prompt.time_min[-1]),
             prediction_min=-1 if prompt.prediction_min is None else prompt.prediction_min,
             deadline_min=-1 if prompt.deadline_min is None else prompt.deadline_min,
-            masked_set=masked,
+            masked_set=job.masked,
         )
-        prefix.users += 1
-        self.paths[slot] = _Path(prefix, rollout, masked, prefix.token_id, prefix.time_min)
+        self.paths[slot] = _Path(prefix, job.rollout, job.masked, prefix.token_id, prefix.time_min)
         self.token[slot], self.time[slot] = prefix.token_id[-1], prefix.time_min[-1]
         self.start[slot] = prefix.time_min[0]
         self.places[slot] = (prefix.buffer, len(prefix.token_id) - 1, slot, 1)
@@ -204,8 +136,9 @@ class Scheduler:
             wants_logits=False,
         )
 
-    def run(self, jobs: Iterator[tuple[_Prefix, int, int, int]]) -> Iterator[Rollout]:
+    def run(self, prompts: Iterable[Prompt]) -> Iterator[Rollout]:
         """Steps until no rollout is left, refilling slots; yields rollouts as they end."""
+        jobs = self.admission.jobs(prompts)
         while self.fill(jobs):
             ended: list[Rollout] = []
             while not ended:
@@ -281,7 +214,7 @@ class Scheduler:
         drawn = self.sampler.arrays(slot)
         token_id = np.concatenate([path.token_id, drawn["token_id"][path.n_drawn :]])
         time_min = np.concatenate([path.time_min, drawn["time_min"][path.n_drawn :]])
-        path.token_id, path.time_min = self._fitted(token_id, time_min, path.prefix.prompt)
+        path.token_id, path.time_min = self.admission.fitted(token_id, time_min, path.prefix.prompt)
         path.n_drawn = len(drawn["token_id"])
         self._release(path)
         self.decoder.release(slot)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from chronoward.engine.engine import Engine, EngineConfig
+from chronoward.engine.engine import GPU_SLOTS, Engine, EngineConfig
 from chronoward.engine.statistics import COUNTS, EngineStatistics, Tally
 from chronoward.errors import StateError
 from chronoward.model import load as load_model
@@ -25,26 +25,54 @@ from chronoward.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from multiprocessing.sharedctypes import Synchronized
 
+    from chronoward.model import Model
+
+    Numbers = Synchronized[int]
     Watch = Callable[[EngineStatistics], None]
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 _DEFAULT_MAX_CONTEXT = 1024
+_GPU_ROLLOUTS = 64 * GPU_SLOTS  # of a unit of work
 LOOK_EVERY_S = 0.5  # at what the workers have done
 _engine: Engine | None = None  # of a worker process, made once when it starts
+_number = 0  # of a worker process among those of its job
 
 
-def open_engine(run_dir: Path | str, config: EngineConfig) -> Engine:
+def place(model: Model, device: str) -> Model:
+    """The model on its device; of several GPUs each worker process has another."""
+    return model if device == "cpu" else model.to(f"{device}:{_number % torch.cuda.device_count()}")
+
+
+def n_processes(wanted: int, device: str) -> int:
+    """Worker processes of a job: one a GPU where it runs on GPUs."""
+    return wanted if device == "cpu" else min(wanted, torch.cuda.device_count())
+
+
+def unit_rows(rows: int, rollouts_a_row: int, device: str) -> int:
+    """Rows of a unit of work: on a GPU at least as many as give it rollouts for a while, since the
+    last ones of a unit run beside empty slots."""
+    return rows if device == "cpu" else max(rows, -(-_GPU_ROLLOUTS // rollouts_a_row))
+
+
+def open_engine(run_dir: Path | str, config: EngineConfig, device: str = "cpu") -> Engine:
     """The engine of a RUN folder.
+
+    Args:
+        run_dir: RUN folder.
+        config: slots, context and numbers.
+        device: cpu or cuda.
 
     Raises:
         FormatError: not a finished run, or its files do not belong together.
     """
     folder = Path(run_dir)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    return Engine(load_model(folder, tokenizer_hash=tokenizer.hash), tokenizer.grammar(), config)
+    model = load_model(folder, tokenizer_hash=tokenizer.hash)
+    return Engine(place(model, device), tokenizer.grammar(), config)
 
 
 def run_context(run_dir: Path | str) -> int:
@@ -72,7 +100,7 @@ class Board:
             row = self._taken.value
             self._taken.value += 1
         width = len(COUNTS) + 2
-        tally = Tally(engine.config.n_slots)
+        tally = Tally(engine.n_slots)
 
         def write(statistics: EngineStatistics) -> None:
             total = tally.see(statistics)
@@ -99,10 +127,20 @@ class Board:
         return total
 
 
-def _start(make_engine: Callable[[], Engine], board: Board | None) -> None:
-    global _engine
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
+def begin_worker(numbers: Numbers) -> None:
+    """What a worker process does first: it takes a number, leaves Ctrl-C to its parent, which ends
+    its workers itself, and computes on one thread."""
+    global _number
+    with numbers:
+        _number = numbers.value
+        numbers.value += 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _start(make_engine: Callable[[], Engine], board: Board | None, numbers: Numbers) -> None:
+    global _engine
+    begin_worker(numbers)
     _engine = make_engine()
     if board is not None:
         board.follow(_engine)
@@ -137,17 +175,19 @@ def map_units(
     if n_workers <= 1:
         engine = make_engine()
         if watch is not None:
-            tally = Tally(engine.config.n_slots)
+            tally = Tally(engine.n_slots)
             engine.watch = lambda statistics: watch(tally.see(statistics))
         for unit in units:
             yield function(engine, unit)
         return
     board = None if watch is None else Board(n_workers)
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Value("q", 0)
     pool = ProcessPoolExecutor(
         n_workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start,
-        initargs=(make_engine, board),
+        initargs=(make_engine, board, numbers),
     )
     try:
         running = deque(pool.submit(_call, function, unit) for unit in units)

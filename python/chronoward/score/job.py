@@ -12,9 +12,9 @@ import numpy as np
 
 from chronoward import outcomes as outcome_definitions
 from chronoward.engine import EngineConfig, SamplingParams
-from chronoward.engine.decode import check_dtype
+from chronoward.engine.precision import Decoding, choose
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import map_units, open_engine, run_context
+from chronoward.engine.workers import map_units, n_processes, open_engine, run_context, unit_rows
 from chronoward.errors import ConfigError, DataError, FormatError, require_at_least
 from chronoward.model import load as load_model
 from chronoward.score.estimators import SAMPLED, RowEstimate
@@ -57,8 +57,8 @@ class ScoreConfig:
     """Most rollouts that a pilot may ask for."""
     max_new_tokens: int = 1024
     """Tokens after which a rollout is undetermined."""
-    n_slots: int = 32
-    """Rollouts side by side in each worker."""
+    n_slots: int | None = None
+    """Rollouts side by side in each worker; None: 32 on a CPU, 256 on a GPU."""
     max_context: int | None = None
     """Tokens of a context; None: what the run was trained on, at most 1,024."""
     split: str = "all"
@@ -68,8 +68,13 @@ class ScoreConfig:
     calibration: Path | str | None = None
     """File of `calibrate`, by which all risks are corrected; None: as they come."""
     seed: int = 0
-    dtype: str = "float32"
-    """Of weights, keys and values while decoding: float32, bfloat16 or int8."""
+    device: str = "auto"
+    """Where rollouts are drawn: cpu, cuda, or auto, a GPU where torch sees one."""
+    dtype: str | None = None
+    """Of weights, keys and values while decoding: float32 (None on a CPU), bfloat16 (None on a
+    GPU) or int8 (CPU only)."""
+    kv_dtype: str | None = None
+    """Of keys and values on a GPU: fp8, or None, as `dtype`."""
     strict: bool = False
     """Rows that cannot be scored and undetermined rollouts are errors."""
 
@@ -77,12 +82,21 @@ class ScoreConfig:
         if self.estimator not in ESTIMATORS:
             message = f"estimator must be one of {', '.join(ESTIMATORS)}, got {self.estimator!r}"
             raise ConfigError(message)
-        check_dtype(self.dtype)
+        choose(self.device, self.dtype, self.kv_dtype)
         require_at_least(1, self, "n_rollouts")
         require_at_least(N_PILOT, self, "max_rollouts")
         if not (math.isfinite(self.target_se) and self.target_se > 0):
             message = f"target_se must be positive, got {self.target_se}"
             raise ConfigError(message)
+
+    @property
+    def decoding(self) -> Decoding:
+        """Device and numbers, nothing left open.
+
+        Raises:
+            ConfigError: an unknown name, a GPU that is not there, or numbers it does not take.
+        """
+        return choose(self.device, self.dtype, self.kv_dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +195,17 @@ class ScoreJob:
             target_se=config.target_se,
             max_rollouts=config.max_rollouts,
         )
-        size = int(np.clip(2048 // ((config.n_rollouts or 32) * len(found.names)), 4, 64))
+        decoding, rollouts_a_row = config.decoding, (config.n_rollouts or 32) * len(found.names)
+        size = int(np.clip(2048 // rollouts_a_row, 4, 64))
+        size = unit_rows(size, rollouts_a_row, decoding.device)
         units = [ScoreUnit(task, prompts[i : i + size]) for i in range(0, len(prompts), size)]
         engine = EngineConfig(
-            n_slots=config.n_slots, max_context=self.max_context, dtype=config.dtype
+            n_slots=config.n_slots,
+            max_context=self.max_context,
+            dtype=decoding.dtype,
+            kv_dtype=decoding.kv_dtype,
         )
-        make = partial(open_engine, self.run, engine)
+        make = partial(open_engine, self.run, engine, decoding.device)
         estimates: list[list[RowEstimate]] = []
         counts: EngineStatistics | None = None
 
@@ -196,7 +215,7 @@ class ScoreJob:
             if progress is not None:
                 progress(len(estimates), len(prompts), counts)
 
-        n_workers = min(threads, len(units))
+        n_workers = n_processes(min(threads, len(units)), decoding.device)
         for done in map_units(make, score_unit, units, n_workers=n_workers, watch=tell):
             estimates += done
             tell(None)

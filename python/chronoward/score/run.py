@@ -91,7 +91,7 @@ def score(
         "n_rollouts_total": sum(e.n_rollouts for row in estimates for e in row),
         "calibration": None if correction is None else correction.to_json(),
         "seed": config.seed,
-        "dtype": config.dtype,
+        **config.decoding._asdict(),
         "split": config.split,
         "threshold": config.threshold,
         "horizons_days": job.horizons_days,

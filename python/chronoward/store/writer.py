@@ -11,6 +11,7 @@ import pyarrow as pa
 from chronoward import files
 from chronoward.errors import DataError
 from chronoward.schema import SPLITS
+from chronoward.store.hashed_file import HashedFile
 from chronoward.store.layout import (
     CODES,
     FINGERPRINTS,
@@ -119,14 +120,16 @@ class StoreWriter:
         folder.mkdir(mode=0o700, exist_ok=True)
         name = f"{split}/{len(self._shards[split])}.arrow"
         with files.atomic_path(self.out / name) as temporary:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                writer.write_batch(record)
+            with HashedFile(temporary) as sink:
+                with pa.ipc.new_file(sink, schema) as writer:
+                    writer.write_batch(record)
+                sha256 = sink.sha256()
             entry = {
                 "file": name,
                 "n_subjects": n,
                 "n_tokens": n_tokens,
                 "n_bytes": temporary.stat().st_size,
-                "sha256": files.sha256_file(temporary),
+                "sha256": sha256,
             }
         self._shards[split].append(entry)
 

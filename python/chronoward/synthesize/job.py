@@ -7,7 +7,6 @@ where it stopped when the same call is made again.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chronoward import __version__
+from chronoward.engine import EngineConfig
+from chronoward.engine.precision import choose
 from chronoward.engine.statistics import Tally
 from chronoward.engine.trained import check_trained
-from chronoward.engine.workers import LOOK_EVERY_S, Board, run_context
+from chronoward.engine.workers import (
+    LOOK_EVERY_S,
+    Board,
+    begin_worker,
+    n_processes,
+    place,
+    run_context,
+)
 from chronoward.errors import ConfigError, FormatError
 from chronoward.files import read_json, sha256_file
 from chronoward.model import load
 from chronoward.synthesize.concepts import map_codes
 from chronoward.synthesize.folder import unit_tables, write_manifest, write_meds, write_omop
 from chronoward.synthesize.plan import UNIT_SUBJECTS, Files, Format, Keys, SynthesisPlan, key_space
-from chronoward.synthesize.timelines import N_SLOTS, Synthesizer, code_list, unit_concepts
+from chronoward.synthesize.timelines import Synthesizer, code_list, unit_concepts
 from chronoward.synthesize.units import MANIFEST, is_done, job_folder, remove_units, write_unit
 from chronoward.tokenizer import Tokenizer
 
@@ -33,7 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chronoward.engine import EngineStatistics
+    from chronoward.engine.workers import Numbers
     from chronoward.synthesize.concepts import Code, CodeMap
+    from chronoward.synthesize.timelines import Unit
 
     Progress = Callable[[int, int, EngineStatistics | None], None]
 
@@ -50,7 +60,7 @@ class SynthesisOptions:
     """What few callers change.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or numbers that the device does not decode in.
     """
 
     files: Files = "csv"
@@ -63,12 +73,20 @@ class SynthesisOptions:
     """Most tokens drawn for one subject."""
     unit_subjects: int = UNIT_SUBJECTS
     """Subjects of a unit; part of what the bytes depend on."""
+    device: str = "auto"
+    """Where timelines are drawn: cpu, cuda, or auto, a GPU where torch sees one."""
+    dtype: str | None = None
+    """Of weights, keys and values while decoding: float32 (None on a CPU), bfloat16 (None on a
+    GPU) or int8 (CPU only)."""
+    kv_dtype: str | None = None
+    """Of keys and values on a GPU: fp8, or None, as `dtype`."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_tokens", "unit_subjects"):
             if getattr(self, name) < 1:
                 message = f"{name} must be positive, got {getattr(self, name)}"
                 raise ConfigError(message)
+        choose(self.device, self.dtype, self.kv_dtype)
 
 
 def make_plan(
@@ -89,6 +107,7 @@ def make_plan(
         message = f"n_subjects must be positive, got {n_subjects}"
         raise ConfigError(message)
     check_trained(run)
+    decoding = choose(options.device, options.dtype, options.kv_dtype)
     keys, stride = key_space(
         n_subjects,
         unit_subjects=options.unit_subjects,
@@ -106,6 +125,7 @@ def make_plan(
         tokenizer_hash=Tokenizer.load(run / TOKENIZER_FILE).hash,
         population_hash=sha256_file(run / POPULATION_FILE),
         version=__version__,
+        **decoding._asdict(),
         unit_subjects=options.unit_subjects,
         keys=keys,
         stride=stride,
@@ -120,18 +140,24 @@ class _Worker:
         tokenizer = Tokenizer.load(run / TOKENIZER_FILE)
         self.codes, self.map = _codes(tokenizer)
         self.synthesizer = Synthesizer(
-            load(run, tokenizer_hash=tokenizer.hash),
+            place(load(run, tokenizer_hash=tokenizer.hash), plan.device),
             tokenizer,
             read_json(run / POPULATION_FILE),
             seed=plan.seed,
             max_tokens=plan.max_tokens,
-            max_context=plan.max_context,
+            config=EngineConfig(
+                max_context=plan.max_context, dtype=plan.dtype, kv_dtype=plan.kv_dtype
+            ),
         )
 
-    def write(self, unit: int) -> None:
-        """Draws a unit and writes it whole."""
+    def write(self, *units: int) -> None:
+        """Draws units and writes each whole, in the order in which they come to be."""
+        subjects = map(self.plan.subjects, units)
         with torch.inference_mode():
-            drawn = self.synthesizer.unit(self.plan.subjects(unit))
+            for place, drawn in self.synthesizer.units(subjects):
+                self._write(units[place], drawn)
+
+    def _write(self, unit: int, drawn: Unit) -> None:
         tables = unit_tables(self.plan, unit, drawn.events, drawn.observation, self.map)
         write_unit(self.out, unit, tables, drawn.counts)
 
@@ -144,10 +170,9 @@ def _codes(tokenizer: Tokenizer) -> tuple[list[Code], CodeMap]:
 _worker: _Worker | None = None
 
 
-def _open_worker(run: Path, out: Path, plan: SynthesisPlan, board: Board) -> None:
+def _open_worker(run: Path, out: Path, plan: SynthesisPlan, board: Board, numbers: Numbers) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    torch.set_num_threads(1)
+    begin_worker(numbers)
     _worker = _Worker(run, out, plan)
     board.follow(_worker.synthesizer.engine)
 
@@ -159,6 +184,7 @@ def _write_in_worker(unit: int) -> None:
 
 def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Progress) -> None:
     """Writes the units that are not there yet."""
+    workers = n_processes(workers, plan.device)
     pending = [unit for unit in range(plan.n_units) if not is_done(out, unit)]
     done = sum(len(plan.subjects(unit)) for unit in range(plan.n_units) if unit not in pending)
     progress(done, plan.n_subjects, None)
@@ -167,10 +193,10 @@ def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Pro
         progress(done + statistics.rollouts, plan.n_subjects, statistics)
 
     if pending and (workers == 1 or len(pending) == 1):
-        worker, tally = _Worker(run, out, plan), Tally(N_SLOTS)
+        worker = _Worker(run, out, plan)
+        tally = Tally(worker.synthesizer.engine.n_slots)
         worker.synthesizer.engine.watch = lambda statistics: tell(tally.see(statistics))
-        for unit in pending:
-            worker.write(unit)
+        worker.write(*pending)
     elif pending:
         _draw_in_workers((run, out, plan), pending, min(workers, len(pending)), tell)
 
@@ -183,11 +209,12 @@ def _draw_in_workers(
 ) -> None:
     board = Board(n_workers)
     # spawn: forking a process that has threads (torch, duckdb) can hang it
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         n_workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_open_worker,
-        initargs=(*job, board),
+        initargs=(*job, board, context.Value("q", 0)),
     ) as pool:
         running = {pool.submit(_write_in_worker, unit) for unit in pending}
         try:

@@ -15,7 +15,7 @@ from chronoward.errors import ConfigError, FormatError
 INT32_MAX = 2**31 - 1
 UNIT_SUBJECTS = 128
 AVERAGE_ROWS = 1024  # keys a subject, on average over a unit, that int32 must leave room for
-SCHEMA = 1
+SCHEMA = 2
 
 Format = Literal["omop", "meds"]
 Files = Literal["csv", "parquet", "duckdb"]
@@ -45,6 +45,12 @@ class SynthesisPlan:
     population_hash: str
     version: str
     """Of chronoward."""
+    device: str = "cpu"
+    """Where timelines are drawn, cpu or cuda; their sums round otherwise, so the bytes differ."""
+    dtype: str = "float32"
+    """Of weights, keys and values while decoding."""
+    kv_dtype: str | None = None
+    """Of keys and values where that is another."""
     unit_subjects: int = UNIT_SUBJECTS
     keys: Literal["int32", "int64"] = "int32"
     stride: int = INT32_MAX

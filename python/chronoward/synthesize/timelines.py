@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from chronoward.synthesize.concepts import Code
 from chronoward.tokenizer import TokenBatch, TokenClass
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 US_PER_MIN = 60_000_000
 STREAM = "synthesis"
-N_SLOTS = 32
 _OPENING = (TokenClass.VISIT_START,)
 
 
@@ -118,6 +117,13 @@ def barred_by_sex(tokenizer: Tokenizer) -> GrammarTables:
     return replace(grammar, sex_mask=mask)
 
 
+class _Waiting(NamedTuple):
+    """A unit of which some subjects are still being drawn."""
+
+    starts: dict[int, Start]
+    rollouts: dict[int, Rollout]
+
+
 class Synthesizer:
     """Draws units from one model.
 
@@ -127,7 +133,7 @@ class Synthesizer:
         profile: what `chronoward.population.profile` made of the training data.
         seed: names the random numbers.
         max_tokens: most tokens drawn for one subject.
-        max_context: tokens of the engine's context.
+        config: room of the engine; its own defaults where none is given.
     """
 
     def __init__(
@@ -138,15 +144,13 @@ class Synthesizer:
         *,
         seed: int,
         max_tokens: int,
-        max_context: int = 1024,
+        config: EngineConfig | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.profile = profile
         self.seed = seed
         self.grammar = barred_by_sex(tokenizer)
-        self.engine = Engine(
-            model, self.grammar, EngineConfig(n_slots=N_SLOTS, max_context=max_context)
-        )
+        self.engine = Engine(model, self.grammar, config)
         self.params = SamplingParams(seed=seed, stream=STREAM, max_new_tokens=max_tokens)
 
     def start(self, subject_id: int) -> Start:
@@ -171,7 +175,36 @@ class Synthesizer:
         Raises:
             NumericError: the model gave NaN, or nothing to choose from.
         """
-        drawn = self.timelines(subject_ids)
+        return self._decoded(self.timelines(subject_ids))
+
+    def units(self, subjects: Iterable[Sequence[int]]) -> Iterator[tuple[int, Unit]]:
+        """Places and contents of units of subjects, as they come to be whole.
+
+        What stands in a unit is what `unit` gives. Rollouts of the next begin where those of one
+        leave slots free, so that no unit ends with its longest lives alone.
+
+        Raises:
+            NumericError: the model gave NaN, or nothing to choose from.
+        """
+        waiting: dict[int, _Waiting] = {}  # by place
+        place_of: dict[int, int] = {}  # by subject
+
+        def prompts() -> Iterator[Prompt]:
+            for place, subject_ids in enumerate(subjects):
+                starts = {subject_id: self.start(subject_id) for subject_id in subject_ids}
+                waiting[place] = _Waiting(starts, {})
+                place_of.update(dict.fromkeys(subject_ids, place))
+                yield from map(self._prompt, starts.values())
+
+        for rollout in self.engine.generate(prompts(), self.params):
+            place = place_of.pop(rollout.subject_id)
+            starts, rollouts = waiting[place]
+            rollouts[rollout.subject_id] = rollout
+            if len(rollouts) == len(starts):
+                del waiting[place]
+                yield place, self._decoded(self._drawn(starts, rollouts))
+
+    def _decoded(self, drawn: DrawnTimelines) -> Unit:
         return Unit(
             events=self.tokenizer.decode(drawn.batch, value_u=drawn.value_u),
             observation=drawn.observation,
@@ -187,6 +220,10 @@ class Synthesizer:
         starts = {subject_id: self.start(subject_id) for subject_id in subject_ids}
         prompts = [self._prompt(start) for start in starts.values()]
         rollouts = {r.subject_id: r for r in self.engine.generate(prompts, self.params)}
+        return self._drawn(starts, rollouts)
+
+    def _drawn(self, starts: dict[int, Start], rollouts: dict[int, Rollout]) -> DrawnTimelines:
+        """The subjects of `starts`, in its order."""
         kept = {s: self._kept(starts[s], rollouts[s]) for s in starts}
         batch = TokenBatch.from_timelines(
             [tokens for tokens, _, _, _ in kept.values()],

@@ -131,7 +131,7 @@ class _Append:
         self, table: pa.Table, periods: pa.Table, codes: pa.Table, update: _Update
     ) -> None:
         given = self.tokenizer.input_of(table, periods, codes)
-        found = self.tokenizer.fingerprints(given, codes)
+        found = self.tokenizer.fingerprints(given)
         place = self.known.find(given.subject_id)
         is_known = place >= 0
         update.is_seen[place[is_known]] = True

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronoward import files
-from chronoward.ahead import ahead
+from chronoward.ahead import side_by_side
 from chronoward.data.origin import as_source
 from chronoward.errors import ConfigError, DataError
 from chronoward.schema import SPLITS
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from chronoward.data.origin import SourceLike
     from chronoward.tokenize.reading import Progress
     from chronoward.tokenize.splitting import SplitOf
+    from chronoward.tokenizer.batch import TokenBatch
     from chronoward.tokenizer.inputs import EncodeInput
 
 MAX_UNKNOWN_SHARE = 0.5
@@ -106,8 +107,11 @@ class _Stages:
         counts: Counter[str] = Counter()
         seen = Fingerprints()
         n_seen = 0
-        for given, prints in ahead(self._inputs(tokenizer), self.threads):
-            batch = tokenizer.encode_input(given, self.threads)
+
+        def encoded(given: EncodeInput) -> tuple[EncodeInput, NDArray[np.uint64], TokenBatch]:
+            return given, tokenizer.fingerprints(given), tokenizer.encode_input(given)
+
+        for given, prints, batch in side_by_side(encoded, self._inputs(tokenizer), self.threads):
             writer.add(batch, self.split_of(batch.subject_id))
             seen.add(given.subject_id, prints)
             counts.update(batch.counts)
@@ -116,13 +120,12 @@ class _Stages:
         seen.write(self.out / FINGERPRINTS)
         return writer, counts
 
-    def _inputs(self, tokenizer: Tokenizer) -> Iterator[tuple[EncodeInput, NDArray[np.uint64]]]:
-        """Yields what encoding reads, and the fingerprints of its subjects."""
+    def _inputs(self, tokenizer: Tokenizer) -> Iterator[EncodeInput]:
+        """Yields what encoding reads."""
         codes, observation = self.prepared.codes, Observation(self.prepared.observation)
         for table in self.prepared.batches():
             if len(table):
-                given = tokenizer.input_of(table, observation.of(table), codes)
-                yield given, tokenizer.fingerprints(given, codes)
+                yield tokenizer.input_of(table, observation.of(table), codes)
 
     def check_known(self, counts: Counter[str]) -> None:
         """Refuses a given tokenizer that knows few of the source's codes; nothing is left then.

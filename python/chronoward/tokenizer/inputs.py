@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from chronoward.errors import DataError
 from chronoward.tokenizer.columns import EventColumns, EventReader
+from chronoward.tokenizer.fingerprint import key_hashes, text_hashes
 from chronoward.tokenizer.fit import kind_of, nearest_kept
 from chronoward.tokenizer.vocabulary import UNKNOWN_CODE
 
@@ -38,6 +39,8 @@ class EncodeInput:
         key_entry: int32 (K,), code entry per key, `UNKNOWN` or `NOT_IN_PRESET`.
         key_exact: uint8 (K,), `EXACT`, or how else the entry came to stand for the key.
         text_number: int32 (texts + 1,), number of each text; the last element serves text -1.
+        key_hash: uint64 (K,), of each key and what it is encoded as (`fingerprint.key_hashes`).
+        text_hash: uint64 (texts,) (`fingerprint.text_hashes`).
         subject_id: int64 (n,).
         row_offsets: int64 (n + 1,).
         obs_offsets: int64 (n + 1,), bounds in the observation periods.
@@ -49,6 +52,8 @@ class EncodeInput:
     key_entry: NDArray[np.int32]
     key_exact: NDArray[np.uint8]
     text_number: NDArray[np.int32]
+    key_hash: NDArray[np.uint64]
+    text_hash: NDArray[np.uint64]
     subject_id: NDArray[np.int64]
     row_offsets: NDArray[np.int64]
     obs_offsets: NDArray[np.int64]
@@ -157,6 +162,8 @@ def prepare_input(
         key_entry=key_entry,
         key_exact=key_exact,
         text_number=resolver.text_numbers(),
+        key_hash=key_hashes(resolver),
+        text_hash=text_hashes(resolver),
         subject_id=subject_id,
         row_offsets=columns.row_offsets,
         obs_offsets=obs_offsets,

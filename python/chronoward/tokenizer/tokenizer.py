@@ -17,7 +17,6 @@ from chronoward.tokenizer.batch import TokenBatch
 from chronoward.tokenizer.canonical import canonical
 from chronoward.tokenizer.counts import FitCounts, count
 from chronoward.tokenizer.decode import DecodedRows, to_table
-from chronoward.tokenizer.fingerprint import key_hashes, text_hashes
 from chronoward.tokenizer.fit import FitReport, fit_vocabulary
 from chronoward.tokenizer.grammar import (
     US_PER_DAY,
@@ -197,27 +196,23 @@ class Tokenizer:
         return prepare_input(events, observation, self.resolver(codes), threads)
 
     def encode_input(self, given: EncodeInput, threads: int = 1) -> TokenBatch:
-        """As `encode`, of what `input_of` made."""
+        """As `encode`, of what `input_of` made; several threads may call it at once."""
         encoded = self._core.encode(given, threads)
         return TokenBatch(subject_id=given.subject_id, obs_offsets=given.obs_offsets, **encoded)
 
-    def fingerprints(self, given: EncodeInput, codes: pa.Table | None = None) -> NDArray[np.uint64]:
+    def fingerprints(self, given: EncodeInput) -> NDArray[np.uint64]:
         """One number a subject for all that `encode_input` reads of it.
 
         The order of events does not matter; equal subjects have equal numbers, with the same
-        vocabulary, in every process.
+        vocabulary, in every process. Several threads may call it at once.
 
         Args:
             given: of `input_of`.
-            codes: the code table that it was made with.
 
         Returns:
             uint64 (n,).
         """
-        resolver = self.resolver(codes)
-        keys = key_hashes(resolver)[: len(given.key_entry)]
-        texts = text_hashes(resolver)[: len(given.text_number) - 1]
-        return self._core.fingerprints(given, keys, texts)
+        return self._core.fingerprints(given)
 
     def resolver(self, codes: pa.Table | None) -> Resolver:
         """What finds code entries for a source with this code table; the last few are kept."""

@@ -104,9 +104,18 @@ class Vocabulary:
         columns = zip(*self.tokens, strict=True) if self.tokens else ((),) * len(Token._fields)
         return dict(zip(Token._fields, columns, strict=True))
 
+    @cached_property
+    def _columns(self) -> dict[tuple[str, type], NDArray[Any]]:
+        """What `column` made."""
+        return {}
+
     def column(self, name: str, dtype: type) -> NDArray[Any]:
-        """One attribute of all tokens, (V,)."""
-        return np.array(self._token_columns[name], dtype)
+        """One attribute of all tokens, (V,); not to be written to."""
+        made = self._columns.get((name, dtype))
+        if made is None:
+            made = self._columns[name, dtype] = np.array(self._token_columns[name], dtype)
+            made.flags.writeable = False
+        return made
 
     def ids_of(self, token_class: TokenClass) -> NDArray[np.int32]:
         """Token ids of one class, ascending."""

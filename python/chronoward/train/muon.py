@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Newton-Schulz quintic whose slope at zero is as large as it can be (Jordan et al., Muon, 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
+WIDE = 2  # columns over rows, beyond which the iteration on X Xᵀ costs less than that on X
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -39,10 +40,27 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(N_ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[2] > WIDE * x.shape[1] and x.dtype != torch.bfloat16:
+        x = _by_gram(x)
+    else:
+        for _ in range(N_ITERATIONS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """The iteration on G = X Xᵀ, which is all that its factors are polynomials of: X is multiplied
+    twice, not ten times. Singular values are squared in G, which bf16 has not the digits for."""
+    a, b, c = COEFFICIENTS
+    gram, product = x @ x.mT, None
+    for i in range(N_ITERATIONS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if i + 1 < N_ITERATIONS:
+            gram = factor @ (factor @ gram)
+    return product @ x
 
 
 class Muon(Optimizer):

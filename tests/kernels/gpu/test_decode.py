@@ -1,4 +1,4 @@
-"""Decode attention, the sampler and the device's step on a GPU: bf16, graphs, the same draws."""
+"""Decode attention and the sampler on a GPU: bf16, graphs, the same draws."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from chronoward.kernels.decode_attention import (
 )
 from chronoward.kernels.decode_attention.paged import BIASES
 from chronoward.kernels.decode_attention.pages import FP8
-from chronoward.kernels.sample import Rule, Tables, make_tables, sample
-from tests.engine.test_device import ROOM, job, made
-from tests.engine.test_engine import prompts
-from tests.engine.toy import LONG_GAP, toy_grammar
+from chronoward.kernels.sample import Tables, sample
+from tests.engine.toy import LONG_GAP
 from tests.kernels.packed_inputs import ATOL, error
 from tests.kernels.paged_inputs import Decoding, make_decoding, oracle, plain
 from tests.kernels.sampling import CASES, toy_both
 from torch import Tensor
-
-from chronoward.engine.device import DeviceRollouts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -110,28 +106,3 @@ def test_the_sampler_draws_what_the_core_draws(case: str) -> None:
         draws = sample(logits.cuda(), slots, keys, tables, both.rule)
         both.slots.copy_(slots)
         both.assert_same(type(draws)(*(x.cpu() for x in draws)), core)
-
-
-def test_a_replayed_step_is_the_eager_one() -> None:
-    """Tokens and clocks of all jobs, with refills in between."""
-    grammar, asked = toy_grammar(), prompts(4, 3)
-    rule = Rule(1.0, 0, 1.0, 0.0, 60, grammar.max_clock_min, False)
-    told = []
-    for is_graph in (False, True):
-        model = made("log", "half").cuda()
-        rollouts = DeviceRollouts(model, make_tables(grammar, device="cuda"), rule, ROOM)
-        for number, prompt in enumerate(asked):
-            rollouts.prefill(
-                number,
-                torch.from_numpy(prompt.token_id[:-1]).long().cuda(),
-                torch.from_numpy(prompt.time_min[:-1]).cuda(),
-            )
-        rollouts.push([job(p, n, r) for n, p in enumerate(asked) for r in p.rollouts])
-        for _ in range(ROOM.n_steps):
-            if is_graph:
-                rollouts.step()
-            else:
-                rollouts.advance()
-        told.append(rollouts.read())
-    for name in ("job", "token", "time_min", "status"):
-        assert torch.equal(told[0][name], told[1][name])
