@@ -53,13 +53,15 @@ def _by_gram(x: Tensor) -> Tensor:
     """The iteration on G = X Xᵀ, which is all that its factors are polynomials of: X is multiplied
     twice, not ten times. Singular values are squared in G, which bf16 has not the digits for."""
     a, b, c = COEFFICIENTS
-    gram, product = x @ x.mT, None
+    gram = x @ x.mT
+    product: Tensor | None = None
     for i in range(N_ITERATIONS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor if product is None else factor @ product
         if i + 1 < N_ITERATIONS:
             gram = factor @ (factor @ gram)
+    assert product is not None
     return product @ x
 
 
