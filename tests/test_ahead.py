@@ -1,13 +1,14 @@
-"""Items made ahead are the items, in order, and nothing goes on once nobody asks."""
+"""Items made ahead, results made side by side: in order, and nothing goes on once nobody asks."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from chronoward.ahead import ahead
+from chronoward.ahead import ahead, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,3 +61,50 @@ def test_who_stops_early_closes_what_makes_the_items(threads: int) -> None:
     taken.close()  # type: ignore[attr-defined]
     assert is_closed.is_set()
     assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_results_come_in_the_order_of_their_items(threads: int) -> None:
+    def slow_if_even(i: int) -> int:
+        time.sleep(0.005 * (i % 2 == 0))
+        return i * i
+
+    assert list(side_by_side(slow_if_even, range(20), threads)) == [i * i for i in range(20)]
+
+
+def test_two_items_are_worked_on_at_a_time() -> None:
+    both = threading.Barrier(2, timeout=30)
+    assert list(side_by_side(lambda _: both.wait() >= 0, range(4), 2)) == [True] * 4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_more_items_are_taken_than_there_are_threads_and_one(threads: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for i in range(50):
+            taken += 1
+            yield i
+
+    for n_used, _ in enumerate(side_by_side(lambda i: i, items(), threads)):
+        assert taken <= n_used + threads + 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_comes_out_where_its_result_would(threads: int) -> None:
+    def but_two(i: int) -> int:
+        return 1 // (2 - i)
+
+    results = side_by_side(but_two, range(9), threads)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not [t for t in threading.enumerate() if t.name.startswith("side")]
+
+
+def test_who_stops_early_leaves_no_thread_behind() -> None:
+    results = side_by_side(lambda i: i, range(100), 3)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name.startswith("side")]
