@@ -161,6 +161,8 @@ class DeviceScheduler:
                 yield from self._collect(before)
                 self._admit(jobs)
             before = told
+        assert not self.cut, "an empty device has room for a context that was cut"
+        assert self.held is None, "an empty device has room for a prompt"
 
     def _admit(self, jobs: Iterator[admission.Job]) -> None:
         """Prefills and queues what there is room for: contexts that were cut, then new ones."""

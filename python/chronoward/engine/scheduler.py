@@ -77,9 +77,24 @@ class Scheduler:
         self.start = np.zeros(n_slots, np.int32)
         self.places = np.zeros((n_slots, 4), np.int32)
         self.places[:, 2] = np.arange(n_slots)
+        self._gather()
+
+    def _gather(self) -> None:
+        """Takes what a step reads of the busy slots out of the arrays over all slots."""
+        rows = self.busy
+        self.rows = [x[rows] for x in (self.token, self.time, self.start, self.places)]
+        self.own_length = self.rows[3][:, 3]
+
+    def _spread(self) -> None:
+        """Puts it back, as the steps have left it."""
+        for kept, now in zip(
+            (self.token, self.time, self.start, self.places), self.rows, strict=True
+        ):
+            kept[self.busy] = now
 
     def fill(self, jobs: Iterator[Job]) -> bool:
         """Gives free slots their next rollout; False when nothing is left to run."""
+        self._spread()
         new: list[Prefix] = []
         while self.free_slots:
             job = next(jobs, None)
@@ -91,13 +106,14 @@ class Scheduler:
             self._seat(self.free_slots.pop(), job)
         self._prefill([(p.buffer, p.token_id[:-1], p.time_min[:-1]) for p in new])
         self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
+        self._gather()
         self._look_for_room()
         return len(self.busy) > 0
 
     def _look_for_room(self) -> None:
         """Finds after how many steps the longest context is full."""
-        longest = self.places[self.busy][:, [1, 3]].sum(1).max(initial=0)
-        self.steps_to_full = self.max_context - int(longest)
+        places = self.rows[3]
+        self.steps_to_full = self.max_context - int((places[:, 1] + places[:, 3]).max(initial=0))
 
     def _seat(self, slot: int, job: Job) -> None:
         prefix, prompt = job.prefix, job.prefix.prompt
@@ -148,28 +164,24 @@ class Scheduler:
     def step(self) -> list[Rollout]:
         """One token for every busy slot; returns the rollouts that ended with it.
 
-        Of all that Python does this runs most often, and with cold caches: arrays are taken whole
-        where every slot is busy, and full contexts are looked for when there may be one.
+        Of all that Python does this runs most often, and with cold caches: it works on whole arrays
+        of the busy slots, which change when a rollout ends, and looks for full contexts when there
+        may be one.
         """
         busy, counts = self.busy, self.statistics
-        rows = slice(None) if len(busy) == len(self.token) else busy
-        logits = self.decoder.forward(
-            self.token[rows], self.time[rows], self.start[rows], self.places[rows],
-            wants_logits=True,
-        )  # fmt: skip
+        token, time, start, places = self.rows
+        logits = self.decoder.forward(token, time, start, places, wants_logits=True)
         assert logits is not None
         tokens, times, statuses = self.sampler.step(logits, busy)
-        self.token[rows], self.time[rows] = tokens, times
-        self.places[rows, 3] += 1
+        self.rows[:2] = tokens, times
+        own_length = self.own_length
+        own_length += 1
         counts.steps += 1
         counts.drawn += len(busy)
         self.steps_to_full -= 1
         if self.steps_to_full < 0:
-            is_full = self.places[busy][:, [1, 3]].sum(1) > self.max_context
-            for slot in busy[is_full & (statuses == 0)]:
-                self._recut(int(slot))
-            self._look_for_room()
-        if not np.count_nonzero(statuses):
+            self._recut_full(statuses)
+        if not any(statuses.tolist()):  # of few numbers quicker than NumPy's
             return []
         counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
         return [
@@ -205,6 +217,16 @@ class Scheduler:
         if path.prefix.users == 0 and path.prefix.is_last_given:
             self.decoder.release(path.prefix.buffer)
             self.free_buffers.append(path.prefix.buffer)
+
+    def _recut_full(self, statuses: NDArray[np.uint8]) -> None:
+        """Cuts the contexts that are full, and looks when the next one is."""
+        places = self.rows[3]
+        is_full = places[:, 1] + places[:, 3] > self.max_context
+        self._spread()
+        for slot in self.busy[is_full & (statuses == 0)]:
+            self._recut(int(slot))
+        self._gather()
+        self._look_for_room()
 
     def _recut(self, slot: int) -> None:
         """Cuts a full context and takes what stays into the slot's own buffer."""

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
-from scipy.optimize import brentq
 
 from chronoward.errors import ConfigError, DataError, FormatError, StateError, require_at_least
 from chronoward.files import read_json, sha256_file, write_json
@@ -131,6 +130,8 @@ def find_exponent(risk: Floats, observed: float, n_events: int) -> float:
 
     if excess(_LOG_BOUND) < 0.0:  # every risk that is not 0 would have to be 1
         return math.exp(_LOG_BOUND)
+    from scipy.optimize import brentq  # of use here alone, and half a second to load
+
     return math.exp(brentq(excess, -_LOG_BOUND, _LOG_BOUND, xtol=1e-10))
 
 
