@@ -201,7 +201,7 @@ def held_out(model: Model, tokens: Path, config: TrainConfig) -> dict[str, Any]:
         hidden = model(batch.token_id, batch.time_min, batch.cu_seqlens)
         head = objective.loss(model, hidden, batch)
         sums.add(objective.name, head)
-        nats, n_codes = nats + head.parts["all"][0], n_codes + head.parts["code"][1]
+        nats, n_codes = nats + float(head.parts["all"][0]), n_codes + head.parts["code"][1]
     bits = sums.part_means("next_event")
     return {
         "bits_per_token": {name: round(x / math.log(2), 5) for name, x in bits.items()},

@@ -181,11 +181,10 @@ def map_units(
             yield function(engine, unit)
         return
     board = None if watch is None else Board(n_workers)
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Value("q", 0)
+    numbers = multiprocessing.get_context("spawn").Value("q", 0)
     pool = ProcessPoolExecutor(
         n_workers,
-        mp_context=context,
+        mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
         initargs=(make_engine, board, numbers),
     )

@@ -208,13 +208,13 @@ def _draw_in_workers(
     watch: Callable[[EngineStatistics], None],
 ) -> None:
     board = Board(n_workers)
+    numbers = multiprocessing.get_context("spawn").Value("q", 0)
     # spawn: forking a process that has threads (torch, duckdb) can hang it
-    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         n_workers,
-        mp_context=context,
+        mp_context=multiprocessing.get_context("spawn"),
         initializer=_open_worker,
-        initargs=(*job, board, context.Value("q", 0)),
+        initargs=(*job, board, numbers),
     ) as pool:
         running = {pool.submit(_write_in_worker, unit) for unit in pending}
         try:
