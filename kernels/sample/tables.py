@@ -83,16 +83,45 @@ FAULTS = (
 class Grammar(Protocol):
     """The arrays of the tokenizer's GrammarTables that are used here."""
 
-    token_class: NDArray[np.uint8]
-    next_state: NDArray[np.int8]
-    state_mask: NDArray[np.uint32]
-    sex_mask: NDArray[np.uint32]
-    token_sex: NDArray[np.uint8]
-    duration_rule: NDArray[np.uint8]
-    duration_q: NDArray[np.int32]
-    is_moving: NDArray[np.bool_]
-    max_clock_min: int
-    codes_ascend: bool
+    @property
+    def token_class(self) -> NDArray[np.uint8]:
+        """(V,)."""
+
+    @property
+    def next_state(self) -> NDArray[np.int8]:
+        """(S, C)."""
+
+    @property
+    def state_mask(self) -> NDArray[np.uint32]:
+        """(S, W)."""
+
+    @property
+    def sex_mask(self) -> NDArray[np.uint32]:
+        """(3, W)."""
+
+    @property
+    def token_sex(self) -> NDArray[np.uint8]:
+        """(V,)."""
+
+    @property
+    def duration_rule(self) -> NDArray[np.uint8]:
+        """(V,)."""
+
+    @property
+    def duration_q(self) -> NDArray[np.int32]:
+        """(V, 33)."""
+
+    @property
+    def is_moving(self) -> NDArray[np.bool_]:
+        """(V,)."""
+
+    @property
+    def max_clock_min(self) -> int:
+        """Cap on the clock."""
+
+    @property
+    def codes_ascend(self) -> bool:
+        """Whether codes of a moment ascend."""
 
 
 class Tables(NamedTuple):
