@@ -19,6 +19,7 @@ from benchmarks.gpu_rows import ROW_TOKENS, packed_rows
 from benchmarks.record import Measurement, Stopwatch
 
 from chronoward.model import Batch, Model, ModelConfig, NextEvent
+from chronoward.model.batch import on_device
 from chronoward.train import TrainConfig
 from chronoward.train.optimizer import Optimizers
 
@@ -55,12 +56,12 @@ def _batch(shape: Shape, n_rows: int) -> tuple[Batch, int, float]:
     is_first = torch.zeros(len(rows.time_min), dtype=torch.bool)
     is_first[rows.cu_seqlens[:-1][rows.cu_seqlens.diff() > 0].long()] = True
     batch = Batch(
-        token_id=(draw * shape.vocab_size).long().to(shape.device),
-        time_min=rows.time_min.to(shape.device),
-        n_prior=torch.zeros(len(draw), dtype=torch.uint8, device=shape.device),
-        cu_seqlens=rows.cu_seqlens.to(shape.device),
-        segment_subject=torch.zeros(len(rows.cu_seqlens) - 1, dtype=torch.int64).to(shape.device),
-        loss_mask=(~is_first).to(shape.device),
+        token_id=(draw * shape.vocab_size).long(),
+        time_min=rows.time_min,
+        n_prior=torch.zeros(len(draw), dtype=torch.uint8),
+        cu_seqlens=rows.cu_seqlens,
+        segment_subject=torch.zeros(len(rows.cu_seqlens) - 1, dtype=torch.int64),
+        loss_mask=~is_first,
     )
     return batch, rows.n_used, rows.mean_visible
 
@@ -78,20 +79,23 @@ def _seconds(step: Callable[[], object], device: str) -> float:
 
 
 def _our_step(shape: Shape, batch: Batch) -> tuple[Callable[[], object], ModelConfig]:
+    """A step as `chronoward train` makes it: the batch stays on the CPU, and nothing waits."""
     config = ModelConfig.preset(shape.preset, shape.vocab_size)
     model = Model(config, seed=0).to(shape.device)
     optimizer = Optimizers(model, TrainConfig())
     optimizer.learning_rate = 1e-4
     objective = NextEvent()
     forward: Any = torch.compile(model) if shape.compiled else model
+    place = torch.device(shape.device)
 
     def step() -> None:
+        columns = (batch.token_id, batch.time_min, batch.cu_seqlens)
         with torch.autocast(shape.device, torch.bfloat16):
-            hidden = forward(batch.token_id, batch.time_min, batch.cu_seqlens)
+            hidden = forward(*(on_device(x, place) for x in columns))
             head = objective.loss(model, hidden, batch)
         (head.total / head.weight).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step((~torch.isfinite(norm)).float())
         optimizer.zero_grad()
 
     return step, config

@@ -35,7 +35,8 @@ from chronoward.model.checkpoint import module_bytes
 from chronoward.model.parts import is_part, numbers_held
 from chronoward.train import TrainConfig
 from chronoward.train.data import join_rows
-from chronoward.train.loop import Data, Trainer
+from chronoward.train.learned_from import Data
+from chronoward.train.loop import Trainer
 from chronoward.train.metrics import MetricsLog, Sums
 from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
@@ -91,7 +92,12 @@ def next_visit(model: Model) -> NextVisit:
 
 
 def make(
-    folder: Path, config: TrainConfig = ALONE, ranks: Ranks | None = None, *, in_parts: bool = False
+    folder: Path,
+    config: TrainConfig = ALONE,
+    ranks: Ranks | None = None,
+    *,
+    in_parts: bool = False,
+    device: str = "cpu",
 ) -> Trainer:
     """A trainer of the toy world; a mix of objectives learns from uneven rows."""
     ranks = ranks or Ranks()
@@ -104,6 +110,7 @@ def make(
     tuning = [join_rows([make_row([20 - k, 21, 22], [9, 13, 15])]) for k in range(3)]
     rare = None if is_mix else RareCodes(np.arange(V) >= 10, config.seed, n_drawn=3)
     rows = UnevenRows() if is_mix else ToyRows()
+    model.to(device)
     if in_parts:
         shard(model)
     data = Data(rows, objectives, tuning, objectives, rare_codes=rare)

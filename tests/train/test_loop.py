@@ -19,7 +19,8 @@ from chronoward.model import Model, NextEvent
 from chronoward.model.checkpoint import module_bytes
 from chronoward.train.config import TrainConfig
 from chronoward.train.data import join_rows
-from chronoward.train.loop import TRIAL_SHARE, Data, Trainer
+from chronoward.train.learned_from import Data
+from chronoward.train.loop import TRIAL_SHARE, Trainer
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.rare_codes import RareCodes
 from chronoward.train.state import load_weights, steps_of

@@ -16,7 +16,7 @@ from chronoward import files
 from chronoward.errors import ConfigError
 from chronoward.model import load
 from chronoward.model.checkpoint import read_tensors
-from chronoward.train import train
+from chronoward.train import Place, train
 from chronoward.train.state import steps_of
 
 
@@ -157,7 +157,7 @@ def test_an_unknown_kind_of_sharing_is_refused_before_anything_is_written(
     store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="parallel must be one of ddp, fsdp"):
-        train(store, tmp_path / "run", parallel="zero")
+        train(store, tmp_path / "run", place=Place(parallel="zero"))
     assert not (tmp_path / "run").exists()
 
 

@@ -180,7 +180,7 @@ def test_the_memory_limit_is_checked_before_the_start(store: Path, tmp_path: Pat
 def test_more_processes_than_rows_of_a_step_are_refused(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ranks, "from_environment", classmethod(lambda cls: cls(0, 3)))
+    monkeypatch.setattr(Ranks, "from_environment", classmethod(lambda cls, _device: cls(0, 3)))
     with pytest.raises(ConfigError, match="a step of 2 rows cannot be shared by 3 processes"):
         train(store, tmp_path / "run", rows_per_step=2)
     assert not (tmp_path / "run").exists()

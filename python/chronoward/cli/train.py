@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from chronoward.cli.decoding import Device
+
 
 def _objectives(text: str) -> dict[str, float]:
     """Reads `next_event,hazard:0.5` as names and weights."""
@@ -135,7 +137,10 @@ def run(
             "--to hf`: no time in attention, no clock, no biases by what the record holds.",
         ),
     ] = False,
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: Device = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32 or bf16 [fp32 on a CPU, bf16 on a GPU].")
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Evaluations without a new best before the run stops.")
     ] = 3,
@@ -165,7 +170,7 @@ def run(
     import torch
 
     from chronoward.cli.progress import bar
-    from chronoward.train import Callbacks, TrainConfig, train
+    from chronoward.train import Callbacks, Place, TrainConfig, train
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -197,7 +202,7 @@ def run(
             exclude_subjects=_excluded(exclude_subjects),
             concept_embeddings=concept_embeddings,
             memory_limit=_bytes(memory_limit),
-            parallel=parallel,
+            place=Place(device=device, parallel=parallel),
             callbacks=Callbacks(
                 progress=_report(advance), say=lambda line: typer.echo(line, err=True)
             ),

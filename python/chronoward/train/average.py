@@ -29,12 +29,13 @@ class Average:
         }
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Takes in the weights after step number `step`."""
+    def update(self, module: nn.Module, step: int, left_out: Tensor | None = None) -> None:
+        """Takes in the weights after step number `step`, unless `left_out`, fp32 (), is 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
+        share = 1 - decay if left_out is None else (1 - decay) * (1 - left_out)
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, 1 - decay)
+                self.tensors[name].lerp_(tensor, share)
 
     @contextmanager
     @torch.no_grad()

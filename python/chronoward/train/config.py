@@ -66,8 +66,9 @@ class TrainConfig:
     average: float | None = None
     """Decay of a moving average of the weights, such as 0.999, which is then evaluated and kept in
     place of the last ones; None: no average."""
-    dtype: str = "fp32"
-    """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32)."""
+    dtype: str | None = None
+    """Arithmetic of the matrix products: fp32 or bf16 (weights stay fp32). None: fp32 on a CPU,
+    bf16 on a GPU; a run keeps what it began with, wherever it goes on."""
     redraw_times: bool = True
     """Train on durations drawn from their tokens' buckets, as rollouts draw them."""
     seed: int = 0
@@ -107,7 +108,7 @@ class TrainConfig:
         if self.set_loss not in SET_LOSSES:
             message = f"set_loss must be one of {', '.join(SET_LOSSES)}, got {self.set_loss!r}"
             raise ConfigError(message)
-        if self.dtype not in DTYPES:
+        if self.dtype is not None and self.dtype not in DTYPES:
             message = f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}"
             raise ConfigError(message)
         self._check_numbers()

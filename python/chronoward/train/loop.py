@@ -3,6 +3,9 @@
 Everything a step does follows from (seed, step, planned steps, data), so a run that is killed and
 resumed ends with the bytes of one that was not. (One of `minutes` plans its steps by their speed:
 there a resumed run keeps the plans that its checkpoint has seen, and makes the later ones itself.)
+
+The model may be on a GPU. Batches stay on the CPU, where objectives work out what follows from
+them; the columns that the model reads are sent. No step waits for the GPU (see `train.unread`).
 """
 
 from __future__ import annotations
@@ -10,18 +13,21 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from chronoward.errors import NumericError
 from chronoward.model import Hazard, NextEvent, NextVisit
+from chronoward.model.batch import on_device
 from chronoward.model.next_visit import kv_end_of_visits
 from chronoward.model.parts import whole
 from chronoward.train.average import Average
 from chronoward.train.data import join_rows, n_tokens
+from chronoward.train.device import product_dtype, products_in, synchronize, title
 from chronoward.train.interrupt import Interrupt, deferred_signals
+from chronoward.train.learned_from import Evaluation
 from chronoward.train.metrics import Sums
 from chronoward.train.optimizer import Optimizers
 from chronoward.train.ranks import Ranks
@@ -31,6 +37,7 @@ from chronoward.train.settle_hazard import settle_hazards
 from chronoward.train.shards import backward, is_sharded, put_away
 from chronoward.train.state import Progress, load_checkpoint, save_checkpoint, steps_of
 from chronoward.train.throughput import gemm_rate, step_flop
+from chronoward.train.unread import Unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,9 +46,8 @@ if TYPE_CHECKING:
     from chronoward.loader import PackedRow
     from chronoward.model import Batch, Model, Objective
     from chronoward.train.config import TrainConfig
+    from chronoward.train.learned_from import Data
     from chronoward.train.metrics import MetricsLog
-    from chronoward.train.rare_codes import RareCodes
-    from chronoward.train.redraw import Redraw
 
 LOG_EVERY_STEPS = 10
 CHECKPOINT_SECONDS = 300.0
@@ -52,46 +58,12 @@ TRIAL_SHARE = 0.005  # of a run planned for some minutes: steps that only tell h
 OVERRUN = 1.25  # a run planned for some minutes ends after this share of them, finished or not
 
 
-class Rows(Protocol):
-    """Packed rows by (epoch, step); `chronoward.loader.Loader` is one."""
-
-    def n_steps(self, epoch: int) -> int: ...
-    def step(self, epoch: int, step: int) -> Sequence[PackedRow]: ...
-
-
-class Evaluation(NamedTuple):
-    """Weighted loss on the tuning split, and its report by head."""
-
-    loss: float
-    report: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What a run learns from and is judged by.
-
-    Attributes:
-        train: rows to learn from.
-        objectives: what is learned from them.
-        tuning: batches of the tuning split, always the same ones; may be empty.
-        tuning_objectives: the objectives, with the tuning split's outcomes.
-        redraw: gives the clock that the model sees in a training step; None: the recorded one.
-        rare_codes: chooses the tokens whose logits a training step makes; None: all.
-    """
-
-    train: Rows
-    objectives: Sequence[Objective]
-    tuning: Sequence[Batch]
-    tuning_objectives: Sequence[Objective]
-    redraw: Redraw | None = None
-    rare_codes: RareCodes | None = None
-
-
 class Trainer:
     """One training run in a folder.
 
     Args:
-        model: with its heads, whole or in parts (`train.shards`); its weights are trained in place.
+        model: with its heads, whole or in parts (`train.shards`); its weights are trained in place,
+            on the device where they are.
         data: rows and objectives.
         config: options.
         n_steps: length of the run, as planned before its start.
@@ -125,7 +97,12 @@ class Trainer:
         self._sums = Sums()
         self._ranks = ranks or Ranks()
         self._average = None if config.average is None else Average(model, config.average)
-        self._peak = gemm_rate(torch.bfloat16 if config.dtype == "bf16" else torch.float32)
+        self._device = model.embedding.weight.device
+        self._dtype = product_dtype(self._device, config.dtype)
+        self._title = title(self._device)
+        self._peak = gemm_rate(self._device, self._dtype)
+        self._reads_each_step = self._device.type == "cpu" or is_sharded(model)
+        self._unread = Unread()
         self._since_log = (0, 0.0, 0.0)  # tokens, seconds, FLOP
         self._last_checkpoint = time.monotonic()
 
@@ -191,6 +168,7 @@ class Trainer:
         Raises:
             OSError: it could not be written: in every process, whichever writes.
         """
+        self._read()
         is_first, failure = self._ranks.is_first, None
         is_new = self._ranks.first(self.progress.step not in steps_of(self._folder))
         try:
@@ -218,7 +196,7 @@ class Trainer:
         """Weighted sum of the objectives' mean losses of one batch.
 
         Args:
-            batch: the rows.
+            batch: the rows, on the CPU.
             objectives: what is asked of them.
             sums: gets the losses, for the log.
             clock: int32 (T,), takes the place of the recorded one in the model's eyes.
@@ -226,9 +204,9 @@ class Trainer:
                 a part of it. None: the batch's own.
         """
         seen_min = batch.time_min if clock is None else clock
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
+        with products_in(self._device, self._dtype):
             kv_end = self._kv_end(batch, objectives)
-            hidden = self.model(batch.token_id, seen_min, batch.cu_seqlens, kv_end)
+            hidden = self._hidden(batch.token_id, seen_min, batch.cu_seqlens, kv_end)
             in_parts = is_sharded(self.model)  # each pass goes back through all of the model
             total: torch.Tensor = hidden[:0].sum() if in_parts else hidden.new_zeros(())
             for objective in objectives:
@@ -239,6 +217,11 @@ class Trainer:
                 n = head.weight if terms is None else terms[objective.name]
                 total = total + weight * head.total / max(n, 1.0)
         return total
+
+    def _hidden(self, *columns: torch.Tensor | None) -> torch.Tensor:
+        """What the model makes of columns of a batch, which are sent to it."""
+        sent = [None if x is None else on_device(x, self._device) for x in columns]
+        return self.model(*sent)  # type: ignore[no-any-return]
 
     def _kv_end(self, batch: Batch, objectives: Sequence[Objective]) -> torch.Tensor | None:
         """Where attention goes both ways inside visits (see `TrainConfig`); None: causal."""
@@ -259,9 +242,10 @@ class Trainer:
             start, step = time.monotonic(), len(times) % n_batches
             sums = Sums()
             self._add_gradients(self._data.train.step(0, step), (0, step), sums)
-            if self._clip(sums):
+            if self._clip(sums.read()):
                 trial.step()
             trial.zero_grad()
+            synchronize(self._device)
             times.append(self._ranks.first(time.monotonic() - start))
         return sorted(times)[len(times) // 2]
 
@@ -321,14 +305,17 @@ class Trainer:
             return
         token, bounds = torch.zeros(1, dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32)
         for _ in range(self._ranks.idle_turns(n_passes)):
-            nothing = self.model(token.long(), token, bounds)[:0].sum()
+            nothing = self._hidden(token.long(), token, bounds)[:0].sum()
             if nothing.requires_grad:
                 backward(self.model, nothing)
 
+    def _clip_gradient(self) -> torch.Tensor:  # its norm before
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        return whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+
     def _clip(self, sums: Sums) -> bool:
         """Clips the gradient; whether it and the losses are finite."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)))
+        norm = float(self._clip_gradient())
         return math.isfinite(norm) and all(map(math.isfinite, sums.means().values()))
 
     def _step(self) -> None:
@@ -339,20 +326,19 @@ class Trainer:
         self._optimizers.learning_rate = rate
         self.model.train()
         own = Sums()
-        if self._add_gradients(rows, at, own):
-            sums = Sums()
-            for part in self._ranks.gather(own):
-                sums.merge(part)
-            self._update(sums)
-        else:
+        if not self._add_gradients(rows, at, own):
             progress.empty += 1
+        elif self._reads_each_step:
+            self._update(self._of_all(own))
+        else:
+            self._update_unread(own)
         self._optimizers.zero_grad()
         self._advance(rows, self._ranks.first(time.monotonic() - start))
 
     def _update(self, sums: Sums) -> None:
         """Takes the step, unless something in it is not finite."""
         if not self._clip(sums):
-            self._skip()
+            self._skip(self.progress.step)
             return
         self._optimizers.step()
         if self._average is not None:
@@ -360,12 +346,41 @@ class Trainer:
         self.progress.skipped_in_a_row = 0
         self._sums.merge(sums)
 
-    def _skip(self) -> None:
+    def _update_unread(self, own: Sums) -> None:
+        """The same without a look at it: the device finds out itself, and leaves the step out."""
+        is_odd = ~torch.isfinite(self._clip_gradient()) | own.not_finite(self._device)
+        left_out = self._ranks.greatest(is_odd.float())
+        self._optimizers.step(left_out)
+        if self._average is not None:
+            self._average.update(self.model, self.progress.step, left_out)
+        self._unread.add(self.progress.step, own, left_out)
+
+    def _read(self) -> None:
+        """Looks at how the last steps went, all of them at once."""
+        if not self._unread:
+            return
+        start = time.monotonic()
+        for step, own, is_left_out in self._unread.read():
+            if is_left_out:
+                self._skip(step)
+            else:
+                self.progress.skipped_in_a_row = 0
+                self._sums.merge(self._of_all(own))
+        self._spend(self._ranks.first(time.monotonic() - start))
+
+    def _of_all(self, own: Sums) -> Sums:
+        """Every process's sums together."""
+        sums = Sums()
+        for part in self._ranks.gather(own.read()):
+            sums.merge(part)
+        return sums
+
+    def _skip(self, step: int) -> None:
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            steps = range(progress.step - MAX_SKIPPED_IN_A_ROW + 1, progress.step + 1)
+            steps = range(step - MAX_SKIPPED_IN_A_ROW + 1, step + 1)
             message = (
                 f"the loss or its gradient was not finite in steps {', '.join(map(str, steps))}; "
                 "the last good checkpoint is kept; try a lower learning rate"
@@ -376,10 +391,7 @@ class Trainer:
         progress, used = self.progress, n_tokens(rows)
         progress.step += 1
         progress.tokens += used
-        progress.seconds += seconds
-        flop = step_flop(self.model.config, join_rows(rows), used)
-        before = self._since_log
-        self._since_log = (before[0] + used, before[1] + seconds, before[2] + flop)
+        self._spend(seconds, used, step_flop(self.model.config, join_rows(rows), used))
         progress.epoch_step += 1
         if progress.epoch_step >= self._data.train.n_steps(progress.epoch):
             progress.epoch, progress.epoch_step = progress.epoch + 1, 0
@@ -388,10 +400,16 @@ class Trainer:
         elif self.config.minutes and progress.seconds > OVERRUN * 60 * self.config.minutes:
             progress.stopped = "the time was up before all planned steps were done"
 
+    def _spend(self, seconds: float, used: int = 0, flop: float = 0.0) -> None:
+        self.progress.seconds += seconds
+        before = self._since_log
+        self._since_log = (before[0] + used, before[1] + seconds, before[2] + flop)
+
     def _line(self, kind: str) -> dict[str, Any]:
         progress, (used, seconds, flop) = self.progress, self._since_log
         return {
             "kind": kind,
+            "device": self._title,
             "step": progress.step,
             "n_steps": progress.n_steps,
             "epoch": progress.epoch,
@@ -405,6 +423,7 @@ class Trainer:
         }
 
     def _write_line(self) -> None:
+        self._read()
         line = self._line("train") | self._sums.report(self._units)
         self._sums, self._since_log = Sums(), (0, 0.0, 0.0)
         self._emit(line)
@@ -446,13 +465,12 @@ class Trainer:
     @torch.no_grad()
     def _look_at_tuning(self) -> Evaluation:
         self.model.eval()
-        own, sums = Sums(), Sums()
+        own = Sums()
         for batch in self._ranks.share(self._data.tuning):
             self.loss(batch, self._data.tuning_objectives, own)
         self._keep_up(len(self._data.tuning))
         put_away(self.model)
-        for part in self._ranks.gather(own):
-            sums.merge(part)
+        sums = self._of_all(own)
         means = sums.means()
         loss = sum(self.config.objectives[name] * mean for name, mean in means.items())
         return Evaluation(loss, sums.report(self._units))

@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from chronoward import files
 from chronoward.errors import FormatError
 
@@ -26,19 +28,52 @@ def group_of_class(token_class: int) -> int:
     return {_CODE_CLASS: 1, _VALUE_CLASS: 2}.get(token_class, 3)
 
 
+def _number(value: float | torch.Tensor) -> Any:
+    """The value, of a CPU's tensor at once; a device may have yet to make it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return float(value) if value.device.type == "cpu" else value.double()
+
+
 class Sums:
-    """Adds up head losses over batches."""
+    """Adds up head losses over batches. Those of a device stay there until `read`, which is to be
+    called before anything is asked but `not_finite`."""
 
     def __init__(self) -> None:
-        self._total: dict[str, tuple[float, float]] = {}
-        self._parts: dict[str, dict[str, tuple[float, float]]] = {}
+        self._total: dict[str, tuple[Any, float]] = {}
+        self._parts: dict[str, dict[str, tuple[Any, float]]] = {}
 
     def add(self, name: str, loss: HeadLoss) -> None:
         """Adds one batch's loss of the head `name`."""
         one = Sums()
-        one._total[name] = (float(loss.total.detach()), loss.weight)
-        one._parts[name] = {part: (float(sum_), n) for part, (sum_, n) in loss.parts.items()}
+        one._total[name] = (_number(loss.total.detach()), loss.weight)
+        one._parts[name] = {part: (_number(sum_), n) for part, (sum_, n) in loss.parts.items()}
         self.merge(one)
+
+    def read(self) -> Sums:
+        """Fetches what lies on a device, all at once; this waits for it."""
+        tables: list[dict[str, tuple[Any, float]]] = [self._total, *self._parts.values()]
+        held = [
+            (table, name)
+            for table in tables
+            for name, (value, _) in table.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        if held:
+            values = torch.stack([table[name][0] for table, name in held]).tolist()
+            for (table, name), value in zip(held, values, strict=True):
+                table[name] = (value, table[name][1])
+        return self
+
+    def not_finite(self, device: torch.device) -> torch.Tensor:
+        """Whether any head's loss is not, bool () on the device; nothing waits."""
+        totals = [
+            torch.as_tensor(value, dtype=torch.float64, device=device)
+            for value, _ in self._total.values()
+        ]
+        if not totals:
+            return torch.zeros((), dtype=torch.bool, device=device)
+        return ~torch.isfinite(torch.stack(totals)).all()
 
     def merge(self, other: Sums) -> None:
         """Adds all of another's sums."""

@@ -93,13 +93,14 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._parts, self._dtype = parts, dtype
+        self.found_inf: Tensor | None = None
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; where `found_inf` holds a 1, none."""
         assert closure is None, "Muon takes no closure"
         for group in self.param_groups:
             learned = [p for p in group["params"] if p.grad is not None]
@@ -112,10 +113,17 @@ class Muon(Optimizer):
     def _ahead(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """Averages a gradient and shrinks its parameter; the gradient that the step is made of."""
         assert parameter.grad is not None
+        if self.found_inf is not None:  # 0 times NaN would be NaN
+            parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         average: Tensor = self.state[parameter]["momentum"]
-        average.lerp_(parameter.grad, 1 - group["momentum"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        taken = self._taken()
+        average.lerp_(parameter.grad, taken * (1 - group["momentum"]))
+        parameter.mul_(1 - taken * (group["lr"] * group["weight_decay"]))
         return parameter.grad.lerp(average, group["momentum"])
+
+    def _taken(self) -> Any:
+        """1 where the step is taken, 0 where not."""
+        return 1.0 if self.found_inf is None else 1.0 - self.found_inf
 
     def _step_of_parts(self, parameter: Tensor, group: dict[str, Any]) -> None:
         ahead = whole(self._ahead(parameter, group))
@@ -139,6 +147,8 @@ class Muon(Optimizer):
         for (n_rows, n_columns), pairs in blocks.items():
             updates = torch.stack([update for _, update in pairs])
             steps = orthogonalized(updates.to(self._dtype)).to(updates.dtype)
+            if self.found_inf is not None:
+                steps = steps * self._taken()
             scale = rate * max(1.0, n_rows / n_columns) ** 0.5
             for (rows, _), direction in zip(pairs, steps, strict=True):
                 rows.add_(direction, alpha=-scale)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from chronoward.model import Block
+from chronoward.train.device import product_dtype
 from chronoward.train.muon import Muon
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Optimizers:
         self._rules: list[torch.optim.Optimizer] = [adam]
         if matrices:
             decay = config.weight_decay
-            dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+            dtype = product_dtype(next(iter(matrices)).device, config.dtype)
             self._rules.append(
                 Muon(list(matrices), lr=0.0, weight_decay=decay, dtype=dtype, parts=matrices)
             )
@@ -84,9 +85,16 @@ class Optimizers:
             for group in rule.param_groups:
                 group["lr"] = rate * group.get("share", 1.0)
 
-    def step(self) -> None:
-        """Updates every parameter that has a gradient."""
+    def step(self, left_out: Tensor | None = None) -> None:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            left_out: fp32 () on the parameters' device: 1 leaves everything as it is, so that
+                nobody has to ask the device first whether the gradient is finite. None is 0.
+        """
+        rule: Any
         for rule in self._rules:
+            rule.found_inf = left_out  # as torch's gradient scalers say it
             rule.step()
 
     def zero_grad(self) -> None:

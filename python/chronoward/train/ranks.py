@@ -2,8 +2,9 @@
 
 All processes read the same plan, so they know a step's rows and its number of terms without a
 word. Where each holds the whole model, what passes between them is one sum of gradients a step; for
-a model in parts see `train.shards`. Only the first one writes. Started by `torchrun`; a run's
-checkpoints know nothing of how many there were.
+a model in parts see `train.shards`. GPUs talk through NCCL, all else
+through gloo. Only the first one writes. Started by `torchrun`; a run's checkpoints know nothing of
+how many there were.
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ class Ranks:
     world: int = 1
 
     @classmethod
-    def from_environment(cls) -> Ranks:
-        """Joins the processes that `torchrun` started; one alone where it started none."""
+    def from_environment(cls, device_type: str = "cpu") -> Ranks:
+        """Joins the processes that `torchrun` started; one alone where it started none.
+
+        Args:
+            device_type: where the gradients are: cpu or cuda.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not distributed.is_initialized():
-            distributed.init_process_group("gloo")
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+            )
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
@@ -66,6 +73,13 @@ class Ranks:
     def first(self, value: Any) -> Any:
         """The first process's value."""
         return self.gather(value)[0]
+
+    @torch.no_grad()
+    def greatest(self, number: Tensor) -> Tensor:
+        """The greatest of all processes' numbers, in place, where they are."""
+        if self.world > 1:
+            distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
+        return number
 
     @torch.no_grad()
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from chronoward import __version__, files, population
 from chronoward.errors import ConfigError, DataError, LimitError, StateError
@@ -27,7 +28,10 @@ from chronoward.train import data as from_store
 from chronoward.train.card import model_card
 from chronoward.train.config import TrainConfig
 from chronoward.train.context import start_context_bias, visit_kinds
-from chronoward.train.loop import Data, Evaluation, Trainer
+from chronoward.train.device import Place, chosen_device, dtype_on, free_bytes, title
+from chronoward.train.learned_from import Data, Evaluation
+from chronoward.train.loop import Trainer
+from chronoward.train.memory import estimated_memory
 from chronoward.train.metrics import MetricsLog
 from chronoward.train.ranks import Ranks
 from chronoward.train.rare_codes import RareCodes
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
 
     from chronoward.store import StoreSplit
 
-PARALLEL = ("ddp", "fsdp")
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONFIG = "config.json"
@@ -82,6 +85,7 @@ class _Job:
     concept_embeddings: Path | None
     ranks: Ranks
     in_parts: bool
+    device: torch.device
 
     @property
     def checkpoints(self) -> Path:
@@ -122,7 +126,7 @@ def train(
     exclude_subjects: Sequence[int] = (),
     concept_embeddings: Path | None = None,
     memory_limit: int | None = None,
-    parallel: str = "ddp",
+    place: Place | None = None,
     callbacks: Callbacks | None = None,
     **options: Any,
 ) -> Model:
@@ -141,16 +145,17 @@ def train(
         concept_embeddings: Parquet file of `code` and `vector`, from which the embedding rows of
             these codes start (see `chronoward.model.place_rows`).
         memory_limit: bytes; refuse to start when the estimate is above.
-        parallel: what each of several processes holds: the whole model (`ddp`) or a part of its
-            weights, gradients and optimizer's state (`fsdp`). A resumed run may have another one.
+        place: on which device, and what each of several processes holds; None: a GPU where there
+            is one, and the whole model.
         callbacks: who is told what.
         options: fields of `TrainConfig` that differ from `config`.
 
     Returns:
-        The model with the best weights, as written.
+        The model with the best weights, as written, on the CPU.
 
     Raises:
-        ConfigError: an unknown `parallel`, or more processes than rows of a step.
+        ConfigError: more processes than rows of a step, a GPU that is not there, or more processes
+            than GPUs.
         DataError: the train split is empty, or the file of embeddings is faulty.
         StateError: `out` has content, or a resume that does not fit.
         LimitError: the estimate of memory is above the limit.
@@ -160,19 +165,24 @@ def train(
     store = TokenStore.open(tokens)
     tokenizer = Tokenizer.load(store.tokenizer_path)
     excluded = np.array(exclude_subjects, np.int64)
-    if parallel not in PARALLEL:
-        message = f"parallel must be one of {', '.join(PARALLEL)}, got {parallel!r}"
-        raise ConfigError(message)
-    ranks = Ranks.from_environment()
+    place = place or Place()
+    device = chosen_device(place.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    ranks = Ranks.from_environment(device.type)
     if config.n_rows < ranks.world:
         message = f"a step of {config.n_rows} rows cannot be shared by {ranks.world} processes"
         raise ConfigError(message)
-    in_parts = parallel == "fsdp" and ranks.world > 1
-    job = _Job(store, tokenizer, config, Path(out), excluded, concept_embeddings, ranks, in_parts)
+    in_parts = place.parallel == "fsdp" and ranks.world > 1
+    job = _Job(
+        *(store, tokenizer, config, Path(out), excluded, concept_embeddings),
+        *(ranks, in_parts, device),
+    )
     if ranks.is_first:
         files.make_output_folder(job.run_dir, resume=resume)
         files.remove_temporary_files(job.run_dir)
     ranks.wait()
+    job = replace(job, config=_with_dtype(job))
     plan = _read_plan(job)
     if (job.run_dir / CONFIG).is_file():
         return load_model(job.run_dir, tokenizer_hash=tokenizer.hash)
@@ -182,6 +192,15 @@ def train(
     trainer, log = _start(job, model, data, plan, memory_limit, callbacks)
     trainer.run()
     return _finish(job, trainer, log, callbacks.say)
+
+
+def _with_dtype(job: _Job) -> TrainConfig:
+    """The config with its numbers: where they are left open, those that the run has begun with, or
+    the device's own."""
+    dtype, path = job.config.dtype, job.checkpoints / PLAN
+    if dtype is None and path.is_file():
+        dtype = files.read_json(path)["fingerprint"]["config"]["dtype"]
+    return replace(job.config, dtype=dtype_on(job.device, dtype))
 
 
 def _read_plan(job: _Job) -> dict[str, Any] | None:
@@ -224,6 +243,7 @@ def _prepare(job: _Job) -> tuple[Model, Data]:
     tuning = from_store.fixed_batches(job.loader(tuning_split, TUNING_SEED), config)
     redraw = Redraw(job.tokenizer.grammar(), config.seed) if config.redraw_times else None
     rare_codes = RareCodes.of(train_split, job.tokenizer, config.seed)
+    model.to(job.device)
     if job.in_parts:
         shard(model)
     return model, Data(loader, objectives, tuning, tuning_objectives, redraw, rare_codes)
@@ -252,7 +272,8 @@ def _start(
             ranks=job.ranks,
         )
 
-    memory = estimated_memory(model.config, job.config, job.ranks.world if job.in_parts else 1)
+    n_parts = job.ranks.world if job.in_parts else 1
+    memory = estimated_memory(model.config, job.config, n_parts, job.device)
     if memory_limit is not None and memory > memory_limit:
         message = (
             f"training needs about {memory / GIB:.1f} GiB, more than the limit of "
@@ -288,24 +309,6 @@ def _planned_steps(config: TrainConfig, data: Data, seconds: float) -> int:
     return run_length(config, data.train.n_steps(0), per_step)
 
 
-def estimated_memory(shape: ModelConfig, config: TrainConfig, n_parts: int = 1) -> int:
-    """Bytes that a step needs: weights, gradients, moments, activations and one chunk of logits.
-
-    Counts what the backward pass keeps, in fp32, and a fifth more for what comes and goes. In
-    parts, weights and gradients of one block and of what is outside of blocks are whole at a time.
-    """
-    tokens = config.row_tokens * min(config.rows_per_pass or config.n_rows, config.n_rows)
-    kv = shape.n_kv_heads * shape.d_head
-    kept = 8 * shape.d_model + 4 * (shape.d_model + 2 * kv) + 5 * shape.d_ff
-    activations = 4 * tokens * (shape.n_layers * kept + 6 * shape.d_model)
-    logits = 4 * 3 * 1024 * shape.vocab_size
-    n_parameters = shape.n_parameters()
-    one_block = replace(shape, n_layers=shape.n_layers + 1).n_parameters() - n_parameters
-    at_once = n_parameters - (shape.n_layers - 1) * one_block if n_parts > 1 else 0
-    weights = 16 * n_parameters // n_parts + 8 * at_once
-    return weights + int(1.2 * (activations + logits))
-
-
 def _describe(
     job: _Job,
     model: Model,
@@ -323,8 +326,9 @@ def _describe(
     evaluation *= config.evaluations / (config.row_tokens * config.n_rows)
     settling = SETTLING_COST * settling_steps(n_steps, per_epoch, config)
     say(
-        f"Training {config.preset}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{job.tokenizer.vocab_size:,} tokens in the vocabulary."
+        f"Training {config.preset}{_on(job)}: "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {job.tokenizer.vocab_size:,} "
+        "tokens in the vocabulary."
     )
     say(
         f"Data: {len(split):,} timelines, {split.n_tokens:,} tokens; tuning on "
@@ -335,10 +339,23 @@ def _describe(
         f"({n_steps / per_epoch:.1f} passes, about {tokens / 1e6:.1f} M tokens)."
     )
     say(
-        f"About {memory / GIB:.1f} GiB of memory{_in_each(job)} and "
+        f"About {memory / GIB:.1f} GiB of memory{_of_gpu(job)}{_in_each(job)} and "
         f"{(n_steps + settling + evaluation) * seconds / 60:.1f} minutes "
         f"({config.row_tokens * config.n_rows / seconds:,.0f} tokens a second, measured)."
     )
+
+
+def _on(job: _Job) -> str:
+    """Where and in which numbers it trains, where that is not a CPU's fp32."""
+    config, is_cpu = job.config, job.device.type == "cpu"
+    place = "" if is_cpu else f" on {title(job.device)}"
+    return place if is_cpu and config.dtype == "fp32" else f"{place} in {config.dtype}"
+
+
+def _of_gpu(job: _Job) -> str:
+    """Whose memory the estimate is of, and how much of it is free, where it is a GPU's."""
+    free = free_bytes(job.device)
+    return "" if free is None else f" of {title(job.device)}'s free {free / GIB:.1f} GiB"
 
 
 def _in_each(job: _Job) -> str:
@@ -357,7 +374,7 @@ def _finish(job: _Job, trainer: Trainer, log: MetricsLog, say: Callable[[str], N
     if not job.config.portable:
         say(f"Setting the biases of step {best:,} by the train split's counts.")
     settled = trainer.settle()
-    model = gathered(model)
+    model = gathered(model).to("cpu")
     if job.ranks.is_first:
         log.write()
         _write(job, model, progress, best, settled)

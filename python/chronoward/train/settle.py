@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from chronoward.model.batch import on_device
 from chronoward.model.context_bias import N_STATES
 from chronoward.model.parts import part_like
 from chronoward.train.shards import put_away
@@ -66,7 +67,8 @@ def count_targets(model: Model, objective: NextEvent, batch: Batch) -> Floats:
     place, target, weight = objective.targets(batch)
     context = model.context_bias.context(batch.token_id, batch.cu_seqlens, place)
     n_kinds, n_tokens = model.context_bias.unseen.shape
-    cell = (context.next_state.long() * n_kinds + context.kind) * n_tokens + target
+    state, kind = context.next_state.cpu().long(), context.kind.cpu()
+    cell = (state * n_kinds + kind) * n_tokens + target
     counts = np.bincount(cell.numpy(), weight.numpy(), N_STATES * n_kinds * n_tokens)
     return counts.astype(np.float64).reshape(N_STATES, n_kinds, n_tokens)
 
@@ -77,7 +79,13 @@ def _bias_gradient(model: Model, loss: Tensor) -> Floats:
     everywhere, known = torch.autograd.grad(loss, tables)
     seen, announced = known.double().chunk(2, dim=1)
     unseen = everywhere.double() - seen - announced
-    return torch.stack([unseen, announced, seen]).numpy()
+    return torch.stack([unseen, announced, seen]).cpu().numpy()
+
+
+def sent(model: Model, batch: Batch, clock: Tensor) -> tuple[Tensor, ...]:
+    """What the model reads of a batch, where the model is: tokens, the clock it sees, bounds."""
+    device = model.embedding.weight.device
+    return tuple(on_device(x, device) for x in (batch.token_id, clock, batch.cu_seqlens))
 
 
 def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tensor]]) -> Counts:
@@ -95,7 +103,7 @@ def look(model: Model, objective: NextEvent, batches: Iterable[tuple[Batch, Tens
     for batch, clock in batches:
         n += 1
         with torch.no_grad():
-            hidden = model(batch.token_id, clock, batch.cu_seqlens)
+            hidden = model(*sent(model, batch, clock))
         here = count_targets(model, objective, batch)
         model_has = here + _bias_gradient(model, closed.loss(model, hidden, batch).total)
         counted += here
@@ -148,7 +156,7 @@ def settle(
     """Sets the output biases of a trained model, in place.
 
     Args:
-        model: on the CPU.
+        model: trained; batches stay on the CPU.
         objective: the one it was trained with.
         looked_at: batches for the model's expectations, at least one, each with the clock that the
             model sees, int32 (T,).
@@ -174,5 +182,5 @@ def settle(
     put_away(model)
     bias = model.context_bias
     with torch.no_grad():
-        bias.unseen.add_(part_like(unseen, bias.unseen))
-        bias.known.add_(part_like(known, bias.known))
+        for parameter, by in ((bias.unseen, unseen), (bias.known, known)):
+            parameter.add_(part_like(by.to(parameter.device), parameter))

@@ -19,6 +19,7 @@ import torch
 
 from chronoward.model.hazard import hazard_places
 from chronoward.model.parts import part_like
+from chronoward.train.settle import sent
 from chronoward.train.shards import put_away
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class FollowUp:
         for k, b, who in zip(outcome, last[row, outcome], subject[row], strict=True):
             self.subjects.setdefault((int(k), int(b)), set()).add(int(who))
         if hidden is not None:
-            hazard = head(hidden[place]).double().exp()
+            hazard = head(hidden[place.to(hidden.device)]).double().exp().cpu()
             self.expected += (hazard * exposure).sum(0).numpy()
 
     @property
@@ -115,7 +116,7 @@ def settle_hazards(
     """Sets the constants of a trained hazard head, in place.
 
     Args:
-        model: on the CPU.
+        model: trained; batches stay on the CPU.
         objective: the one it was trained with.
         looked_at: batches for the model's expectations, each with the clock that the model sees,
             int32 (T,).
@@ -123,11 +124,11 @@ def settle_hazards(
     """
     seen = FollowUp.nothing(objective)
     for batch, clock in looked_at:
-        seen.add(objective, batch, model(batch.token_id, clock, batch.cu_seqlens))
+        seen.add(objective, batch, model(*sent(model, batch, clock)))
     everywhere = deepcopy(seen)
     for batch in also_counted:
         everywhere.add(objective, batch)
     shift = torch.from_numpy(level_shift(seen, everywhere))
     put_away(model)
     piece = objective.head.piece
-    piece.add_(part_like(shift.to(piece.dtype), piece))
+    piece.add_(part_like(shift.to(piece.device, piece.dtype), piece))

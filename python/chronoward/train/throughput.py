@@ -1,4 +1,4 @@
-"""How much of what the processor can multiply a training step uses."""
+"""How much of what the device can multiply a training step uses."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from chronoward.train.device import synchronize
+
 if TYPE_CHECKING:
     from chronoward.model import Batch, ModelConfig
 
-GEMM_SIZE = 1024
+GEMM_SIZES = {"cpu": 1024, "cuda": 8192}  # large enough for the rate not to grow any more
 GEMM_SECONDS = 0.2
 
 
 @cache
-def gemm_rate(dtype: torch.dtype) -> float:
-    """FLOP a second of a square product with this process's threads: the best of some,
-    measured once."""
-    matrix = torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype)
+def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a square product on a device, on a CPU with this process's threads: the
+    best of some, measured once."""
+    size = GEMM_SIZES.get(device.type, GEMM_SIZES["cpu"])
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
     best, end = 0.0, time.monotonic() + GEMM_SECONDS
     while not best or time.monotonic() < end:
+        synchronize(device)
         start = time.monotonic()
         torch.mm(matrix, matrix)
-        best = max(best, 2 * GEMM_SIZE**3 / (time.monotonic() - start))
+        synchronize(device)
+        best = max(best, 2 * size**3 / (time.monotonic() - start))
     return best
 
 
