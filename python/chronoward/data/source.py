@@ -249,6 +249,9 @@ def _layout(file: Path) -> tuple[str, list[str]]:
         message = f"{file}: line 1: a NUL byte in the header"
         raise DataError(message)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    if "" in names:
+        message = f"{file}: column {names.index('') + 1} of the header has no name"
+        raise DataError(message)
     if len(names) > MAX_COLUMNS:
         message = f"{file}: {len(names):,} columns, over the limit of {MAX_COLUMNS:,}"
         raise LimitError(message)

@@ -31,6 +31,7 @@ from chronoward.tokenizer.vocabulary import (
     Token,
     Vocabulary,
 )
+from chronoward.tokenizer.vocabulary_check import has_token
 
 if TYPE_CHECKING:
     from chronoward.tokenizer.counts import FitCounts, Key
@@ -315,11 +316,9 @@ def _prompt_tokens(counts: FitCounts, spec: TokenizerSpec) -> list[Token]:
 def _entry_tokens(entries: list[CodeEntry], spec: TokenizerSpec) -> list[Token]:
     tokens = []
     for i, (entry, label) in enumerate(zip(entries, _labels(entries, spec), strict=True)):
-        token_class = _CLASS_OF_KIND.get(entry.kind)
-        is_unused_field = entry.kind in ("sex", "race") and entry.kind not in spec.prompt_fields
-        is_visit = entry.kind in ("visit", "discharge")
-        if token_class is None or is_unused_field or (is_visit and spec.preset == "events"):
+        if not has_token(entry.kind, spec):
             continue
+        token_class = _CLASS_OF_KIND[entry.kind]
         if spec.preset == "cehr" and entry.kind == "visit" and not entry.is_inpatient:
             token_class = TokenClass.FLAT_VISIT_TYPE
         sex = SEX_INDEX.get(entry.code[-1], 0) if entry.kind == "sex" else 0

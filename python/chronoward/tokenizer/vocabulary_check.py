@@ -14,6 +14,7 @@ from chronoward.tokenizer.grammar import N_KNOTS, DurationRule, TokenClass
 
 if TYPE_CHECKING:
     from chronoward.tokenizer.code_entry import CodeEntry
+    from chronoward.tokenizer.spec import TokenizerSpec
     from chronoward.tokenizer.vocabulary import Token, Vocabulary
 
 _INT32 = range(-(2**31), 2**31)
@@ -36,6 +37,9 @@ def check_parts(vocabulary: Vocabulary) -> None:
         *("codes" for entry in v.codes if not _is_entry(entry)),
         *("tokens" for token in v.tokens if not _is_token(v, token)),
     ]
+    plain = {token.entry for token in v.tokens if token.bin == -1}
+    if any(has_token(e.kind, v.spec) and i not in plain for i, e in enumerate(v.codes)):
+        faults.append("tokens")  # encoding would write one that is not there
     n_states, moves = len(v.state_names), v.next_state
     has_shape = moves.shape == (n_states, len(TokenClass)) and "start" in v.state_names
     if not has_shape or moves.min() < -1 or moves.max() >= n_states:
@@ -47,6 +51,15 @@ def check_parts(vocabulary: Vocabulary) -> None:
     if faults:
         message = f"tokenizer has a malformed part: {faults[0]}"
         raise FormatError(message)
+
+
+def has_token(kind: str, spec: TokenizerSpec) -> bool:
+    """Whether entries of a kind have a token of their own, without a value."""
+    if kind in ("sex", "race"):
+        return kind in spec.prompt_fields
+    if kind in ("visit", "discharge"):
+        return spec.preset != "events"
+    return kind != "birth"
 
 
 def _are_knots(values: object) -> bool:
