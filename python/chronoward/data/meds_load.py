@@ -74,7 +74,7 @@ def load_meds(
         root: the MEDS folder.
         config: the dials.
         excluded: ids of subjects to leave out.
-        threads: of the core; the result does not depend on them.
+        threads: that take pieces side by side; the result does not depend on them.
         say: receives a line a step.
 
     Raises:

@@ -45,7 +45,7 @@ class MedsMender:
         excluded: ids of subjects to leave out.
         inpatient_codes: visit codes that the source's metadata calls inpatient.
         scratch: folder for the fates of rows.
-        threads: of the core; the result does not depend on them.
+        threads: that take pieces side by side; the result does not depend on them.
     """
 
     def __init__(

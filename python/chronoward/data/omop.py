@@ -115,7 +115,7 @@ def load_omop(
         source: the tables.
         config: the dials.
         excluded: whether subjects are left out.
-        threads: of the core; the result does not depend on them.
+        threads: that take pieces side by side; the result does not depend on them.
         say: receives a line a step.
 
     Raises:

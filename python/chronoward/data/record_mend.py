@@ -54,7 +54,7 @@ class RecordMender:
         config: the dials.
         future_us: first microsecond after the extract date, None where that does not count.
         scratch: folder for the fates of records.
-        threads: of the core; the result does not depend on them.
+        threads: that take pieces side by side; the result does not depend on them.
     """
 
     def __init__(
