@@ -11,6 +11,7 @@
 #include "bindings/places.hpp"
 #include "core/amx.hpp"
 #include "core/decode_model.hpp"
+#include "core/decode_steps.hpp"
 
 namespace chronoward::bindings {
 
@@ -141,6 +142,17 @@ void step_model(DecodeModel& model, const TokenIds& token_id, const TimesMin& ti
   model.step(rows, scores);
 }
 
+std::size_t run_steps(DecodeModel& model, Sampler& sampler, const Array<std::int32_t>& slots,
+                      TokenIds& token_id, TimesMin& time_min, const TimesMin& start_min,
+                      Places& places, Floats& logits, Bytes& status, std::size_t max_steps) {
+  const RunningRows rows{view(slots, "slots"), target(token_id), target(time_min),
+                         view(start_min, "start_min"), places_to_move(places)};
+  const auto scores = target(logits);
+  const auto ends = target(status);
+  const py::gil_scoped_release release;  // the caller's arguments hold all buffers
+  return decode_steps(model, sampler, rows, max_steps, scores, ends);
+}
+
 }  // namespace
 
 void bind_decode(py::module_& m) {
@@ -174,6 +186,11 @@ void bind_decode(py::module_& m) {
            py::arg("start_min").noconvert(), py::arg("places").noconvert(),
            py::arg("logits").noconvert(),
            "Takes one token a row; fills `logits` (rows, V) unless it is empty.")
+      .def("steps", &run_steps, py::arg("sampler"), py::kw_only(), py::arg("slots").noconvert(),
+           py::arg("token_id").noconvert(), py::arg("time_min").noconvert(),
+           py::arg("start_min").noconvert(), py::arg("places").noconvert(),
+           py::arg("logits").noconvert(), py::arg("status").noconvert(), py::arg("max_steps"),
+           "Steps and draws in turn until a row's rollout ends; returns how many steps.")
       .def("release", &DecodeModel::release, py::arg("buffer"), "Gives a buffer's pages back.")
       .def_property_readonly("pages_in_use",
                              [](const DecodeModel& model) { return model.cache().pages_in_use(); })

@@ -16,4 +16,10 @@ inline std::span<const RowPlace> places_of(const Places& places) {
           static_cast<std::size_t>(places.shape(0))};
 }
 
+/// The same, to write.
+inline std::span<RowPlace> places_to_move(Places& places) {
+  const auto rows = places_of(places);
+  return {reinterpret_cast<RowPlace*>(places.mutable_data()), rows.size()};
+}
+
 }  // namespace chronoward::bindings

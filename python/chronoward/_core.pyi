@@ -444,6 +444,22 @@ class DecodeModel:
         """
         Takes one token a row; fills `logits` (rows, V) unless it is empty.
         """
+    def steps(
+        self,
+        sampler: Sampler,
+        *,
+        slots: numpy.typing.NDArray[numpy.int32],
+        token_id: numpy.typing.NDArray[numpy.int32],
+        time_min: numpy.typing.NDArray[numpy.int32],
+        start_min: numpy.typing.NDArray[numpy.int32],
+        places: numpy.typing.NDArray[numpy.int32],
+        logits: numpy.typing.NDArray[numpy.float32],
+        status: numpy.typing.NDArray[numpy.uint8],
+        max_steps: typing.SupportsInt | typing.SupportsIndex,
+    ) -> int:
+        """
+        Steps and draws in turn until a row's rollout ends; returns how many steps.
+        """
     @property
     def page_bytes(self) -> int: ...
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward.engine import Engine, EngineConfig, Prompt
+from chronoward.engine.decode import Decoder
 from chronoward.tokenizer.grammar import GrammarTables, TokenClass, make_masks
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def toy_probabilities(outcome: float = 0.02, death: float = 0.03) -> NDArray[np.
 
 
 @dataclass
-class MarkovDecoder:
+class MarkovDecoder(Decoder):
     """Logits by the last token alone."""
 
     probabilities: NDArray[np.float64]

@@ -9,7 +9,7 @@ NumPy.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,8 +32,24 @@ if TYPE_CHECKING:
 PAGE_TOKENS = 16
 
 
+class StepRows(NamedTuple):
+    """Contexts that go on, a row each; `Decoder.steps` leaves them as its next call takes them."""
+
+    token_id: NDArray[np.int32]
+    """(rows,) drawn, not yet in the cache."""
+    time_min: NDArray[np.int32]
+    """(rows,) clock of each token."""
+    start_min: NDArray[np.int32]
+    """(rows,) clock of the first token of the row's context."""
+    places: NDArray[np.int32]
+    """(rows, 4): prefix buffer, its length, own buffer, its length with this token."""
+
+
 class Decoder(Protocol):
-    """What the engine needs of a model; tests put an enumerable one in its place."""
+    """What the engine needs of a model; tests put an enumerable one in its place.
+
+    Whoever inherits from it has `steps` from `forward`.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -77,6 +93,33 @@ class Decoder(Protocol):
             float32 (rows, V), scores of what follows each token, valid until the next call; None
             without `wants_logits`.
         """
+
+    def steps(
+        self, sampler: _core.Sampler, slots: NDArray[np.int32], rows: StepRows, max_steps: int
+    ) -> tuple[int, NDArray[np.uint8]]:
+        """Forward and draw in turn until a row's rollout ends.
+
+        Args:
+            sampler: draws.
+            slots: the sampler's slot of each row (rows,).
+            rows: the contexts; changed in place.
+            max_steps: most steps, at least 1.
+
+        Returns:
+            How many steps there were, and how the last one left each row (rows,): a place in
+            `rollout.STATUSES`.
+
+        Raises:
+            NumericError: NaN logits or nothing to choose from; names step and slot.
+        """
+        n_steps, has_ended = 0, False
+        while n_steps < max_steps and not has_ended:
+            logits = self.forward(*rows, wants_logits=True)
+            assert logits is not None
+            rows.token_id[:], rows.time_min[:], status = sampler.step(logits, slots)
+            rows.places[:, 3] += 1
+            n_steps, has_ended = n_steps + 1, bool(status.any())
+        return n_steps, status
 
 
 @contextmanager
@@ -155,7 +198,7 @@ def _decode_model(model: Model, dtype: str) -> _core.DecodeModel:
     )
 
 
-class ModelDecoder:
+class ModelDecoder(Decoder):
     """A `Model` on the CPU with its key-value cache.
 
     Args:
@@ -218,14 +261,32 @@ class ModelDecoder:
         if not wants_logits:
             self.core.step(token_id, time_min, start_min, places, self._nothing)
             return None
-        if len(self._logits) < len(token_id):
-            self._logits = np.zeros((len(token_id), self._vocab_size), np.float32)
-        logits = self._logits[: len(token_id)]
+        logits = self._room_for_logits(len(token_id))
         self.core.step(token_id, time_min, start_min, places, logits)
         return logits
 
+    def _room_for_logits(self, n_rows: int) -> NDArray[np.float32]:
+        if len(self._logits) < n_rows:
+            self._logits = np.zeros((n_rows, self._vocab_size), np.float32)
+        return self._logits[:n_rows]
 
-class ReferenceDecoder:
+    def steps(
+        self, sampler: _core.Sampler, slots: NDArray[np.int32], rows: StepRows, max_steps: int
+    ) -> tuple[int, NDArray[np.uint8]]:
+        """See `Decoder.steps`; one call of the core."""
+        status = np.zeros(len(slots), np.uint8)
+        n_steps = self.core.steps(
+            sampler,
+            slots=slots,
+            **rows._asdict(),
+            logits=self._room_for_logits(len(slots)),
+            status=status,
+            max_steps=max_steps,
+        )
+        return n_steps, status
+
+
+class ReferenceDecoder(Decoder):
     """The same by the model's own blocks, over a cache in NumPy: slow, the oracle of the other.
 
     Args:

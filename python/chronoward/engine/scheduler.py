@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward.engine.admission import Admission, Job, Prefix
+from chronoward.engine.decode import StepRows
 from chronoward.engine.rollout import STATUSES, Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from chronoward.engine.sampling import SamplingParams
     from chronoward.engine.statistics import EngineStatistics
     from chronoward.tokenizer.grammar import GrammarTables
+
+STEPS_A_CALL = 64  # of the core: how long Ctrl-C may wait
 
 
 @dataclass(slots=True)
@@ -82,8 +85,9 @@ class Scheduler:
     def _gather(self) -> None:
         """Takes what a step reads of the busy slots out of the arrays over all slots."""
         rows = self.busy
-        self.rows = [x[rows] for x in (self.token, self.time, self.start, self.places)]
-        self.own_length = self.rows[3][:, 3]
+        self.rows = StepRows(
+            *(x[rows] for x in (self.token, self.time, self.start, self.places))
+        )
 
     def _spread(self) -> None:
         """Puts it back, as the steps have left it."""
@@ -112,7 +116,7 @@ class Scheduler:
 
     def _look_for_room(self) -> None:
         """Finds after how many steps the longest context is full."""
-        places = self.rows[3]
+        places = self.rows.places
         self.steps_to_full = self.max_context - int((places[:, 1] + places[:, 3]).max(initial=0))
 
     def _seat(self, slot: int, job: Job) -> None:
@@ -158,30 +162,25 @@ class Scheduler:
         while self.fill(jobs):
             ended: list[Rollout] = []
             while not ended:
-                ended = self.step()
+                ended = self.steps()
             yield from ended
 
-    def step(self) -> list[Rollout]:
-        """One token for every busy slot; returns the rollouts that ended with it.
+    def steps(self) -> list[Rollout]:
+        """Tokens for every busy slot until a rollout ends, a context is full or a while has passed.
 
-        Of all that Python does this runs most often, and with cold caches: it works on whole arrays
-        of the busy slots, which change when a rollout ends, and looks for full contexts when there
-        may be one.
+        Returns:
+            The rollouts that ended with the last step.
         """
         busy, counts = self.busy, self.statistics
-        token, time, start, places = self.rows
-        logits = self.decoder.forward(token, time, start, places, wants_logits=True)
-        assert logits is not None
-        tokens, times, statuses = self.sampler.step(logits, busy)
-        self.rows[:2] = tokens, times
-        own_length = self.own_length
-        own_length += 1
-        counts.steps += 1
-        counts.drawn += len(busy)
-        self.steps_to_full -= 1
+        n_steps, statuses = self.decoder.steps(
+            self.sampler, busy, self.rows, min(self.steps_to_full + 1, STEPS_A_CALL)
+        )
+        counts.steps += n_steps
+        counts.drawn += n_steps * len(busy)
+        self.steps_to_full -= n_steps
         if self.steps_to_full < 0:
             self._recut_full(statuses)
-        if not any(statuses.tolist()):  # of few numbers quicker than NumPy's
+        if not statuses.any():
             return []
         counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
         return [
@@ -220,7 +219,7 @@ class Scheduler:
 
     def _recut_full(self, statuses: NDArray[np.uint8]) -> None:
         """Cuts the contexts that are full, and looks when the next one is."""
-        places = self.rows[3]
+        places = self.rows.places
         is_full = places[:, 1] + places[:, 3] > self.max_context
         self._spread()
         for slot in self.busy[is_full & (statuses == 0)]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from chronoward.errors import ConfigError, FormatError
 
 INT32_MAX = 2**31 - 1
-UNIT_SUBJECTS = 128
+UNIT_SUBJECTS = 512  # writing a unit costs a third of a second beside what its rows take
 AVERAGE_ROWS = 1024  # keys a subject, on average over a unit, that int32 must leave room for
 SCHEMA = 2
 
