@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,6 +155,20 @@ def test_only_rows_of_the_split_count(made: Made, cohort: Path, tmp_path: Path) 
     rows = made_now.facts["rows"]
     assert sum(level.n_scored for level in levels) == rows["scored"] > held / 2
     assert rows["scored"] + rows["after_death"] + rows["before_first_event"] == held
+
+
+def test_the_numbers_that_it_decodes_in_are_named(
+    made: Made, cohort: Path, found: Path, tmp_path: Path
+) -> None:
+    assert Calibration.read(found).facts["dtype"] == "float32"
+    config = replace(FEW, dtype="bfloat16", device="cpu")
+    rounded = run(made, cohort, tmp_path / "c.json", config=config)
+    assert (rounded.facts["device"], rounded.facts["dtype"]) == ("cpu", "bfloat16")
+    assert rounded.levels["failure"][25]["first"].expected == pytest.approx(
+        Calibration.read(found).levels["failure"][25]["first"].expected, abs=0.1
+    )
+    with pytest.raises(ConfigError, match="int4"):
+        replace(FEW, dtype="int4")
 
 
 def test_what_does_not_fit_is_refused(

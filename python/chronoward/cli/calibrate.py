@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chronoward.cli.decoding import Device, Dtype, KvDtype
+
 
 def run(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `chronoward train`.")],
@@ -27,6 +29,9 @@ def run(
     threads: Annotated[
         int, typer.Option(help="Worker processes; results do not depend on them.")
     ] = 2,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
 ) -> None:
     """Compares mean risks with the incidence among rows whose future is known.
 
@@ -37,8 +42,9 @@ def run(
     from chronoward.score import CalibrationConfig, calibrate
 
     config = CalibrationConfig(
-        estimator=estimator, n_rows=n_rows, n_rollouts=n_rollouts, split=split, seed=seed
-    )
+        estimator=estimator, n_rows=n_rows, n_rollouts=n_rollouts, split=split, seed=seed,
+        device=device, dtype=dtype, kv_dtype=kv_dtype,
+    )  # fmt: skip
     with bar("calibrate", unit="rows") as advance:
         found = calibrate(
             run_dir, tokens, cohort, outcome, horizon, out, config, threads=threads,

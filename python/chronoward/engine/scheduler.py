@@ -85,9 +85,7 @@ class Scheduler:
     def _gather(self) -> None:
         """Takes what a step reads of the busy slots out of the arrays over all slots."""
         rows = self.busy
-        self.rows = StepRows(
-            *(x[rows] for x in (self.token, self.time, self.start, self.places))
-        )
+        self.rows = StepRows(*(x[rows] for x in (self.token, self.time, self.start, self.places)))
 
     def _spread(self) -> None:
         """Puts it back, as the steps have left it."""

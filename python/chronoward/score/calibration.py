@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
+from chronoward.engine.precision import choose
 from chronoward.errors import ConfigError, DataError, FormatError, StateError, require_at_least
 from chronoward.files import read_json, sha256_file, write_json
 from chronoward.philox import hash64, permutation
@@ -66,7 +67,7 @@ class CalibrationConfig:
     """How a calibration is estimated.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or numbers that the device does not decode in.
     """
 
     estimator: str = "reach"
@@ -78,9 +79,26 @@ class CalibrationConfig:
     split: str = "train"
     """Rows whose subject is in this split of the token store, or all."""
     seed: int = 0
+    device: str = "auto"
+    """As in `ScoreConfig`, so are the next two."""
+    dtype: str | None = None
+    kv_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        choose(self.device, self.dtype, self.kv_dtype)
         require_at_least(1, self, "n_rows", "n_rollouts")
+
+    @property
+    def scoring(self) -> ScoreConfig:
+        """How the sample of rows is scored."""
+        return ScoreConfig(
+            estimator=self.estimator,
+            n_rollouts=self.n_rollouts,
+            seed=self.seed,
+            device=self.device,
+            dtype=self.dtype,
+            kv_dtype=self.kv_dtype,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,10 +349,8 @@ def calibrate(
     rows = read_cohort(cohort)
     kept = find_rows(rows, TokenStore.open(tokens), config.split)[0]
     drawn = np.sort(permutation(hash64(config.seed, "calibration"), len(kept))[: config.n_rows])
-    scoring = ScoreConfig(
-        estimator=config.estimator, n_rollouts=config.n_rollouts, seed=config.seed
-    )
-    job = ScoreJob.open(run, tokens, _take(rows, kept[drawn]), outcomes, horizons, scoring)
+    sample = _take(rows, kept[drawn])
+    job = ScoreJob.open(run, tokens, sample, outcomes, horizons, config.scoring)
     follow_up = _read_follow_up(_take(rows, kept), job.outcomes.names)
     estimates = job.estimate(threads=threads, progress=progress)
     scored = drawn[job.prefixes.row]
@@ -350,6 +366,7 @@ def calibrate(
         "tokenizer": job.tokenizer_hash,
         "cohort": sha256_file(rows.path),
         **asdict(config),
+        **config.scoring.decoding._asdict(),
         "rows": job.prefixes.counts,
         "undetermined": mean_undetermined(estimates),
         "seconds": round(time.monotonic() - began, 3),
