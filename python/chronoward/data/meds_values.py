@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from chronoward.data.assumed_unit import NumberCounts, assumed_unit
 from chronoward.data.meds_rows import NONE, Numbering
 from chronoward.data.meds_tables import FIXED_TEXTS
 from chronoward.data.units import Conversion, conversion, unit_name
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Codes = NDArray[np.int32]
     Floats = NDArray[np.float64]
-
-QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +46,6 @@ class CodeEvents:
     unit: Codes
     text: Codes
     number: Floats
-
-
-def quantiles(values: Floats) -> list[float]:
-    """Discrete quantiles: the smallest value with at least that share at or below it."""
-    ordered = np.sort(values)
-    places = np.ceil(np.array(QUANTILES) * len(ordered)).astype(np.int64) - 1
-    return [float(x) for x in ordered[np.clip(places, 0, len(ordered) - 1)]]
 
 
 def _groups(*columns: NDArray[Any]) -> tuple[NDArray[np.int32], Ints]:
@@ -109,11 +101,11 @@ class ValueRules:
         self._conversions: dict[tuple[int, int], Conversion | None] = {}
         self._n_text: Counter[tuple[int, int, int]] = Counter()
         self._n_text_subjects: Counter[tuple[int, int, int]] = Counter()
-        self._values: dict[tuple[int, int], dict[int, list[Floats]]] = defaultdict(
-            lambda: defaultdict(list)
+        self._numbers: dict[tuple[int, int], dict[int, NumberCounts]] = defaultdict(
+            lambda: defaultdict(NumberCounts)
         )
         self._has_units = bool(units.texts)
-        self._assumed: dict[tuple[int, int], int | None] = {}
+        self._assumed: dict[tuple[int, int], int] = {}
         self._kept_texts: set[tuple[int, int, int]] = set()
 
     def _converted(self, events: CodeEvents) -> tuple[Codes, Floats]:
@@ -161,20 +153,14 @@ class ValueRules:
         ends = np.cumsum(np.bincount(group, minlength=len(first)))
         keys = zip(*(column[first].tolist() for column in (table, code, unit)), strict=True)
         for (of_table, of_code, name), mine in zip(keys, np.split(values, ends[:-1]), strict=True):
-            self._values[of_table, of_code][name].append(mine)
+            self._numbers[of_table, of_code][name].add(mine)
 
     def finish(self) -> None:
         """Decides, once every shard was counted."""
-        for key, by_unit in self._values.items():
-            if NONE not in by_unit or len(by_unit) < 2:
-                continue
-            numbers = {unit: np.concatenate(parts) for unit, parts in by_unit.items()}
-            names = [unit for unit in numbers if unit != NONE]
-            best = max(names, key=lambda u: (len(numbers[u]), self.units.texts[u].encode()))
-            own, other = quantiles(numbers[NONE]), quantiles(numbers[best])
-            agree = other[1] <= own[3] <= other[5] and own[2] >= other[0] and own[4] <= other[6]
-            self._assumed[key] = best if agree else None
-        self._values.clear()
+        for key, by_unit in self._numbers.items():
+            if NONE in by_unit and len(by_unit) > 1:
+                self._assumed[key] = assumed_unit(by_unit, self.units.texts)
+        self._numbers.clear()
         ranked: dict[tuple[int, int], list[tuple[int, bytes, int]]] = defaultdict(list)
         for (table, code, text), n in self._n_text.items():
             ranked[table, code].append((-n, self._texts.texts[text].encode(), text))
@@ -193,8 +179,6 @@ class ValueRules:
                 (code, name, how.factor, how.offset, self.units.of(how.unit))
                 for (code, name), how in known
             ],
-            "assumed": [
-                (*key, NONE if name is None else name) for key, name in self._assumed.items()
-            ],
+            "assumed": [(*key, name) for key, name in self._assumed.items()],
             "kept_texts": list(self._kept_texts),
         }

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chronoward.data.assumed_unit import NumberCounts, assumed_unit
 from chronoward.data.meds_rows import NONE, Numbering
-from chronoward.data.meds_values import quantiles
 from chronoward.data.units import Conversion, conversion, unit_name
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class RecordValues:
         Args:
             parts: `_core.OmopMending.unit_values` of all records.
         """
-        values: dict[Pair, dict[int, list[NDArray[np.float64]]]] = defaultdict(
-            lambda: defaultdict(list)
+        numbers: dict[Pair, dict[int, NumberCounts]] = defaultdict(
+            lambda: defaultdict(NumberCounts)
         )
         for part in parts:
             name = self._name[part["unit"]]
@@ -100,14 +100,9 @@ class RecordValues:
                 if how is not None:
                     number = number * how.factor + how.offset
                     unit = self.units.of(how.unit)
-                values[table, code][unit].append(number)
-        for key, by_unit in values.items():
-            joined = {unit: np.concatenate(found) for unit, found in by_unit.items()}
-            names = [unit for unit in joined if unit != NONE]
-            best = max(names, key=lambda u: (len(joined[u]), self.units.texts[u].encode()))
-            own, other = quantiles(joined[NONE]), quantiles(joined[best])
-            agree = other[1] <= own[3] <= other[5] and own[2] >= other[0] and own[4] <= other[6]
-            self.assumed[key] = best if agree else NONE
+                numbers[table, code][unit].add(number)
+        for key, by_unit in numbers.items():
+            self.assumed[key] = assumed_unit(by_unit, self.units.texts)
 
 
 def kept_texts(
