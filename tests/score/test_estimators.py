@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from tests.engine.toy import (
     DAY,
     DEATH,
@@ -112,7 +117,7 @@ def path(status: str, end_day: int, p: float = 0.1, hit: bool = False) -> Rollou
 def test_undetermined_paths_bound_the_estimate() -> None:
     paths = [path("deadline", 9), path("token_cap", 3), path("clock_cap", 3), path("death", 3)]
     for estimator, value in (("reach", 0.1), ("count", 0.0)):
-        made = [path_values(r, estimator, 0, OUTCOME_IDS, 0, HORIZONS) for r in paths]
+        made = path_values(paths, estimator, 0, OUTCOME_IDS, 0, HORIZONS)
         row = combine(made, estimator)
         assert row.undetermined.tolist() == [0.0, 0.5]
         assert row.lower == pytest.approx([value, value])
@@ -120,24 +125,65 @@ def test_undetermined_paths_bound_the_estimate() -> None:
 
 
 def test_a_path_that_hit_is_determined() -> None:
-    made = path_values(path("token_cap", 3, hit=True), "count", 0, OUTCOME_IDS, 0, HORIZONS)
-    assert made.curve[:, -1].tolist() == [1.0, 1.0]
+    made = path_values([path("token_cap", 3, hit=True)], "count", 0, OUTCOME_IDS, 0, HORIZONS)
+    assert made.curve[0, :, -1].tolist() == [1.0, 1.0]
     assert not made.undetermined.any()
 
 
 def test_scope_sums_to_the_hit_and_clips_only_the_mean() -> None:
-    made = [
-        path_values(path("deadline", 9, p=1.0), "scope", 0, OUTCOME_IDS, 0, HORIZONS)
-        for _ in range(3)
-    ]
-    assert made[0].curve[0, -1] == 1.0
+    made = path_values([path("deadline", 9, p=1.0)] * 3, "scope", 0, OUTCOME_IDS, 0, HORIZONS)
+    assert made.curve[:, 0, -1].tolist() == [1.0, 1.0, 1.0]
     assert combine(made, "scope").risk.tolist() == [1.0, 1.0]
-    one = path_values(path("deadline", 9, p=0.3, hit=True), "scope", 0, OUTCOME_IDS, 0, HORIZONS)
-    assert one.curve[1, -1] == pytest.approx(0.3)
+    one = path_values([path("deadline", 9, p=0.3, hit=True)], "scope", 0, OUTCOME_IDS, 0, HORIZONS)
+    assert one.curve[0, 1, -1] == pytest.approx(0.3)
+
+
+def value_by_hand(rollout: Rollout, estimator: str, start_min: int, minute: int) -> float:
+    """One path's value by a minute, draw by draw."""
+    hits = [
+        int(t)
+        for token, t in zip(rollout.token_id, rollout.time_min, strict=True)
+        if token == OUTCOME and t > start_min
+    ]
+    if estimator == "count":
+        return float(bool(hits) and hits[0] <= minute)
+    free, total = 1.0, 0.0
+    for i, (t, p) in enumerate(zip(rollout.step_min, rollout.outcome_p[:, 1], strict=True)):
+        if start_min < t <= minute:
+            free *= 1.0 - float(p)
+            total += float(p)
+        has_hit = i < len(rollout.token_id) and rollout.token_id[i] == OUTCOME
+        if estimator == "scope" and has_hit and rollout.time_min[i] > start_min:
+            break
+    return total if estimator == "scope" else 1.0 - free
+
+
+@given(st.data())
+def test_paths_side_by_side_are_worth_what_each_is_draw_by_draw(data: st.DataObject) -> None:
+    start_min = data.draw(st.integers(0, 2 * DAY))
+    paths = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        n = data.draw(st.integers(1, 12))
+        clock = np.sort(data.draw(arrays(np.int32, n + 1, elements=st.integers(0, 7 * DAY))))
+        n_tokens = data.draw(st.integers(n - 1, n))  # a draw with nothing left has no token
+        tokens = data.draw(arrays(np.int32, n_tokens, elements=st.sampled_from([GAP, OUTCOME])))
+        p = data.draw(arrays(np.float32, (n, 2), elements=st.floats(0, 0.875, width=32)))
+        paths.append(
+            replace(path("deadline", 9), token_id=tokens, time_min=clock[1:][:n_tokens],
+                    step_min=clock[:-1], outcome_p=p)
+        )  # fmt: skip
+    for estimator in ("reach", "scope", "count"):
+        found = path_values(paths, estimator, 1, OUTCOME_IDS, start_min, HORIZONS).curve
+        for i, rollout in enumerate(paths):
+            for h, horizon_min in enumerate(HORIZONS.tolist()):
+                for point in (0, 7, N_CURVE - 1):
+                    minute = start_min + horizon_min * (point + 1) // N_CURVE
+                    by_hand = value_by_hand(rollout, estimator, start_min, minute)
+                    assert found[i, h, point] == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_count_of_nothing_has_a_standard_error() -> None:
-    made = [path_values(path("deadline", 9), "count", 0, OUTCOME_IDS, 0, HORIZONS)] * 20
+    made = path_values([path("deadline", 9)] * 20, "count", 0, OUTCOME_IDS, 0, HORIZONS)
     row = combine(made, "count")
     assert row.risk[0] == 0
     assert row.mc_se[0] == pytest.approx(np.sqrt(0.5 / 21 * (1 - 0.5 / 21) / 20))

@@ -73,26 +73,30 @@ class Scheduler:
         self.paths: list[_Path | None] = [None] * n_slots
         self.free_slots = list(range(n_slots))
         self.busy = np.zeros(0, np.int32)  # ascending
-        self.steps_to_full = 0
+        self.steps_to_full = max_context  # at least so many, the longest may have ended
         self.free_buffers = deque(range(n_slots, 2 * n_slots + 1))
-        self.token = np.zeros(n_slots, np.int32)  # drawn, not yet in the cache
-        self.time = np.zeros(n_slots, np.int32)
-        self.start = np.zeros(n_slots, np.int32)
-        self.places = np.zeros((n_slots, 4), np.int32)
-        self.places[:, 2] = np.arange(n_slots)
+        self.all_rows = StepRows(
+            token_id=np.zeros(n_slots, np.int32),
+            time_min=np.zeros(n_slots, np.int32),
+            start_min=np.zeros(n_slots, np.int32),
+            places=np.zeros((n_slots, 4), np.int32),
+        )
+        self.all_rows.places[:, 2] = np.arange(n_slots)
         self._gather()
 
     def _gather(self) -> None:
-        """Takes what a step reads of the busy slots out of the arrays over all slots."""
+        """Takes what steps read of the busy slots out of the arrays over all slots, or these where
+        no slot is free."""
         rows = self.busy
-        self.rows = StepRows(*(x[rows] for x in (self.token, self.time, self.start, self.places)))
+        self.rows = self.all_rows
+        if len(rows) < len(self.paths):
+            self.rows = StepRows(*(x[rows] for x in self.all_rows))
 
     def _spread(self) -> None:
         """Puts it back, as the steps have left it."""
-        for kept, now in zip(
-            (self.token, self.time, self.start, self.places), self.rows, strict=True
-        ):
-            kept[self.busy] = now
+        if self.rows is not self.all_rows:
+            for kept, now in zip(self.all_rows, self.rows, strict=True):
+                kept[self.busy] = now
 
     def fill(self, jobs: Iterator[Job]) -> bool:
         """Gives free slots their next rollout; False when nothing is left to run."""
@@ -107,15 +111,10 @@ class Scheduler:
                 new.append(job.prefix)
             self._seat(self.free_slots.pop(), job)
         self._prefill([(p.buffer, p.token_id[:-1], p.time_min[:-1]) for p in new])
-        self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
+        if self.free_slots or len(self.busy) < len(self.paths):
+            self.busy = np.array([i for i, p in enumerate(self.paths) if p is not None], np.int32)
         self._gather()
-        self._look_for_room()
         return len(self.busy) > 0
-
-    def _look_for_room(self) -> None:
-        """Finds after how many steps the longest context is full."""
-        places = self.rows.places
-        self.steps_to_full = self.max_context - int((places[:, 1] + places[:, 3]).max(initial=0))
 
     def _seat(self, slot: int, job: Job) -> None:
         prefix, prompt = job.prefix, job.prefix.prompt
@@ -132,9 +131,11 @@ class Scheduler:
             masked_set=job.masked,
         )
         self.paths[slot] = _Path(prefix, job.rollout, job.masked, prefix.token_id, prefix.time_min)
-        self.token[slot], self.time[slot] = prefix.token_id[-1], prefix.time_min[-1]
-        self.start[slot] = prefix.time_min[0]
-        self.places[slot] = (prefix.buffer, len(prefix.token_id) - 1, slot, 1)
+        rows = self.all_rows
+        rows.token_id[slot], rows.time_min[slot] = prefix.token_id[-1], prefix.time_min[-1]
+        rows.start_min[slot] = prefix.time_min[0]
+        rows.places[slot] = (prefix.buffer, len(prefix.token_id) - 1, slot, 1)
+        self.steps_to_full = min(self.steps_to_full, self.max_context - len(prefix.token_id))
 
     def _prefill(self, parts: list[tuple[int, NDArray[np.int32], NDArray[np.int32]]]) -> None:
         """Takes whole contexts into their buffers, all their rows in one list."""
@@ -178,12 +179,10 @@ class Scheduler:
         self.steps_to_full -= n_steps
         if self.steps_to_full < 0:
             self._recut_full(statuses)
-        if not statuses.any():
-            return []
-        counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
-        return [
-            self._finish(int(slot), int(s)) for slot, s in zip(busy, statuses, strict=True) if s
-        ]
+        ended = np.flatnonzero(statuses)
+        if len(ended):
+            counts.peak_cache_bytes = max(counts.peak_cache_bytes, self.decoder.cache_bytes)
+        return [self._finish(int(busy[row]), int(statuses[row])) for row in ended]
 
     def _finish(self, slot: int, status: int) -> Rollout:
         path = self.paths[slot]
@@ -220,10 +219,13 @@ class Scheduler:
         places = self.rows.places
         is_full = places[:, 1] + places[:, 3] > self.max_context
         self._spread()
-        for slot in self.busy[is_full & (statuses == 0)]:
+        goes_on = statuses == 0
+        for slot in self.busy[is_full & goes_on]:
             self._recut(int(slot))
         self._gather()
-        self._look_for_room()
+        places = self.rows.places
+        lengths = (places[:, 1] + places[:, 3])[goes_on]
+        self.steps_to_full = self.max_context - int(lengths.max(initial=0))
 
     def _recut(self, slot: int) -> None:
         """Cuts a full context and takes what stays into the slot's own buffer."""
@@ -237,6 +239,6 @@ class Scheduler:
         path.n_drawn = len(drawn["token_id"])
         self._release(path)
         self.decoder.release(slot)
-        self.start[slot] = path.time_min[0]
-        self.places[slot] = (slot, 0, slot, len(path.token_id))
+        self.all_rows.start_min[slot] = path.time_min[0]
+        self.all_rows.places[slot] = (slot, 0, slot, len(path.token_id))
         self._prefill([(slot, path.token_id[:-1], path.time_min[:-1])])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from operator import add, attrgetter
 
 
 @dataclass(slots=True)
@@ -10,6 +11,8 @@ class EngineStatistics:
     """Counts since `Engine.generate` was called; they grow while it runs."""
 
     n_slots: int
+    peak_cache_bytes: int = 0
+    """Most that keys and values took."""
     rollouts: int = 0
     """Ended."""
     tokens: int = 0
@@ -22,23 +25,21 @@ class EngineStatistics:
     """Prefixes longer than the context, of which the newest half was kept."""
     cut_contexts: int = 0
     """Contexts that filled up while they ran, cut by the same rule."""
-    peak_cache_bytes: int = 0
-    """Most that keys and values took."""
 
     @property
     def slot_use(self) -> float:
         """Share of slot-steps that drew a token."""
         return self.tokens / max(1, self.steps * self.n_slots)
 
-    def add(self, other: EngineStatistics) -> None:
-        """Counts another run of an engine with as many slots in."""
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.peak_cache_bytes = max(self.peak_cache_bytes, other.peak_cache_bytes)
+    def plus(self, other: EngineStatistics) -> EngineStatistics:
+        """This and another run of an engine with as many slots."""
+        peak = max(self.peak_cache_bytes, other.peak_cache_bytes)
+        return EngineStatistics(self.n_slots, peak, *map(add, _counts(self), _counts(other)))
 
 
-_NOT_SUMMED = ("n_slots", "peak_cache_bytes")
-COUNTS = tuple(f.name for f in fields(EngineStatistics) if f.name not in _NOT_SUMMED)
+NAMES = tuple(field.name for field in fields(EngineStatistics))
+numbers_of = attrgetter(*NAMES)
+_counts = attrgetter(*NAMES[2:])  # what runs add up
 
 
 class Tally:
@@ -55,8 +56,6 @@ class Tally:
     def see(self, statistics: EngineStatistics) -> EngineStatistics:
         """Takes the counts of the run that goes on (one object a run); returns those of all."""
         if statistics is not self._running:
-            self._ended.add(self._running)
+            self._ended = self._ended.plus(self._running)
             self._running = statistics
-        total = replace(self._ended)
-        total.add(statistics)
-        return total
+        return self._ended.plus(statistics)

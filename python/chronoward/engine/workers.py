@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from chronoward.engine.engine import GPU_SLOTS, Engine, EngineConfig
-from chronoward.engine.statistics import COUNTS, EngineStatistics, Tally
+from chronoward.engine.statistics import NAMES, EngineStatistics, Tally, numbers_of
 from chronoward.errors import StateError
 from chronoward.model import load as load_model
 from chronoward.model import read_config
@@ -58,19 +58,27 @@ def unit_rows(rows: int, rollouts_a_row: int, device: str) -> int:
     return rows if device == "cpu" else max(rows, -(-_GPU_ROLLOUTS // rollouts_a_row))
 
 
-def open_engine(run_dir: Path | str, config: EngineConfig, device: str = "cpu") -> Engine:
+def open_engine(
+    run_dir: Path | str,
+    config: EngineConfig,
+    device: str = "cpu",
+    *,
+    tokenizer: Tokenizer | None = None,
+) -> Engine:
     """The engine of a RUN folder.
 
     Args:
         run_dir: RUN folder.
         config: slots, context and numbers.
         device: cpu or cuda.
+        tokenizer: the run's, where it was loaded before.
 
     Raises:
         FormatError: not a finished run, or its files do not belong together.
     """
     folder = Path(run_dir)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if tokenizer is None:
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model = load_model(folder, tokenizer_hash=tokenizer.hash)
     return Engine(place(model, device), tokenizer.grammar(), config)
 
@@ -92,38 +100,31 @@ class Board:
         context = multiprocessing.get_context("spawn")
         self._n_workers = n_workers
         self._taken = context.Value("q", 0)
-        self._cells = context.Array("q", n_workers * (len(COUNTS) + 2))
+        self._cells = context.Array("q", n_workers * len(NAMES))
 
     def follow(self, engine: Engine) -> None:
         """In a worker: takes a row and keeps an engine's counts in it."""
         with self._taken:
             row = self._taken.value
             self._taken.value += 1
-        width = len(COUNTS) + 2
+        width = len(NAMES)
         tally = Tally(engine.n_slots)
 
         def write(statistics: EngineStatistics) -> None:
             total = tally.see(statistics)
-            numbers = [getattr(total, name) for name in COUNTS]
             with self._cells:
-                self._cells[row * width : (row + 1) * width] = [
-                    total.n_slots,
-                    total.peak_cache_bytes,
-                    *numbers,
-                ]
+                self._cells[row * width : (row + 1) * width] = numbers_of(total)
 
         engine.watch = write
 
     def total(self) -> EngineStatistics:
         """Counts of all workers together; `n_slots` and `peak_cache_bytes` are those of one."""
-        width = len(COUNTS) + 2
+        width = len(NAMES)
         with self._cells:
             cells: list[int] = self._cells[:]
         total = EngineStatistics(max(cells[::width], default=0))
         for row in range(self._n_workers):
-            n_slots, peak, *numbers = cells[row * width : (row + 1) * width]
-            counts = dict(zip(COUNTS, numbers, strict=True))
-            total.add(EngineStatistics(n_slots, peak_cache_bytes=peak, **counts))
+            total = total.plus(EngineStatistics(*cells[row * width : (row + 1) * width]))
         return total
 
 

@@ -363,7 +363,7 @@ def calibrate(
         }
     facts = {
         "model": job.weights,
-        "tokenizer": job.tokenizer_hash,
+        "tokenizer": job.tokenizer.hash,
         "cohort": sha256_file(rows.path),
         **asdict(config),
         **config.scoring.decoding._asdict(),

@@ -20,102 +20,112 @@ import numpy as np
 from chronoward.engine import UNDETERMINED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from chronoward.engine import Rollout
 
 SAMPLED = ("reach", "scope", "count")
 N_CURVE = 20  # points of a cumulative incidence curve, at even shares of its horizon
+_CLOCKS = 1 << 32  # more than there are minutes on a clock
 
 
 @dataclass(frozen=True, eq=False)
 class PathValues:
-    """One rollout's contribution to one outcome.
+    """What n rollouts of one row say about one outcome.
 
     Attributes:
-        curve: float64 (n_horizons, N_CURVE), its incidence by each share of each horizon.
-        undetermined: bool (n_horizons,), the path ended at a cap before the horizon, undecided.
+        curve: float64 (n, n_horizons, N_CURVE), each one's incidence by each share of each horizon.
+        undetermined: bool (n, n_horizons), the path ended at a cap before the horizon, undecided.
     """
 
     curve: NDArray[np.float64]
     undetermined: NDArray[np.bool_]
 
 
-def curve_minutes(prediction_min: int, horizons_min: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Clock of each point of each curve, int64 (n_horizons, N_CURVE); the last is the horizon."""
-    shares = np.arange(1, N_CURVE + 1)
-    return prediction_min + horizons_min[:, None] * shares // N_CURVE
-
-
 def path_values(
-    rollout: Rollout,
+    rollouts: Sequence[Rollout],
     estimator: str,
     set_index: int,
     outcome_ids: NDArray[np.int32],
     prediction_min: int,
     horizons_min: NDArray[np.int64],
 ) -> PathValues:
-    """What one path says about one outcome.
+    """What each path says about one outcome.
 
     Args:
-        rollout: for reach, of the pool that masks the outcome; else of the plain pool.
+        rollouts: of one row; for reach of the pool that masks the outcome, else of the plain pool.
         estimator: "reach", "scope" or "count".
-        set_index: column of the outcome in `rollout.outcome_p`.
+        set_index: column of the outcome in `outcome_p`.
         outcome_ids: tokens of the outcome, ascending.
         prediction_min: prediction time on the clock.
         horizons_min: int64 (n_horizons,), minutes.
     """
-    grid = curve_minutes(prediction_min, horizons_min)
-    is_cut = np.full(len(horizons_min), rollout.status in UNDETERMINED)
-    is_cut &= rollout.end_min < prediction_min + horizons_min
+    ends_min = prediction_min + horizons_min
+    is_capped = np.array([rollout.status in UNDETERMINED for rollout in rollouts])
+    known_min = np.array([rollout.end_min for rollout in rollouts])
+    is_cut = is_capped[:, None] & (known_min[:, None] < ends_min)
+    shares = np.arange(1, N_CURVE + 1)
+    grid = prediction_min + horizons_min[:, None] * shares // N_CURVE  # the last is the horizon
     if estimator == "reach":
-        return PathValues(_reach(rollout, set_index, prediction_min, grid), is_cut)
-    hit_min = _first_hit(rollout, outcome_ids, prediction_min)
-    is_cut &= prediction_min + horizons_min < hit_min
+        draws = _Draws(rollouts, set_index, prediction_min)
+        with np.errstate(divide="ignore"):  # p = 1: the log of 0, an incidence of 1
+            log_free = np.log1p(-draws.p)
+        return PathValues(-np.expm1(draws.sums(log_free, grid)), is_cut)
+    hit, hit_min = _first_hits(rollouts, outcome_ids, prediction_min)
+    is_cut &= ends_min < hit_min[:, None]
     if estimator == "count":
-        return PathValues((grid >= hit_min).astype(np.float64), is_cut)
-    return PathValues(_scope(rollout, set_index, outcome_ids, prediction_min, grid), is_cut)
+        return PathValues((grid >= hit_min[:, None, None]).astype(np.float64), is_cut)
+    draws = _Draws(rollouts, set_index, prediction_min)
+    p = np.where(draws.step > hit[draws.path], 0.0, draws.p)  # the draw that hit still counts
+    return PathValues(draws.sums(p, grid), is_cut)
 
 
-def _first_hit(rollout: Rollout, outcome_ids: NDArray[np.int32], prediction_min: int) -> float:
-    """Clock of the first outcome token at risk; infinity without one."""
-    hits = np.isin(rollout.token_id, outcome_ids) & (rollout.time_min > prediction_min)
-    return float(rollout.time_min[np.argmax(hits)]) if hits.any() else math.inf
+class _Draws:
+    """The draws of several paths, one after the other.
+
+    Attributes:
+        path, step: int64 (n_draws,), whose and the how manieth of its own each draw is.
+        p: float64 (n_draws,), the outcome's probability, 0 before time at risk.
+    """
+
+    def __init__(self, rollouts: Sequence[Rollout], set_index: int, prediction_min: int) -> None:
+        lengths = np.array([len(rollout.step_min) for rollout in rollouts])
+        self._first = np.cumsum(lengths) - lengths
+        self._longest = int(lengths.max())
+        self.path = np.repeat(np.arange(len(rollouts)), lengths)
+        self.step = np.arange(len(self.path)) - self._first[self.path]
+        clock = np.concatenate([rollout.step_min for rollout in rollouts]).astype(np.int64)
+        p = np.concatenate([rollout.outcome_p[:, set_index] for rollout in rollouts])
+        self.p = np.where(clock > prediction_min, p.astype(np.float64), 0.0)
+        self._clock = self.path * _CLOCKS + clock  # ascending over all paths
+
+    def sums(self, terms: NDArray[np.float64], grid: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Σ of a path's terms whose draw lies at or before each minute of `grid`: (n, *grid)."""
+        n = len(self._first)
+        sums = np.zeros((n, self._longest + 1))
+        sums[self.path, self.step + 1] = terms
+        np.cumsum(sums, axis=1, out=sums)  # path by path, as each alone
+        minute = np.arange(n)[:, None] * _CLOCKS + grid.ravel()
+        place = np.searchsorted(self._clock, minute, side="right") - self._first[:, None]
+        return np.take_along_axis(sums, place, axis=1).reshape(n, *grid.shape)
 
 
-def _running(
-    terms: NDArray[np.float64], step_min: NDArray[np.int32], grid: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Σ of the terms whose step lies at or before each minute of `grid`."""
-    sums = np.concatenate([[0.0], np.cumsum(terms)])
-    return sums[np.searchsorted(step_min, grid, side="right")]
-
-
-def _at_risk(rollout: Rollout, set_index: int, prediction_min: int) -> NDArray[np.float64]:
-    p = rollout.outcome_p[:, set_index].astype(np.float64)
-    return np.where(rollout.step_min > prediction_min, p, 0.0)
-
-
-def _reach(
-    rollout: Rollout, set_index: int, prediction_min: int, grid: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore"):  # p = 1: the log of 0, an incidence of 1
-        log_free = np.log1p(-_at_risk(rollout, set_index, prediction_min))
-    return -np.expm1(_running(log_free, rollout.step_min, grid))
-
-
-def _scope(
-    rollout: Rollout,
-    set_index: int,
-    outcome_ids: NDArray[np.int32],
-    prediction_min: int,
-    grid: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    p = _at_risk(rollout, set_index, prediction_min)
-    hits = np.isin(rollout.token_id, outcome_ids) & (rollout.time_min > prediction_min)
-    if hits.any():
-        p[int(np.argmax(hits)) + 1 :] = 0.0  # the draw that hit still counts
-    return _running(p, rollout.step_min, grid)
+def _first_hits(
+    rollouts: Sequence[Rollout], outcome_ids: NDArray[np.int32], prediction_min: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Number and clock of each path's first outcome token at risk; the number past its last and
+    infinity without one."""
+    lengths = np.array([len(rollout.token_id) for rollout in rollouts])
+    tokens = np.concatenate([rollout.token_id for rollout in rollouts])
+    clock = np.concatenate([rollout.time_min for rollout in rollouts])
+    hits = np.flatnonzero(np.isin(tokens, outcome_ids) & (clock > prediction_min))
+    path, first = np.unique(np.repeat(np.arange(len(rollouts)), lengths)[hits], return_index=True)
+    hit, hit_min = lengths.copy(), np.full(len(rollouts), np.inf)
+    hit[path] = hits[first] - (np.cumsum(lengths) - lengths)[path]
+    hit_min[path] = clock[hits[first]]
+    return hit, hit_min
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,17 +148,15 @@ class RowEstimate:
     variance: NDArray[np.float64]
 
 
-def combine(paths: list[PathValues], estimator: str) -> RowEstimate:
-    """Means over paths, in the order given (sums depend on it in the last bit).
+def combine(paths: PathValues, estimator: str) -> RowEstimate:
+    """Means over paths, in their order (sums depend on it in the last bit).
 
     The standard error of `count` uses p̃ = (k + ½)/(N + 1), so that 0 of N is not "without error";
     the others use the sample variance. `lower` is the mean of what is known, `upper` puts 1 for
     every undetermined path. Only means are clipped to [0, 1].
     """
-    n = len(paths)
-    curves = np.stack([path.curve for path in paths])  # (n, horizons, points)
-    values = curves[:, :, -1]
-    cut = np.stack([path.undetermined for path in paths])
+    curves, cut = paths.curve, paths.undetermined
+    n, values = len(curves), curves[:, :, -1]
     lower = values.mean(axis=0)
     upper = np.where(cut, np.maximum(values, 1.0), values).mean(axis=0)
     if estimator == "count":

@@ -116,7 +116,7 @@ class ScoreJob:
     run: Path
     weights: str
     """Hash of the model."""
-    tokenizer_hash: str
+    tokenizer: Tokenizer
     outcomes: Outcomes
     horizons_days: list[int]
     prefixes: Prefixes
@@ -154,7 +154,7 @@ class ScoreJob:
         return cls(
             run=Path(run),
             weights=run_config["weights"],
-            tokenizer_hash=tokenizer.hash,
+            tokenizer=tokenizer,
             outcomes=found,
             horizons_days=list(horizons),
             prefixes=prefixes,
@@ -205,7 +205,6 @@ class ScoreJob:
             dtype=decoding.dtype,
             kv_dtype=decoding.kv_dtype,
         )
-        make = partial(open_engine, self.run, engine, decoding.device)
         estimates: list[list[RowEstimate]] = []
         counts: EngineStatistics | None = None
 
@@ -216,6 +215,9 @@ class ScoreJob:
                 progress(len(estimates), len(prompts), counts)
 
         n_workers = n_processes(min(threads, len(units)), decoding.device)
+        # a worker reads the tokenizer itself: that is quicker than to send it
+        known = self.tokenizer if n_workers == 1 else None
+        make = partial(open_engine, self.run, engine, decoding.device, tokenizer=known)
         for done in map_units(make, score_unit, units, n_workers=n_workers, watch=tell):
             estimates += done
             tell(None)

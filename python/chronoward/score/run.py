@@ -83,7 +83,7 @@ def score(
     report = {
         "schema": 1,
         "model": job.weights,
-        "tokenizer": job.tokenizer_hash,
+        "tokenizer": job.tokenizer.hash,
         "cohort": sha256_file(rows.path),
         "estimator": config.estimator,
         "n_rollouts": config.n_rollouts,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from chronoward.score.estimators import (
-    PathValues,
-    RowEstimate,
-    combine,
-    path_values,
-    wanted_rollouts,
-)
+from chronoward.score.estimators import RowEstimate, combine, path_values, wanted_rollouts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chronoward.engine import Engine, Prompt, SamplingParams
+    from chronoward.engine import Engine, Prompt, Rollout, SamplingParams
 
 N_PILOT = 8
 
@@ -74,16 +70,19 @@ def _estimates(
     ]
     place = {(p.subject_id, p.prediction_time_us): i for i, p in enumerate(prompts)}
     sets = task.params.outcome_sets
-    paths: list[list[list[PathValues | None]]] = [[[None] * n for _ in sets] for n in counts]
+    ended: defaultdict[tuple[int, int], list[Rollout]] = defaultdict(list)
+    found: dict[tuple[int, int], RowEstimate] = {}
     for rollout in engine.generate(prompts, replace(task.params, stream=stream)):
-        row = place[rollout.subject_id, rollout.prediction_time_us]
+        row, pool = place[rollout.subject_id, rollout.prediction_time_us], rollout.pool
+        ended[row, pool].append(rollout)
+        if len(ended[row, pool]) < counts[row]:
+            continue
+        paths = sorted(ended.pop((row, pool)), key=attrgetter("rollout"))
         prediction_min = prompts[row].prediction_min
         assert prediction_min is not None
-        for k in [rollout.pool] if rollout.pool >= 0 else range(len(sets)):
-            paths[row][k][rollout.rollout] = path_values(
-                rollout, task.estimator, k, sets[k], prediction_min, task.horizons_min
+        for k in [pool] if pool >= 0 else range(len(sets)):
+            values = path_values(
+                paths, task.estimator, k, sets[k], prediction_min, task.horizons_min
             )
-    return [
-        [combine([path for path in outcome if path is not None], task.estimator) for outcome in row]
-        for row in paths
-    ]
+            found[row, k] = combine(values, task.estimator)
+    return [[found[row, k] for k in range(len(sets))] for row in range(len(prompts))]
