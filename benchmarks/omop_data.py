@@ -72,7 +72,7 @@ def _check(store: Path, n_rows: int) -> None:
 
 def measure_omop(quick: bool) -> Iterator[Measurement]:
     """The lines of D4: six columns, then full width."""
-    n_rows = 100_000 if quick else 5_000_000
+    n_rows = 100_000 if quick else 20_000_000
     for metric, columns in (("six_columns", _SIX), ("full_width", "*")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
