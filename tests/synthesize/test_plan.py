@@ -35,7 +35,7 @@ def test_units_hold_each_subject_once() -> None:
 
 
 def test_a_larger_job_has_the_same_first_units() -> None:
-    small, large = plan(n_subjects=300), plan(n_subjects=3000)
+    small, large = plan(n_subjects=1200), plan(n_subjects=3000)
     assert small.subjects(0) == large.subjects(0)
     assert small.subjects(1) == large.subjects(1)
 
