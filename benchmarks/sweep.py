@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 CLINIC = "clinic"
 REAL = ("synthea-ma-meds", "cinc2012-a-meds", "mimic-iv-demo-meds")
+PRESETS = {"cinc2012-a-meds": "events"}  # it has no visits
 CLINIC_SEED = 11
 HELD_OUT_TOKENS = 262_144
 OUTCOMES = ("heart_failure", "sim_spontaneous")
@@ -124,7 +125,8 @@ class Sweep:
     def _store(self, data_set: str, values: str) -> Path:
         out = self._folder / f"tokens_{data_set}_{values}"
         if not (out / MANIFEST).is_file():
-            tokenize(self._source(data_set), out, spec=TokenizerSpec(values=values), split="hash")
+            spec = TokenizerSpec(preset=PRESETS.get(data_set, "compact"), values=values)
+            tokenize(self._source(data_set), out, spec=spec, split="hash")
         return out
 
     def _one(self, arm: Arm, data_set: str, seed: int) -> None:

@@ -145,6 +145,16 @@ def test_a_source_without_visits_gets_the_preset_without_visits(meds_store: Toke
     assert verify(meds_store.path).n_subjects == N_MEDS
 
 
+@pytest.mark.parametrize("preset", ["compact", "cehr"])
+def test_a_preset_of_visits_is_refused_where_records_are_in_none(
+    meds: Path, tmp_path: Path, preset: str
+) -> None:
+    out = tmp_path / "tokens"
+    with pytest.raises(DataError, match=r"^\d+ of \d+ events are in no visit.*use preset events"):
+        tokenize(meds, out, preset=preset)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("preset", ["cehr", pytest.param("events", marks=_SLOW)])
 def test_other_presets_verify(omop: Path, tmp_path: Path, preset: str) -> None:
     made = tokenize(omop, tmp_path / "tokens", preset=preset)

@@ -45,8 +45,13 @@ if TYPE_CHECKING:
     from chronoward.tokenizer.batch import TokenBatch
     from chronoward.tokenizer.inputs import EncodeInput
 
-MAX_UNKNOWN_SHARE = 0.5
-"""Of a source's events with a given tokenizer: beyond it, the tokenizer is another source's."""
+MAX_LOST_SHARE = 0.5
+"""Of a source's events that have no token for one of `_LOSSES`; beyond it there is no store."""
+_LOSSES = {
+    "unknown_code": "have codes that the tokenizer does not know: it is another source's",
+    "without_visit": "are in no visit, and its preset has a place for those in visits only: use "
+    "preset events",
+}
 _FIT_REPORT = "fit_report.json"
 
 
@@ -127,24 +132,26 @@ class _Stages:
             if len(table):
                 yield tokenizer.input_of(table, observation.of(table), codes)
 
-    def check_known(self, counts: Counter[str]) -> None:
-        """Refuses a given tokenizer that knows few of the source's codes; nothing is left then.
+    def check_fits(self, counts: Counter[str], *, is_given: bool) -> None:
+        """Refuses a tokenizer that has no token for most of the source; nothing is left then.
+
+        Args:
+            counts: what encoding lost, by rule.
+            is_given: it was fitted elsewhere; one of this source may know few codes where most are
+                rare, and its report names them.
 
         Raises:
-            DataError: it does.
+            DataError: its codes or its visits are not this source's.
         """
-        n, unknown = self.prepared.n_events, counts["unknown_code"]
-        if unknown <= MAX_UNKNOWN_SHARE * n:
-            return
-        for name in SPLITS:
-            shutil.rmtree(self.out / name, ignore_errors=True)
-        (self.out / TOKENIZER).unlink()
-        (self.out / FINGERPRINTS).unlink()
-        message = (
-            f"{unknown} of {n} events have codes that the given "
-            f"tokenizer does not know (at most {MAX_UNKNOWN_SHARE:.0%}): it is another source's"
-        )
-        raise DataError(message)
+        n = self.prepared.n_events
+        for rule, why in _LOSSES.items():
+            if counts[rule] > MAX_LOST_SHARE * n and (is_given or rule != "unknown_code"):
+                for name in SPLITS:
+                    shutil.rmtree(self.out / name, ignore_errors=True)
+                (self.out / TOKENIZER).unlink()
+                (self.out / FINGERPRINTS).unlink()
+                message = f"{counts[rule]} of {n} events {why} (at most {MAX_LOST_SHARE:.0%})"
+                raise DataError(message)
 
     def finish(self, tokenizer: Tokenizer, writer: StoreWriter, counts: Counter[str]) -> None:
         """Code table, report and ledger, then the manifest."""
@@ -261,7 +268,8 @@ def tokenize(
         The store, opened.
 
     Raises:
-        DataError: the source's structure is faulty, or it is neither OMOP nor MEDS.
+        DataError: the source's structure is faulty, it is neither OMOP nor MEDS, or most of its
+            events have no token.
         ConfigError: options that contradict each other or the source.
         FormatError: a corrupt file, or a tokenizer of another version.
         StateError: `out` or `events_dir` holds something else, or another process writes `out`.
@@ -312,8 +320,7 @@ def tokenize(
                 check_tokenizer(given, prepared)
             fitted = stages.tokenizer(given, spec, placing)
             writer, counts = stages.encode(fitted)
-            if given is not None:
-                stages.check_known(counts)
+            stages.check_fits(counts, is_given=given is not None)
             stages.finish(fitted, writer, counts)
         if temp_dir is not None:
             shutil.rmtree(scratch, ignore_errors=True)
