@@ -73,7 +73,8 @@ def _auroc(line: dict[str, Any]) -> float | None:
 def _cell(found: tuple[float, float] | None, digits: int) -> str:
     if found is None:
         return "–"
-    return f"{found[0]:+.{digits}f} ± {found[1]:.{digits}f}"
+    mean, half = found
+    return f"{mean:+.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else ", one seed")
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -130,9 +131,11 @@ def plot(lines: list[dict[str, Any]]) -> Figure:
 def page(lines: list[dict[str, Any]]) -> str:
     """docs/ablation.md."""
     n_runs, seeds = len(lines), len({x["seed"] for x in lines})
+    n_planned = len(arms(STEPS)) * (1 + len(REAL)) * 3
+    runs = f"{n_runs} runs" if n_runs >= n_planned else f"{n_runs} of {n_planned} runs so far"
     return f"""# What the defaults are worth
 
-One factor at a time against the shipped defaults: {n_runs} runs of `tiny`, {seeds} seeds, about
+One factor at a time against the shipped defaults: {runs} of `tiny`, {seeds} seeds, about
 {STEPS} steps of one row of {ROW_TOKENS:,} tokens (1 M tokens) each, judged on held-out subjects.
 Numbers are differences to the base with the same seed, mean ± half of the 95 % interval over seeds
 (Student's t); fewer bits are better. Bits are for each recorded event (a code with its value), so

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 MAX_LOST_SHARE = 0.5
 """Of a source's events that have no token for one of `_LOSSES`; beyond it there is no store."""
 _LOSSES = {
-    "unknown_code": "have codes that the tokenizer does not know: it is another source's",
+    "unknown_code": "have codes that the given tokenizer does not know: it is another source's",
     "without_visit": "are in no visit, and its preset has a place for those in visits only: use "
     "preset events",
 }
