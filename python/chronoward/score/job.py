@@ -215,7 +215,7 @@ class ScoreJob:
                 progress(len(estimates), len(prompts), counts)
 
         n_workers = n_processes(min(threads, len(units)), decoding.device)
-        # a worker reads the tokenizer itself: that is quicker than to send it
+        # another process reads the tokenizer itself
         known = self.tokenizer if n_workers == 1 else None
         make = partial(open_engine, self.run, engine, decoding.device, tokenizer=known)
         for done in map_units(make, score_unit, units, n_workers=n_workers, watch=tell):
