@@ -40,6 +40,29 @@ struct TileProduct {
   std::size_t out_stride = 0;
 };
 
+/// The same sums for all key heads of one row at once, so that enough chains of additions run side
+/// by side: head h has `n_rows` rows of x and its own B, n_panels panels wide.
+template <typename T>
+struct HeadsProduct {
+  const float* x = nullptr;
+  std::size_t x_stride = 0;  // between the rows of a head
+  std::size_t x_head_step = 0;
+  std::size_t n_rows = 0;
+  std::size_t n_heads = 0;
+  /// Panel p of head h begins at block + h * head_step + 16p; its `depth` rows lie `row_stride`
+  /// apart.
+  const T* block = nullptr;
+  const T* next = nullptr;  // the block that is read next, asked for meanwhile
+  std::size_t head_step = 0;
+  std::size_t n_panels = 0;
+  std::size_t row_stride = kWide;
+  std::size_t depth = 0;
+  bool adds = false;
+  float* out = nullptr;
+  std::size_t out_stride = 0;  // between the rows of a head
+  std::size_t out_head_step = 0;
+};
+
 /// A row of attention scores, `n` of which are keys of the row; there is room for whole blocks.
 struct ScoreRow {
   float* scores = nullptr;
@@ -56,6 +79,8 @@ struct DecodeKernels {
   void (*product_f32)(const TileProduct<float>&);
   void (*product_bf16)(const TileProduct<Bf16>&);
   void (*product_i8)(const TileProduct<std::int8_t>&);
+  void (*heads_f32)(const HeadsProduct<float>&);
+  void (*heads_bf16)(const HeadsProduct<Bf16>&);
   /// scores -> exp(score - top), 0 behind `n`; also the sum. `n` is at least 1.
   void (*weigh)(const ScoreRow& row, float* top, float* sum);
   /// |now - time| of each key, in minutes; n is a multiple of 16.
@@ -86,6 +111,9 @@ void use_decode_level(DecodeLevel level);
 
 inline void tile_product(const TileProduct<float>& p) { decode_kernels().product_f32(p); }
 inline void tile_product(const TileProduct<Bf16>& p) { decode_kernels().product_bf16(p); }
+inline void heads_product(const HeadsProduct<float>& p) { decode_kernels().heads_f32(p); }
+inline void heads_product(const HeadsProduct<Bf16>& p) { decode_kernels().heads_bf16(p); }
+
 inline void tile_product(const TileProduct<std::int8_t>& p) { decode_kernels().product_i8(p); }
 
 }  // namespace chronoward

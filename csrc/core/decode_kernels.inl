@@ -71,6 +71,54 @@ void product(const TileProduct<T>& a) {
   if (panel < a.n_panels) all_rows<R, 1>(a, panel);
 }
 
+/// R rows of each head by P panels, which may belong to several heads.
+template <std::size_t R, std::size_t P, typename T>
+inline void heads_tile(const HeadsProduct<T>& a, std::size_t row, std::size_t first) {
+  Wide sums[R][P];
+  const T* from[P];
+  const float* x[P];
+  float* out[P];
+  for (std::size_t p = 0; p < P; ++p) {
+    const auto head = (first + p) / a.n_panels, panel = (first + p) % a.n_panels;
+    from[p] = a.block + head * a.head_step + panel * kWide;
+    x[p] = a.x + head * a.x_head_step + row * a.x_stride;
+    out[p] = a.out + head * a.out_head_step + row * a.out_stride + panel * kWide;
+    for (std::size_t r = 0; r < R; ++r) {
+      sums[r][p] = a.adds ? load_wide(out[p] + r * a.out_stride) : Wide{};
+    }
+  }
+  const std::ptrdiff_t ahead = a.next - a.block;
+  for (std::size_t k = 0; k < a.depth; ++k) {
+#pragma GCC unroll 8
+    for (std::size_t p = 0; p < P; ++p) {
+      const Wide column = load_wide(from[p] + k * a.row_stride);
+      __builtin_prefetch(from[p] + k * a.row_stride + ahead);
+#pragma GCC unroll 4
+      for (std::size_t r = 0; r < R; ++r) sums[r][p] += splat(x[p][r * a.x_stride + k]) * column;
+    }
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t p = 0; p < P; ++p) store_wide(out[p] + r * a.out_stride, sums[r][p]);
+  }
+}
+
+template <std::size_t R, typename T>
+inline void heads_rows(const HeadsProduct<T>& a, std::size_t row) {
+  const auto n = a.n_heads * a.n_panels;
+  constexpr std::size_t P = R == 1 ? 6 : 4;
+  std::size_t first = 0;
+  for (; first + P <= n; first += P) heads_tile<R, P>(a, row, first);
+  for (; first + 2 <= n; first += 2) heads_tile<R, 2>(a, row, first);
+  if (first < n) heads_tile<R, 1>(a, row, first);
+}
+
+template <typename T>
+void heads_product(const HeadsProduct<T>& a) {
+  std::size_t row = 0;
+  for (; row + 2 <= a.n_rows; row += 2) heads_rows<2>(a, row);
+  if (row < a.n_rows) heads_rows<1>(a, row);
+}
+
 inline Wide biased(const ScoreRow& row, std::size_t at) {
   const Wide scores = load_wide(row.scores + at) * row.scale;
   if (row.bias == TimeBias::none) return scores;
@@ -193,8 +241,18 @@ void rescale(const S* sums, const float* scales, std::size_t n, float scale, boo
 
 extern const DecodeKernels kKernels;
 const DecodeKernels kKernels{
-    &product<float>, &product<Bf16>,  &product<std::int8_t>,  &weigh, &elapsed, &norm, &gate,
-    &quantize,       &rescale<float>, &rescale<std::int32_t>,
+    &product<float>,
+    &product<Bf16>,
+    &product<std::int8_t>,
+    &heads_product<float>,
+    &heads_product<Bf16>,
+    &weigh,
+    &elapsed,
+    &norm,
+    &gate,
+    &quantize,
+    &rescale<float>,
+    &rescale<std::int32_t>,
 };
 
 }  // namespace chronoward::CHRONOWARD_LEVEL

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <stdexcept>
-#include <type_traits>
 
 #include "core/denormals.hpp"
 #include "core/lane_math.hpp"
@@ -14,11 +13,7 @@ namespace {
 
 using Eight = float __attribute__((vector_size(32)));
 using Sixteen = float __attribute__((vector_size(64)));  // only where AVX-512 holds it
-using EightHalves = std::uint16_t __attribute__((vector_size(16)));
-using SixteenHalves = std::uint16_t __attribute__((vector_size(32)));
-template <typename Vector>
-using Halves = std::conditional_t<sizeof(Vector) == 64, SixteenHalves, EightHalves>;
-constexpr std::size_t kBlock = 64;  // rows of one task
+constexpr std::size_t kBlock = 64;                       // rows of one task
 
 template <typename Vector>
 CHRONOWARD_INLINE Vector widen(const float* from) {
@@ -27,8 +22,7 @@ CHRONOWARD_INLINE Vector widen(const float* from) {
 
 template <typename Vector>
 CHRONOWARD_INLINE Vector widen(const BFloat16* from) {
-  const auto halves = load_lanes<Halves<Vector>>(from);
-  return bits_as_lanes<Vector>(__builtin_convertvector(halves, LaneBits<Vector>) << 16);
+  return lanes_of_halves<Vector>(load_lanes<Halves<Vector>>(from));
 }
 
 template <typename Vector>
@@ -42,7 +36,7 @@ CHRONOWARD_INLINE void narrow(const Vector& x, BFloat16* to) {
   const auto bits = lanes_as_bits(x);
   const LaneBits<Vector> rounded = bits + 0x7FFF + ((bits >> 16) & 1);
   const LaneBits<Vector> kept = x != x ? (bits | 0x00400000) : rounded;
-  store_lanes(to, __builtin_convertvector((kept >> 16) & 0xFFFF, Halves<Vector>));
+  store_lanes(to, upper_halves<Vector>(kept));
 }
 
 /// 1 / (1 + exp(-x)) without overflow.

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/amx.hpp"
+#include "core/bf16_dot.hpp"
 #include "core/packed_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -87,7 +88,7 @@ void pack_transposed(const Product& p, std::size_t depth, Packed& packed) {
 
 }  // namespace
 
-bool can_multiply_bf16() { return has_amx() && __builtin_cpu_supports("avx512bf16") != 0; }
+bool can_multiply_bf16() { return has_bf16_dot(); }
 
 void multiply_bf16(const Product& p) {
   static thread_local Packed packed;
@@ -103,8 +104,11 @@ void multiply_bf16(const Product& p) {
   for (std::size_t j = 0; j < p.columns; j += kPanel) {
     pack_pairs(p.b + j, p.b_stride, p.depth, depth, packed.b.data() + j * depth);
   }
-  amx_product({packed.a.data(), rows / kPanel, packed.b.data(), p.columns / kPanel, depth, p.adds,
-               p.out, p.out_stride});
+  const AmxProduct<Bf16, float> product{
+      packed.a.data(), rows / kPanel, packed.b.data(), p.columns / kPanel,
+      depth,           p.adds,        p.out,           p.out_stride};
+  if (has_amx()) return amx_product(product);
+  bf16_dot_product(product, p.rows);
 }
 
 #else

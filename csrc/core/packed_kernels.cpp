@@ -305,8 +305,11 @@ CHRONOWARD_WIDE_CLONES float dot(const float* x, const float* y, std::size_t n) 
   for (; t + width <= n; t += width) {
     for (std::size_t i = 0; i < width; ++i) sums[i] += x[t + i] * y[t + i];
   }
-  float total = 0.0F;
-  for (const float lane : sums) total += lane;
+  float four[4];  // not one lane after the other: each addition would wait for the last
+  for (std::size_t i = 0; i < 4; ++i) {
+    four[i] = (sums[i] + sums[i + 8]) + (sums[i + 4] + sums[i + 12]);
+  }
+  float total = (four[0] + four[2]) + (four[1] + four[3]);
   for (; t < n; ++t) total += x[t] * y[t];
   return total;
 }

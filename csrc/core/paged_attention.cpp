@@ -13,9 +13,6 @@ namespace {
 // Rows of a group: enough that a key read from memory is used often, few enough that their scores
 // stay in the second-level cache.
 constexpr std::size_t kGroupRows = 32;
-// Pages that a single row takes at once, all heads of them: they lie side by side in memory.
-constexpr std::size_t kKeyPages = 3, kValuePages = 3;
-
 }  // namespace
 
 void PagedAttention::attend(std::size_t layer, std::span<const RowPlace> places,
@@ -111,33 +108,15 @@ void PagedAttention::segment(std::size_t layer, const Group& group,
     }
   }
   if (n_rows == 1) {
-    // Pages outside, heads inside: memory is read as it lies.
-    scores_.resize(shape.n_heads * width);
-    for (std::size_t p = 0; p < n_pages; p += kKeyPages) {
-      for (std::size_t head = 0; head < shape.n_kv_heads; ++head) {
-        score<T>(layer, head, p, std::min(kKeyPages, n_pages - p), n_queries,
-                 scores_.data() + head * n_queries * width + p * kWide);
-      }
-    }
-    for (std::size_t head = 0; head < shape.n_kv_heads; ++head) {
-      weigh(head, bias, n_queries, scores_.data() + head * n_queries * width, group.rows, part);
-    }
-    float* sums = part.sums.data() + group.rows[0] * shape.n_heads * d_value;
-    for (std::size_t p = 0; p < n_pages; p += kValuePages) {
-      for (std::size_t head = 0; head < shape.n_kv_heads; ++head) {
-        sum_values<T>(layer, head, p, std::min(kValuePages, n_pages - p), n_queries,
-                      scores_.data() + head * n_queries * width + p * kWide,
-                      sums + head * per_head * d_value);
-      }
-    }
+    one_row<T>(layer, group.rows, bias, part);
     return;
   }
   scores_.resize(n_queries * width);
   sums_.resize(n_queries * d_value);
   for (std::size_t head = 0; head < shape.n_kv_heads; ++head) {
-    score<T>(layer, head, 0, n_pages, n_queries, scores_.data());
+    score<T>(layer, head, n_queries);
     weigh(head, bias, n_queries, scores_.data(), group.rows, part);
-    sum_values<T>(layer, head, 0, n_pages, n_queries, scores_.data(), sums_.data());
+    sum_values<T>(layer, head, n_queries);
     for (std::size_t r = 0; r < n_rows; ++r) {
       std::copy_n(sums_.data() + r * per_head * d_value, per_head * d_value,
                   part.sums.data() + (group.rows[r] * shape.n_heads + head * per_head) * d_value);
@@ -145,14 +124,61 @@ void PagedAttention::segment(std::size_t layer, const Group& group,
   }
 }
 
+/// Pages outside, heads inside: memory is read as it lies. Pages lie far apart, so no processor
+/// foresees the next one: it is asked for, line by line, while this one is summed.
+template <typename T>
+void PagedAttention::one_row(std::size_t layer, std::span<const std::uint32_t> rows,
+                             const BiasOfHeads& bias, Part& part) {
+  const auto& shape = cache_.shape();
+  const auto per_head = shape.group(), d = shape.d_head, d_value = shape.d_value();
+  const auto n_pages = pages_.size(), width = n_pages * kWide;
+  scores_.resize(shape.n_heads * width);
+  HeadsProduct<T> keys;
+  keys.x = queries_.data();
+  keys.x_stride = d;
+  keys.x_head_step = per_head * d;
+  keys.n_rows = per_head;
+  keys.n_heads = shape.n_kv_heads;
+  keys.head_step = kWide * d;
+  keys.n_panels = 1;
+  keys.depth = d;
+  keys.out_stride = width;
+  keys.out_head_step = per_head * width;
+  for (std::size_t p = 0; p < n_pages; ++p) {
+    keys.next = cache_.keys<T>(layer, pages_[std::min(p + 1, n_pages - 1)], 0);
+    keys.block = cache_.keys<T>(layer, pages_[p], 0);
+    keys.out = scores_.data() + p * kWide;
+    heads_product(keys);
+  }
+  for (std::size_t head = 0; head < shape.n_kv_heads; ++head) {
+    weigh(head, bias, per_head, scores_.data() + head * per_head * width, rows, part);
+  }
+  HeadsProduct<T> values = keys;
+  values.x_stride = width;
+  values.x_head_step = per_head * width;
+  values.head_step = kWide * d_value;
+  values.n_panels = d_value / kWide;
+  values.row_stride = d_value;
+  values.depth = kWide;
+  values.out = part.sums.data() + rows[0] * shape.n_heads * d_value;
+  values.out_stride = d_value;
+  values.out_head_step = per_head * d_value;
+  for (std::size_t p = 0; p < n_pages; ++p) {
+    values.next = cache_.values<T>(layer, pages_[std::min(p + 1, n_pages - 1)], 0);
+    values.x = scores_.data() + p * kWide;
+    values.block = cache_.values<T>(layer, pages_[p], 0);
+    values.adds = p > 0;
+    heads_product(values);
+  }
+}
+
 /// scores[m][t] = q_m·k_t; rows of scores are as wide as all pages of the group.
 template <typename T>
-void PagedAttention::score(std::size_t layer, std::size_t head, std::size_t first_page,
-                           std::size_t n_pages, std::size_t n_queries, float* scores) {
-  const auto d = cache_.shape().d_head;
+void PagedAttention::score(std::size_t layer, std::size_t head, std::size_t n_queries) {
+  const auto d = cache_.shape().d_head, n_pages = pages_.size();
   blocks_.resize(n_pages);
   for (std::size_t p = 0; p < n_pages; ++p) {
-    blocks_[p] = cache_.keys<T>(layer, pages_[first_page + p], head);
+    blocks_[p] = cache_.keys<T>(layer, pages_[p], head);
   }
   TileProduct<T> product;
   product.x = queries_.data() + head * n_queries * d;
@@ -162,24 +188,22 @@ void PagedAttention::score(std::size_t layer, std::size_t head, std::size_t firs
   product.panel_step = 1;
   product.n_panels = n_pages;
   product.depth = d;
-  product.out = scores;
-  product.out_stride = pages_.size() * kWide;
+  product.out = scores_.data();
+  product.out_stride = n_pages * kWide;
   tile_product(product);
 }
 
-/// sums[m] (+)= Σ_t weight_t·v_t over some pages, the first of which begins the sum.
+/// sums[m] = Σ_t weight_t·v_t.
 template <typename T>
-void PagedAttention::sum_values(std::size_t layer, std::size_t head, std::size_t first_page,
-                                std::size_t n_pages, std::size_t n_queries, const float* scores,
-                                float* sums) {
-  const auto d_value = cache_.shape().d_value();
+void PagedAttention::sum_values(std::size_t layer, std::size_t head, std::size_t n_queries) {
+  const auto d_value = cache_.shape().d_value(), n_pages = pages_.size();
   blocks_.resize(n_pages);
   for (std::size_t p = 0; p < n_pages; ++p) {
-    blocks_[p] = cache_.values<T>(layer, pages_[first_page + p], head);
+    blocks_[p] = cache_.values<T>(layer, pages_[p], head);
   }
   TileProduct<T> product;
-  product.x = scores;
-  product.x_stride = pages_.size() * kWide;
+  product.x = scores_.data();
+  product.x_stride = n_pages * kWide;
   product.n_rows = n_queries;
   product.blocks = reinterpret_cast<const T* const*>(blocks_.data());
   product.n_blocks = n_pages;
@@ -188,8 +212,7 @@ void PagedAttention::sum_values(std::size_t layer, std::size_t head, std::size_t
   product.n_panels = d_value / kWide;
   product.row_stride = d_value;
   product.depth = kWide;
-  product.adds = first_page > 0;
-  product.out = sums;
+  product.out = sums_.data();
   product.out_stride = d_value;
   tile_product(product);
 }

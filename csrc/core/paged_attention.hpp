@@ -48,11 +48,12 @@ class PagedAttention {
   void segment(std::size_t layer, const Group& group, std::span<const RowPlace> places,
                const float* q, const BiasOfHeads& bias, bool is_prefix);
   template <typename T>
-  void score(std::size_t layer, std::size_t head, std::size_t first_page, std::size_t n_pages,
-             std::size_t n_queries, float* scores);
+  void one_row(std::size_t layer, std::span<const std::uint32_t> rows, const BiasOfHeads& bias,
+               Part& part);
   template <typename T>
-  void sum_values(std::size_t layer, std::size_t head, std::size_t first_page, std::size_t n_pages,
-                  std::size_t n_queries, const float* scores, float* sums);
+  void score(std::size_t layer, std::size_t head, std::size_t n_queries);
+  template <typename T>
+  void sum_values(std::size_t layer, std::size_t head, std::size_t n_queries);
   void weigh(std::size_t head, const BiasOfHeads& bias, std::size_t n_queries, float* scores,
              std::span<const std::uint32_t> rows, Part& part);
   void merge(std::span<const RowPlace> places, float* out) const;
