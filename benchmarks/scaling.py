@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-clinic", type=int, default=6000)
     parser.add_argument("--data-sets", nargs="*", default=list(DATA_SETS))
     options = parser.parse_args(arguments)
-    sweep = Sweep("scaling", options.work_dir, options.lines, options.n_clinic)
+    sweep = Sweep("scaling", options.work_dir, options.lines, options.n_clinic, scores=False)
     if options.what == "run":
         sweep.run(arms(options.steps), options.data_sets, range(options.seeds))
         return

@@ -90,10 +90,14 @@ class Sweep:
         folder: keeps stores and runs.
         lines: file of JSON lines, appended to.
         n_clinic: subjects of the simulated clinic.
+        scores: models of the clinic are also asked for risks, zero-shot.
     """
 
-    def __init__(self, name: str, folder: Path, lines: Path, n_clinic: int = 6000) -> None:
+    def __init__(
+        self, name: str, folder: Path, lines: Path, n_clinic: int = 6000, *, scores: bool = True
+    ) -> None:
         self._name, self._folder, self._lines, self._n_clinic = name, folder, lines, n_clinic
+        self._scores = scores
         folder.mkdir(parents=True, exist_ok=True)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -136,7 +140,7 @@ class Sweep:
         with Stopwatch() as watch:
             model = train(tokens, run_dir, config, resume=True)
         found = held_out(model, tokens, config)
-        if data_set == CLINIC:
+        if self._scores and data_set == CLINIC:
             found["auroc"] = self._auroc(run_dir, tokens)
         extra = {
             "data_set": data_set,

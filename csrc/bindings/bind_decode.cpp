@@ -9,7 +9,6 @@
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
 #include "bindings/places.hpp"
-#include "core/amx.hpp"
 #include "core/decode_model.hpp"
 #include "core/decode_steps.hpp"
 
@@ -34,7 +33,7 @@ NumberType weights_named(const std::string& name) {
   return name == "int8" ? NumberType::i8 : type_named(name);
 }
 
-constexpr const char* kLevels[] = {"x86-64", "x86-64-v3", "x86-64-v4", "amx"};
+constexpr const char* kLevels[] = {"x86-64", "x86-64-v3", "x86-64-v4", "dot", "amx"};
 
 std::string level_name() { return kLevels[static_cast<std::size_t>(decode_level())]; }
 
@@ -156,9 +155,9 @@ std::size_t run_steps(DecodeModel& model, Sampler& sampler, const Array<std::int
 }  // namespace
 
 void bind_decode(py::module_& m) {
-  m.def("has_amx", &has_amx, "Whether bf16 and int8 products run in AMX's tiles.");
   m.def("decode_level", &level_name,
-        "What the decode step's loops are compiled for: x86-64, -v3, -v4, or amx beside -v4.");
+        "What the decode step's loops are compiled for: x86-64, -v3, -v4, and with -v4 dot "
+        "(AVX-512's dot products of bf16 and int8) or amx.");
   m.def("use_decode_level", &use_level, py::arg("name"),
         "Takes a lower level than the processor's best, for models made from then on (tests).");
   py::class_<KeyValueCache>(m, "KeyValueCache",

@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "core/amx.hpp"
+#include "core/dot_product.hpp"
 
 namespace chronoward {
 
@@ -27,7 +27,8 @@ DecodeLevel best_level() {
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  if (has_v4) return has_amx() ? DecodeLevel::amx : DecodeLevel::v4;
+  if (has_v4 && has_dot_products()) return has_amx() ? DecodeLevel::amx : DecodeLevel::dot;
+  if (has_v4) return DecodeLevel::v4;
   if (has_v3) return DecodeLevel::v3;
 #endif
   return DecodeLevel::v1;

@@ -12,8 +12,9 @@ namespace chronoward {
 
 constexpr std::size_t kWide = 16;
 
-/// What the loops are compiled for, each level with what the ones before it have.
-enum class DecodeLevel : std::uint8_t { v1, v3, v4, amx };
+/// What the loops are compiled for, each level with what the ones before it have. `dot` and `amx`
+/// are v4 with units for products of bf16 and int8.
+enum class DecodeLevel : std::uint8_t { v1, v3, v4, dot, amx };
 
 enum class TimeBias : std::uint8_t { none, log, linear };
 

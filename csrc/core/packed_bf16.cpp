@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "core/amx.hpp"
-#include "core/bf16_dot.hpp"
+#include "core/dot_product.hpp"
 #include "core/packed_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -88,7 +88,7 @@ void pack_transposed(const Product& p, std::size_t depth, Packed& packed) {
 
 }  // namespace
 
-bool can_multiply_bf16() { return has_bf16_dot(); }
+bool can_multiply_bf16() { return has_dot_products(); }
 
 void multiply_bf16(const Product& p) {
   static thread_local Packed packed;
@@ -108,7 +108,7 @@ void multiply_bf16(const Product& p) {
       packed.a.data(), rows / kPanel, packed.b.data(), p.columns / kPanel,
       depth,           p.adds,        p.out,           p.out_stride};
   if (has_amx()) return amx_product(product);
-  bf16_dot_product(product, p.rows);
+  dot_product(product, p.rows);
 }
 
 #else

@@ -6,6 +6,7 @@
 
 #include "core/amx.hpp"
 #include "core/decode_kernels.hpp"
+#include "core/dot_product.hpp"
 
 namespace chronoward {
 namespace {
@@ -20,9 +21,10 @@ PackedMatrix::PackedMatrix(std::span<const float> weight, std::size_t n_out, std
   if (n_out == 0 || n_in == 0 || weight.size() != n_out * n_in) {
     throw std::invalid_argument("a weight does not fit its shape");
   }
-  is_amx_ = type != NumberType::f32 && decode_level() == DecodeLevel::amx;
+  is_tiled_ = type != NumberType::f32 && decode_level() >= DecodeLevel::dot;
+  is_amx_ = is_tiled_ && decode_level() == DecodeLevel::amx;
   const std::size_t tile = type == NumberType::bf16 ? 32 : 64;
-  depth_ = is_amx_ ? (n_in + tile - 1) / tile * tile : n_in;
+  depth_ = is_tiled_ ? (n_in + tile - 1) / tile * tile : n_in;
   const auto size = n_panels_ * kWide * depth_;
   if (type == NumberType::i8) {
     bytes_ = HugeBlock<std::int8_t>(size);
@@ -37,7 +39,7 @@ PackedMatrix::PackedMatrix(std::span<const float> weight, std::size_t n_out, std
     halves_ = HugeBlock<Bf16>(size);
     std::fill_n(halves_.data(), size, Bf16{});
   }
-  if (is_amx_) rows_.assign(kProductRows * depth_, Bf16{});
+  if (is_tiled_) rows_.assign(kProductRows * depth_, Bf16{});
   pack(weight);
 }
 
@@ -46,7 +48,7 @@ void PackedMatrix::pack(std::span<const float> weight) {
     const auto panel = o / kWide * kWide * depth_, lane = o % kWide;
     for (std::size_t k = 0; k < n_in_; ++k) {
       const float value = weight[o * n_in_ + k];
-      if (is_amx_) {
+      if (is_tiled_) {
         halves_.data()[panel + k / 2 * 2 * kWide + 2 * lane + k % 2] = to_bf16(value);
       } else if (halves_.size() != 0) {
         halves_.data()[panel + k * kWide + lane] = to_bf16(value);
@@ -59,7 +61,7 @@ void PackedMatrix::pack(std::span<const float> weight) {
 
 /// The largest weight of each output becomes 127.
 void PackedMatrix::pack_int8(std::span<const float> weight) {
-  const std::size_t together = is_amx_ ? 4 : 1;
+  const std::size_t together = is_tiled_ ? 4 : 1;
   scales_.assign(n_panels_ * kWide, 0.0F);
   for (std::size_t o = 0; o < n_out_; ++o) {
     const auto row = weight.subspan(o * n_in_, n_in_);
@@ -77,7 +79,7 @@ void PackedMatrix::pack_int8(std::span<const float> weight) {
     }
   }
   const auto strip = kProductRows * kStripPanels * kWide;
-  if (is_amx_) {
+  if (is_tiled_) {
     integers_.bytes.assign(kProductRows * depth_, 0);
     integers_.whole_sums.assign(strip, 0);
   } else {
@@ -89,7 +91,7 @@ void PackedMatrix::pack_int8(std::span<const float> weight) {
 void PackedMatrix::multiply(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
                             std::size_t out_stride, bool adds) const {
   if (bytes_.size() != 0) return multiply_int8(x, x_stride, n_rows, out, out_stride, adds);
-  if (is_amx_) return multiply_amx(x, x_stride, n_rows, out, out_stride, adds);
+  if (is_tiled_) return multiply_bf16(x, x_stride, n_rows, out, out_stride, adds);
   const auto run = [&]<typename T>(const T* base) {
     TileProduct<T> product;
     product.x = x;
@@ -111,8 +113,8 @@ void PackedMatrix::multiply(const float* x, std::size_t x_stride, std::size_t n_
   }
 }
 
-void PackedMatrix::multiply_amx(const float* x, std::size_t x_stride, std::size_t n_rows,
-                                float* out, std::size_t out_stride, bool adds) const {
+void PackedMatrix::multiply_bf16(const float* x, std::size_t x_stride, std::size_t n_rows,
+                                 float* out, std::size_t out_stride, bool adds) const {
   for (std::size_t r = 0; r < n_rows; ++r) {
     const float* from = x + r * x_stride;
     Bf16* to = rows_.data() + r * depth_;
@@ -127,7 +129,7 @@ void PackedMatrix::multiply_amx(const float* x, std::size_t x_stride, std::size_
   product.adds = adds;
   product.out = out;
   product.out_stride = out_stride;
-  amx_product(product);
+  is_amx_ ? amx_product(product) : dot_product(product, n_rows);
 }
 
 void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size_t n_rows,
@@ -136,15 +138,15 @@ void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size
   Integers& scratch = integers_;
   const auto width = whole_panels(n_in_);
   for (std::size_t r = 0; r < n_rows; ++r) {
-    float* integers = is_amx_ ? nullptr : scratch.rows.data() + r * width;
-    std::int8_t* bytes = is_amx_ ? scratch.bytes.data() + r * depth_ : nullptr;
+    float* integers = is_tiled_ ? nullptr : scratch.rows.data() + r * width;
+    std::int8_t* bytes = is_tiled_ ? scratch.bytes.data() + r * depth_ : nullptr;
     kernels.quantize(x + r * x_stride, n_in_, integers, bytes, scratch.scales + r);
   }
   constexpr std::size_t kStrip = kStripPanels * kWide;
   for (std::size_t first = 0; first < n_panels_; first += kStripPanels) {
     const auto n_panels = std::min(kStripPanels, n_panels_ - first), n = n_panels * kWide;
     const std::int8_t* base = bytes_.data() + first * kWide * depth_;
-    if (is_amx_) {
+    if (is_tiled_) {
       AmxProduct<std::int8_t, std::int32_t> product;
       product.a = scratch.bytes.data();
       product.n_row_tiles = (n_rows + 15) / 16;
@@ -153,7 +155,7 @@ void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size
       product.depth = depth_;
       product.out = scratch.whole_sums.data();
       product.out_stride = kStrip;
-      amx_product(product);
+      is_amx_ ? amx_product(product) : dot_product(product, n_rows);
     } else {
       TileProduct<std::int8_t> product;
       product.x = scratch.rows.data();
@@ -170,7 +172,7 @@ void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size
     for (std::size_t r = 0; r < n_rows; ++r) {
       const float* scales = scales_.data() + first * kWide;
       float* to = out + r * out_stride + first * kWide;
-      if (is_amx_) {
+      if (is_tiled_) {
         const auto* sums = scratch.whole_sums.data() + r * kStrip;
         kernels.rescale_i32(sums, scales, n, scratch.scales[r], adds, to);
       } else {

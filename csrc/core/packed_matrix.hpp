@@ -18,9 +18,10 @@ constexpr std::size_t whole_panels(std::size_t n) { return (n + 15) / 16 * 16; }
 constexpr std::size_t kProductRows = 64;
 
 /// Weights of a linear layer, in panels of sixteen outputs, fp32, bf16 or int8. bf16 weights meet
-/// bf16 inputs in AMX's tiles where there are any, fp32 inputs elsewhere; sums are fp32. int8
-/// weights have a scale an output and meet inputs that are rounded to int8 with a scale a row;
-/// products of integers are added, exactly in AMX's tiles and, up to a depth of 1,040, in fp32.
+/// bf16 inputs where the processor has units for them (AMX's tiles, AVX-512's dot products), fp32
+/// inputs elsewhere; sums are fp32. int8 weights have a scale an output and meet inputs that are
+/// rounded to int8 with a scale a row; products of integers are added, exactly in those units and,
+/// up to a depth of 1,040, in fp32.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -41,14 +42,15 @@ class PackedMatrix {
  private:
   void pack(std::span<const float> weight);
   void pack_int8(std::span<const float> weight);
-  void multiply_amx(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
-                    std::size_t out_stride, bool adds) const;
+  void multiply_bf16(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
+                     std::size_t out_stride, bool adds) const;
   void multiply_int8(const float* x, std::size_t x_stride, std::size_t n_rows, float* out,
                      std::size_t out_stride, bool adds) const;
 
   std::size_t n_out_ = 0, n_in_ = 0, n_panels_ = 0;
-  bool is_amx_ = false;
-  std::size_t depth_ = 0;  // n_in_, with AMX up to whole tiles
+  bool is_tiled_ = false;  // laid out for AMX, which dot products take too
+  bool is_amx_ = false;    // by AMX
+  std::size_t depth_ = 0;  // n_in_, where tiled up to whole tiles
   HugeBlock<float> floats_;
   HugeBlock<Bf16> halves_;
   HugeBlock<std::int8_t> bytes_;

@@ -49,7 +49,6 @@ __all__: list[str] = [
     "fit_value_bins",
     "gate_rows",
     "gate_rows_backward",
-    "has_amx",
     "head_rows",
     "head_rows_backward",
     "mend_visits",
@@ -907,7 +906,7 @@ def cut_windows(
 
 def decode_level() -> str:
     """
-    What the decode step's loops are compiled for: x86-64, -v3, -v4, or amx beside -v4.
+    What the decode step's loops are compiled for: x86-64, -v3, -v4, and with -v4 dot (AVX-512's dot products of bf16 and int8) or amx.
     """
 
 @typing.overload
@@ -1042,11 +1041,6 @@ def gate_rows_backward(
 ) -> None:
     """
     Fills the gradient of gate_and_up; d_out becomes silu(gate) * up.
-    """
-
-def has_amx() -> bool:
-    """
-    Whether bf16 and int8 products run in AMX's tiles.
     """
 
 @typing.overload

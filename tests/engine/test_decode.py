@@ -29,7 +29,7 @@ SHAPES = [
 ]
 
 
-LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4", "amx")
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4", "dot", "amx")
 
 
 def levels() -> tuple[str, ...]:
