@@ -89,20 +89,34 @@ class SynthesisOptions:
         choose(self.device, self.dtype, self.kv_dtype)
 
 
+def _load_tokenizer(run: Path) -> Tokenizer:
+    """The tokenizer of a RUN folder that has all that synthesis needs.
+
+    Raises:
+        FormatError: `run` lacks a file, or its tokenizer is damaged.
+    """
+    for name in (MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE):
+        if not (run / name).is_file():
+            message = f"{run} has no {name}: not a finished RUN folder"
+            raise FormatError(message)
+    return Tokenizer.load(run / TOKENIZER_FILE)
+
+
 def make_plan(
-    run: Path, n_subjects: int, *, format: Format, seed: int, options: SynthesisOptions
+    run: Path,
+    tokenizer: Tokenizer,
+    n_subjects: int,
+    *,
+    format: Format,
+    seed: int,
+    options: SynthesisOptions,
 ) -> SynthesisPlan:
     """The plan of a job.
 
     Raises:
         ConfigError: a number out of range, an unknown choice, or a model trained with repeat
             weights or without `next_event`.
-        FormatError: `run` lacks a file that synthesis needs.
     """
-    for name in (MODEL_FILE, TOKENIZER_FILE, POPULATION_FILE):
-        if not (run / name).is_file():
-            message = f"{run} has no {name}: not a finished RUN folder"
-            raise FormatError(message)
     if n_subjects < 1:
         message = f"n_subjects must be positive, got {n_subjects}"
         raise ConfigError(message)
@@ -122,7 +136,7 @@ def make_plan(
         max_tokens=options.max_tokens,
         max_context=run_context(run),
         model_hash=sha256_file(run / MODEL_FILE),
-        tokenizer_hash=Tokenizer.load(run / TOKENIZER_FILE).hash,
+        tokenizer_hash=tokenizer.hash,
         population_hash=sha256_file(run / POPULATION_FILE),
         version=__version__,
         **decoding._asdict(),
@@ -135,9 +149,8 @@ def make_plan(
 class _Worker:
     """Draws and writes units; one a process."""
 
-    def __init__(self, run: Path, out: Path, plan: SynthesisPlan) -> None:
+    def __init__(self, run: Path, tokenizer: Tokenizer, out: Path, plan: SynthesisPlan) -> None:
         self.out, self.plan = out, plan
-        tokenizer = Tokenizer.load(run / TOKENIZER_FILE)
         self.codes, self.map = _codes(tokenizer)
         self.synthesizer = Synthesizer(
             place(load(run, tokenizer_hash=tokenizer.hash), plan.device),
@@ -173,7 +186,7 @@ _worker: _Worker | None = None
 def _open_worker(run: Path, out: Path, plan: SynthesisPlan, board: Board, numbers: Numbers) -> None:
     global _worker
     begin_worker(numbers)
-    _worker = _Worker(run, out, plan)
+    _worker = _Worker(run, _load_tokenizer(run), out, plan)
     board.follow(_worker.synthesizer.engine)
 
 
@@ -182,7 +195,15 @@ def _write_in_worker(unit: int) -> None:
     _worker.write(unit)
 
 
-def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Progress) -> None:
+def _draw(
+    run: Path,
+    tokenizer: Tokenizer,
+    out: Path,
+    plan: SynthesisPlan,
+    *,
+    workers: int,
+    progress: Progress,
+) -> None:
     """Writes the units that are not there yet."""
     workers = n_processes(workers, plan.device)
     pending = [unit for unit in range(plan.n_units) if not is_done(out, unit)]
@@ -193,7 +214,7 @@ def _draw(run: Path, out: Path, plan: SynthesisPlan, workers: int, progress: Pro
         progress(done + statistics.rollouts, plan.n_subjects, statistics)
 
     if pending and (workers == 1 or len(pending) == 1):
-        worker = _Worker(run, out, plan)
+        worker = _Worker(run, tokenizer, out, plan)
         tally = Tally(worker.synthesizer.engine.n_slots)
         worker.synthesizer.engine.watch = lambda statistics: tell(tally.see(statistics))
         worker.write(*pending)
@@ -263,14 +284,22 @@ def synthesize(
     """
     run, out = Path(run), Path(out)
     options = options or SynthesisOptions()
-    plan = make_plan(run, n_subjects, format=format, seed=seed, options=options)
+    tokenizer = _load_tokenizer(run)
+    plan = make_plan(run, tokenizer, n_subjects, format=format, seed=seed, options=options)
     with job_folder(out, plan) as folder:
         if (folder / MANIFEST).is_file():
             remove_units(folder)
             manifest: dict[str, Any] = read_json(folder / MANIFEST)
             return manifest
-        _draw(run, folder, plan, options.workers, progress or _silent)
-        codes, mapped = _codes(Tokenizer.load(run / TOKENIZER_FILE))
+        _draw(
+            run,
+            tokenizer,
+            folder,
+            plan,
+            workers=options.workers,
+            progress=progress or _silent,
+        )
+        codes, mapped = _codes(tokenizer)
         if plan.format == "omop":
             written = write_omop(folder, plan, mapped)
         else:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 
 from chronoward.data import cdm
 from chronoward.errors import LimitError
@@ -295,7 +296,7 @@ def omop_tables(
     """
     import pyarrow as pa
 
-    numbered = events.append_column("n", pa.array(range(events.num_rows), pa.int64()))
+    numbered = events.append_column("n", pa.array(np.arange(events.num_rows)))
     with duckdb.connect() as connection:
         connection.execute("SET threads=1")
         for name, table in (

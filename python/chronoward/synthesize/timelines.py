@@ -153,21 +153,25 @@ class Synthesizer:
         self.engine = Engine(model, self.grammar, config)
         self.params = SamplingParams(seed=seed, stream=STREAM, max_new_tokens=max_tokens)
 
-    def start(self, subject_id: int) -> Start:
-        """The prompt, origin and observation length of one subject."""
+    def starts(self, subject_ids: Sequence[int]) -> dict[int, Start]:
+        """Prompt, origin and observation length of each subject, whoever the others are."""
         width = len(self.profile["fields"]) + 1
-        u = uniforms(hash64(self.seed, STREAM, subject_id), width + 4)
-        prompts = draw_prompts(self.profile, u[None, :width])
-        prompt = prompts[0]
-        origin_us, start_min = self.tokenizer.start(prompt, u[width : width + 3])
-        length = int(draw_observation_min(self.profile, prompts, u[width + 3 :])[0])
-        return Start(
-            subject_id=subject_id,
-            prompt=prompt,
-            origin_us=origin_us,
-            start_min=start_min,
-            deadline_min=min(start_min + length, self.grammar.max_clock_min),
-        )
+        u = np.zeros((len(subject_ids), width + 4))
+        for row, subject_id in enumerate(subject_ids):
+            u[row] = uniforms(hash64(self.seed, STREAM, subject_id), width + 4)
+        prompts = draw_prompts(self.profile, u[:, :width])
+        lengths = draw_observation_min(self.profile, prompts, u[:, width + 3])
+        found = {}
+        for row, subject_id in enumerate(subject_ids):
+            origin_us, start_min = self.tokenizer.start(prompts[row], u[row, width : width + 3])
+            found[subject_id] = Start(
+                subject_id=subject_id,
+                prompt=prompts[row],
+                origin_us=origin_us,
+                start_min=start_min,
+                deadline_min=min(start_min + int(lengths[row]), self.grammar.max_clock_min),
+            )
+        return found
 
     def unit(self, subject_ids: Sequence[int]) -> Unit:
         """Events and observation of some subjects, in order of their ids.
@@ -191,7 +195,7 @@ class Synthesizer:
 
         def prompts() -> Iterator[Prompt]:
             for place, subject_ids in enumerate(subjects):
-                starts = {subject_id: self.start(subject_id) for subject_id in subject_ids}
+                starts = self.starts(subject_ids)
                 waiting[place] = _Waiting(starts, {})
                 place_of.update(dict.fromkeys(subject_ids, place))
                 yield from map(self._prompt, starts.values())
@@ -217,7 +221,7 @@ class Synthesizer:
         Raises:
             NumericError: the model gave NaN, or nothing to choose from.
         """
-        starts = {subject_id: self.start(subject_id) for subject_id in subject_ids}
+        starts = self.starts(subject_ids)
         prompts = [self._prompt(start) for start in starts.values()]
         rollouts = {r.subject_id: r for r in self.engine.generate(prompts, self.params)}
         return self._drawn(starts, rollouts)

@@ -33,6 +33,14 @@ def _timestamps(values: NDArray[np.int64]) -> pa.Array:
     return pa.array(values, pa.int64(), mask=values == _NULL).cast(pa.timestamp("us"))
 
 
+def _numbered(subject: NDArray[np.int64], visit_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each pair, equal for equal pairs, from 0 on."""
+    _, of_subject = np.unique(subject, return_inverse=True)
+    visits, of_visit = np.unique(visit_id, return_inverse=True)
+    _, number = np.unique(of_subject * len(visits) + of_visit, return_inverse=True)
+    return number
+
+
 def before_midnight(events: pa.Table, observation: pa.Table) -> pa.Table:
     """Moves ends at 00:00 to the last second of the day before.
 
@@ -52,14 +60,12 @@ def before_midnight(events: pa.Table, observation: pa.Table) -> pa.Table:
     end = _microseconds(events["end_time"])
 
     is_visit = role == Role.VISIT
-    late = is_visit & (end != _NULL) & (end % US_PER_DAY == 0) & (end > time)
-    finish = {
-        (int(s), int(v)): int(e)
-        for s, v, e in zip(subject[late], visit_id[late], end[late], strict=True)
-    }
-    if finish:
-        keys = zip(subject.tolist(), visit_id.tolist(), strict=True)
-        own = np.array([finish.get(key, _NULL) for key in keys], np.int64)
+    late = np.flatnonzero(is_visit & (end != _NULL) & (end % US_PER_DAY == 0) & (end > time))
+    if len(late):
+        visit = _numbered(subject, visit_id)
+        finish = np.full(int(visit.max()) + 1, _NULL)
+        finish[visit[late]] = end[late]
+        own = finish[visit]
         at_end = (own != _NULL) & (time == own)
         ends_there = (own != _NULL) & (end == own)
         time[at_end] -= US_PER_SECOND
