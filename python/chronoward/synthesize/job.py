@@ -10,7 +10,7 @@ import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -89,8 +89,16 @@ class SynthesisOptions:
         choose(self.device, self.dtype, self.kv_dtype)
 
 
-def _load_tokenizer(run: Path) -> Tokenizer:
-    """The tokenizer of a RUN folder that has all that synthesis needs.
+class _Words(NamedTuple):
+    """What a model can say, and where OMOP has a place for it."""
+
+    tokenizer: Tokenizer
+    codes: list[Code]
+    map: CodeMap
+
+
+def _read_words(run: Path) -> _Words:
+    """Those of a RUN folder that has all that synthesis needs.
 
     Raises:
         FormatError: `run` lacks a file, or its tokenizer is damaged.
@@ -99,14 +107,16 @@ def _load_tokenizer(run: Path) -> Tokenizer:
         if not (run / name).is_file():
             message = f"{run} has no {name}: not a finished RUN folder"
             raise FormatError(message)
-    return Tokenizer.load(run / TOKENIZER_FILE)
+    tokenizer = Tokenizer.load(run / TOKENIZER_FILE)
+    codes = code_list(tokenizer)
+    return _Words(tokenizer, codes, map_codes(codes, unit_concepts(tokenizer)))
 
 
 def make_plan(
     run: Path,
-    tokenizer: Tokenizer,
     n_subjects: int,
     *,
+    tokenizer_hash: str,
     format: Format,
     seed: int,
     options: SynthesisOptions,
@@ -136,7 +146,7 @@ def make_plan(
         max_tokens=options.max_tokens,
         max_context=run_context(run),
         model_hash=sha256_file(run / MODEL_FILE),
-        tokenizer_hash=tokenizer.hash,
+        tokenizer_hash=tokenizer_hash,
         population_hash=sha256_file(run / POPULATION_FILE),
         version=__version__,
         **decoding._asdict(),
@@ -149,9 +159,9 @@ def make_plan(
 class _Worker:
     """Draws and writes units; one a process."""
 
-    def __init__(self, run: Path, tokenizer: Tokenizer, out: Path, plan: SynthesisPlan) -> None:
-        self.out, self.plan = out, plan
-        self.codes, self.map = _codes(tokenizer)
+    def __init__(self, run: Path, words: _Words, out: Path, plan: SynthesisPlan) -> None:
+        self.out, self.plan, self.map = out, plan, words.map
+        tokenizer = words.tokenizer
         self.synthesizer = Synthesizer(
             place(load(run, tokenizer_hash=tokenizer.hash), plan.device),
             tokenizer,
@@ -175,18 +185,13 @@ class _Worker:
         write_unit(self.out, unit, tables, drawn.counts)
 
 
-def _codes(tokenizer: Tokenizer) -> tuple[list[Code], CodeMap]:
-    codes = code_list(tokenizer)
-    return codes, map_codes(codes, unit_concepts(tokenizer))
-
-
 _worker: _Worker | None = None
 
 
 def _open_worker(run: Path, out: Path, plan: SynthesisPlan, board: Board, numbers: Numbers) -> None:
     global _worker
     begin_worker(numbers)
-    _worker = _Worker(run, _load_tokenizer(run), out, plan)
+    _worker = _Worker(run, _read_words(run), out, plan)
     board.follow(_worker.synthesizer.engine)
 
 
@@ -197,7 +202,7 @@ def _write_in_worker(unit: int) -> None:
 
 def _draw(
     run: Path,
-    tokenizer: Tokenizer,
+    words: _Words,
     out: Path,
     plan: SynthesisPlan,
     *,
@@ -214,7 +219,7 @@ def _draw(
         progress(done + statistics.rollouts, plan.n_subjects, statistics)
 
     if pending and (workers == 1 or len(pending) == 1):
-        worker = _Worker(run, tokenizer, out, plan)
+        worker = _Worker(run, words, out, plan)
         tally = Tally(worker.synthesizer.engine.n_slots)
         worker.synthesizer.engine.watch = lambda statistics: tell(tally.see(statistics))
         worker.write(*pending)
@@ -284,8 +289,15 @@ def synthesize(
     """
     run, out = Path(run), Path(out)
     options = options or SynthesisOptions()
-    tokenizer = _load_tokenizer(run)
-    plan = make_plan(run, tokenizer, n_subjects, format=format, seed=seed, options=options)
+    words = _read_words(run)
+    plan = make_plan(
+        run,
+        n_subjects,
+        tokenizer_hash=words.tokenizer.hash,
+        format=format,
+        seed=seed,
+        options=options,
+    )
     with job_folder(out, plan) as folder:
         if (folder / MANIFEST).is_file():
             remove_units(folder)
@@ -293,17 +305,16 @@ def synthesize(
             return manifest
         _draw(
             run,
-            tokenizer,
+            words,
             folder,
             plan,
             workers=options.workers,
             progress=progress or _silent,
         )
-        codes, mapped = _codes(tokenizer)
         if plan.format == "omop":
-            written = write_omop(folder, plan, mapped)
+            written = write_omop(folder, plan, words.map)
         else:
-            written = write_meds(folder, plan, codes)
+            written = write_meds(folder, plan, words.codes)
         manifest = write_manifest(folder, plan, written)
         remove_units(folder)
     return manifest

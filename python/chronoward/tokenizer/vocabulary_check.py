@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chronoward.tokenizer.spec import TokenizerSpec
     from chronoward.tokenizer.vocabulary import Token, Vocabulary
 
-_INT32 = range(-(2**31), 2**31)
+_INT32_LOW, _INT32_HIGH = -(2**31), 2**31 - 1
 _YEARS = range(1, 10_000)
 _CLASSES, _RULES = frozenset(TokenClass), frozenset(DurationRule)
 _TEXT_FIELDS = ("kind", "table", "code")
@@ -66,7 +66,8 @@ def _are_knots(values: object) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) > 0
-        and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
+        and {int, float}.issuperset(map(type, values))
+        and all(map(math.isfinite, values))
     )
 
 
@@ -75,8 +76,8 @@ def _is_entry(entry: CodeEntry) -> bool:
     optional = [getattr(entry, name) for name in _OPTIONAL_TEXT]
     numbers = (entry.concept_id, entry.n_subjects)
     return (
-        all(isinstance(text, str) for text in (*texts, *entry.texts))
-        and all(text is None or isinstance(text, str) for text in optional)
+        {str}.issuperset(map(type, (*texts, *entry.texts)))
+        and {str, type(None)}.issuperset(map(type, optional))
         and all(type(number) is int and abs(number) < 2**63 for number in numbers)
         and isinstance(entry.is_inpatient, bool)
         and (not entry.edges or _are_knots(entry.edges))
@@ -88,9 +89,9 @@ def _is_entry(entry: CodeEntry) -> bool:
 
 def _is_token(v: Vocabulary, token: Token) -> bool:
     numbers = (token.entry, token.bin, token.value, token.lo, token.hi, *token.q)
-    if not isinstance(token.label, str) or not all(type(x) is int for x in numbers):
+    if not isinstance(token.label, str) or not {int}.issuperset(map(type, numbers)):
         return False
-    if not all(number in _INT32 for number in numbers):
+    if min(numbers) < _INT32_LOW or max(numbers) > _INT32_HIGH:
         return False
     if token.token_class not in _CLASSES or token.rule not in _RULES:
         return False
