@@ -251,13 +251,15 @@ _QUERIES = {
 }
 
 
-def _write_table(
+_READ_AGAIN = ("condition_occurrence", "drug_exposure")  # by the eras
+
+
+def _cdm_query(
     connection: duckdb.DuckDBPyConnection, table: str, *, base: int, key_type: str
-) -> None:
-    """Makes one CDM table with all its columns, types and keys."""
+) -> str:
+    """SQL of one CDM table with all its columns, types and keys."""
     query = _QUERIES[table]
-    described = connection.execute(f"DESCRIBE {query}").fetchall()
-    given = {str(row[0]) for row in described}
+    given = set(connection.sql(query).columns)
     columns = []
     for f in cdm.fields(table):
         sql_type = f.sql_type(key_type)
@@ -265,7 +267,7 @@ def _write_table(
         if f.primary_key and f.column not in given:
             value = f"row_number() OVER () + {base}"
         columns.append(f"CAST({value} AS {sql_type}) AS {f.column}")
-    connection.execute(f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM ({query})")
+    return f"SELECT {', '.join(columns)} FROM ({query})"
 
 
 def omop_tables(
@@ -312,9 +314,11 @@ def omop_tables(
         connection.execute(_RECORDS)
         written = {}
         for table in cdm.CLINICAL_TABLES:
-            # eras are read off the tables written before them
-            _write_table(connection, table, base=base, key_type=key_type)
-            written[table] = connection.table(table).to_arrow_table()
+            query = _cdm_query(connection, table, base=base, key_type=key_type)
+            if table in _READ_AGAIN:
+                connection.execute(f"CREATE TABLE {table} AS {query}")
+                query = f"FROM {table}"
+            written[table] = connection.sql(query).to_arrow_table()
     for table, rows in written.items():
         if rows.num_rows > stride:
             message = (

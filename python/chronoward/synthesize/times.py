@@ -38,7 +38,7 @@ def _numbered(subject: NDArray[np.int64], visit_id: NDArray[np.int64]) -> NDArra
     _, of_subject = np.unique(subject, return_inverse=True)
     visits, of_visit = np.unique(visit_id, return_inverse=True)
     _, number = np.unique(of_subject * len(visits) + of_visit, return_inverse=True)
-    return number
+    return np.asarray(number, np.int64)
 
 
 def before_midnight(events: pa.Table, observation: pa.Table) -> pa.Table:
