@@ -106,6 +106,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 def plot(lines: list[dict[str, Any]]) -> Figure:
     """Bits per token over compute, a line a size, an axis a data set."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axis, data_set in zip(figure.subplots(1, len(DATA_SETS)), DATA_SETS, strict=True):
@@ -113,6 +114,7 @@ def plot(lines: list[dict[str, Any]]) -> Figure:
             values = points(lines).get((data_set, size), [])
             axis.plot([c for c, _ in values], [b for _, b in values], "o-", label=size)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # they would lie on each other
         axis.set_title(data_set, fontsize=9)
         axis.set_xlabel("FLOP (6 P tokens)")
     figure.axes[0].set_ylabel("held-out bits per token")
