@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import ROOT
-from benchmarks.sweep import CLINIC, OUTCOMES, REAL, Arm, Sweep, against_base, markdown, save_plot
+from benchmarks.sweep import (
+    CLINIC,
+    OUTCOMES,
+    REAL,
+    Arm,
+    Sweep,
+    against_base,
+    markdown,
+    said_runs,
+    save_plot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +35,8 @@ if TYPE_CHECKING:
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.jsonl"
 PAGE, PLOT = ROOT / "docs" / "ablation.md", ROOT / "docs" / "ablation.svg"
 BASE = "base"
-ROW_TOKENS, STEPS = 2048, 500  # one row a step: 1.02 M tokens
+DATA_SETS = (CLINIC, *REAL)
+ROW_TOKENS, STEPS, SEEDS = 2048, 500, 3  # one row a step: 1.02 M tokens
 
 
 def arms(steps: int) -> list[Arm]:
@@ -130,9 +141,8 @@ def plot(lines: list[dict[str, Any]]) -> Figure:
 
 def page(lines: list[dict[str, Any]]) -> str:
     """docs/ablation.md."""
-    n_runs, seeds = len(lines), len({x["seed"] for x in lines})
-    n_planned = len(arms(STEPS)) * (1 + len(REAL)) * 3
-    runs = f"{n_runs} runs" if n_runs >= n_planned else f"{n_runs} of {n_planned} runs so far"
+    seeds = len({x["seed"] for x in lines})
+    runs = said_runs(len(lines), len(arms(STEPS)) * len(DATA_SETS) * SEEDS)
     return f"""# What the defaults are worth
 
 One factor at a time against the shipped defaults: {runs} of `tiny`, {seeds} seeds, about
@@ -162,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("ablation"))
     parser.add_argument("--lines", type=Path, default=RESULTS)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--n-clinic", type=int, default=6000)
-    parser.add_argument("--data-sets", nargs="*", default=[CLINIC, *REAL])
+    parser.add_argument("--data-sets", nargs="*", default=list(DATA_SETS))
     parser.add_argument("--arms", nargs="*", help="only these")
     options = parser.parse_args(arguments)
     sweep = Sweep("ablation", options.work_dir, options.lines, options.n_clinic)

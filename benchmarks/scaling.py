@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from benchmarks.record import ROOT
-from benchmarks.sweep import CLINIC, REAL, Arm, Sweep, markdown, save_plot
+from benchmarks.sweep import CLINIC, REAL, Arm, Sweep, markdown, said_runs, save_plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +28,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "scaling.jsonl"
 PAGE, PLOT = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.svg"
 DATA_SETS = (CLINIC, REAL[0])
 ROW_TOKENS, STEPS = 2048, 500
-# tokens -> shape and parameters, at about 1,000 tokens a parameter (CoMET, arXiv 2508.12104)
-PLAN = ((1e9, "`tiny`", 1e6), (1e10, "`small`", 1e7), (1e11, "`base`", 1.2e8))
-_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-H100_FLOPS, MFU = 989e12, 0.4
-CPU_FLOPS = 160e9  # two cores
 LENGTHS = (0.25, 0.5, 1.0)  # of the longest run: each size at three budgets
 # name -> shape and learning rate; names are parameters without the vocabulary's rows
 SIZES: dict[str, tuple[dict[str, int], float]] = {
@@ -41,6 +36,11 @@ SIZES: dict[str, tuple[dict[str, int], float]] = {
     "3 M": ({"d_model": 192, "n_layers": 6, "n_heads": 6, "n_kv_heads": 3, "d_ff": 640}, 1.2e-2),
     "10 M": ({"d_model": 320, "n_layers": 8, "n_heads": 10, "n_kv_heads": 5, "d_ff": 864}, 1e-2),
 }
+# tokens -> shape and parameters, at about 1,000 tokens a parameter (CoMET, arXiv 2508.12104)
+PLAN = ((1e9, "`tiny`", 1e6), (1e10, "`small`", 1e7), (1e11, "`base`", 1.2e8))
+H100_FLOPS, MFU = 989e12, 0.4
+CPU_FLOPS = 160e9  # two cores
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def arms(steps: int) -> list[Arm]:
@@ -143,7 +143,7 @@ def plan() -> str:
 
 def _raised(x: float) -> str:
     """The power of ten of a number, raised."""
-    return str(math.floor(math.log10(x))).translate(str.maketrans("0123456789", _RAISED))
+    return str(math.floor(math.log10(x))).translate(_RAISED)
 
 
 def _duration(seconds: float) -> str:
@@ -161,12 +161,11 @@ def page(lines: list[dict[str, Any]]) -> str:
         said = "too few points for a fit" if found is None else f"bits ∝ FLOP^(−{found[0]:.3f})"
         fits.append(f"- {data_set}: {said}")
     said = "\n".join(fits)
-    n_planned = len(arms(STEPS)) * len(DATA_SETS)
-    so_far = "" if len(lines) >= n_planned else f" So far {len(lines)} of {n_planned} runs."
+    runs = said_runs(len(lines), len(arms(STEPS)) * len(DATA_SETS))
     return f"""# Loss against compute
 
 Four sizes of model, each trained for three lengths from scratch (the learning rate falls to its end
-in each), judged on held-out subjects.{so_far} The lines, one a run:
+in each), judged on held-out subjects: {runs}. The lines, one a run:
 `benchmarks/results/scaling.jsonl`; again: `python -m benchmarks.scaling run --work-dir DIR`.
 
 ![Bits per token over compute](scaling.svg)

@@ -215,6 +215,11 @@ def held_out(model: Model, tokens: Path, config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def said_runs(n_done: int, n_planned: int) -> str:
+    """How many runs a page is made of, and how many it waits for."""
+    return f"{n_done} runs" if n_done >= n_planned else f"{n_done} of {n_planned} runs so far"
+
+
 def mean_and_half_width(values: list[float]) -> tuple[float, float]:
     """Mean, and half of its 95 % interval by Student's t; NaN from one value."""
     if len(values) < 2:

@@ -46,7 +46,7 @@ bool may_use_amx() {
 
 /// Two row tiles by two panels (the second of each may be absent).
 template <bool TwoRows, bool TwoPanels, typename T, typename Sum>
-CHRONOWARD_AMX inline void quad(const AmxProduct<T, Sum>& p, std::size_t row, std::size_t panel) {
+CHRONOWARD_AMX inline void quad(const TiledProduct<T, Sum>& p, std::size_t row, std::size_t panel) {
   const auto a_bytes = static_cast<long>(p.depth * sizeof(T));
   const auto out_bytes = static_cast<long>(p.out_stride * sizeof(Sum));
   const T* a0 = p.a + row * kTileRows * p.depth;
@@ -89,14 +89,15 @@ CHRONOWARD_AMX inline void quad(const AmxProduct<T, Sum>& p, std::size_t row, st
 }
 
 template <bool TwoPanels, typename T, typename Sum>
-CHRONOWARD_AMX inline void all_rows(const AmxProduct<T, Sum>& p, std::size_t panel) {
+CHRONOWARD_AMX inline void all_rows(const TiledProduct<T, Sum>& p, std::size_t panel) {
+  const auto n_tiles = (p.n_rows + kTileRows - 1) / kTileRows;
   std::size_t row = 0;
-  for (; row + 2 <= p.n_row_tiles; row += 2) quad<true, TwoPanels>(p, row, panel);
-  if (row < p.n_row_tiles) quad<false, TwoPanels>(p, row, panel);
+  for (; row + 2 <= n_tiles; row += 2) quad<true, TwoPanels>(p, row, panel);
+  if (row < n_tiles) quad<false, TwoPanels>(p, row, panel);
 }
 
 template <typename T, typename Sum>
-CHRONOWARD_AMX void run(const AmxProduct<T, Sum>& p) {
+CHRONOWARD_AMX void run(const TiledProduct<T, Sum>& p) {
   TileConfig config;
   // GCC's intrinsic says that it reads eight bytes only: the others must be in memory by then.
   asm volatile("" : : "r"(&config) : "memory");
@@ -114,15 +115,15 @@ bool has_amx() {
   return may;
 }
 
-void amx_product(const AmxProduct<Bf16, float>& product) { run(product); }
-void amx_product(const AmxProduct<std::int8_t, std::int32_t>& product) { run(product); }
+void amx_product(const TiledProduct<Bf16, float>& product) { run(product); }
+void amx_product(const TiledProduct<std::int8_t, std::int32_t>& product) { run(product); }
 
 #else
 
 bool has_amx() { return false; }
 
-void amx_product(const AmxProduct<Bf16, float>&) { throw std::logic_error("no AMX here"); }
-void amx_product(const AmxProduct<std::int8_t, std::int32_t>&) {
+void amx_product(const TiledProduct<Bf16, float>&) { throw std::logic_error("no AMX here"); }
+void amx_product(const TiledProduct<std::int8_t, std::int32_t>&) {
   throw std::logic_error("no AMX here");
 }
 

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "core/amx.hpp"
 #include "core/dot_product.hpp"
 
 namespace chronoward {

@@ -112,9 +112,8 @@ void use_decode_level(DecodeLevel level);
 
 inline void tile_product(const TileProduct<float>& p) { decode_kernels().product_f32(p); }
 inline void tile_product(const TileProduct<Bf16>& p) { decode_kernels().product_bf16(p); }
+inline void tile_product(const TileProduct<std::int8_t>& p) { decode_kernels().product_i8(p); }
 inline void heads_product(const HeadsProduct<float>& p) { decode_kernels().heads_f32(p); }
 inline void heads_product(const HeadsProduct<Bf16>& p) { decode_kernels().heads_bf16(p); }
-
-inline void tile_product(const TileProduct<std::int8_t>& p) { decode_kernels().product_i8(p); }
 
 }  // namespace chronoward

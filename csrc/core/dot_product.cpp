@@ -49,9 +49,9 @@ CHRONOWARD_DOT __m512i neighbours(const void* from) {
 /// R rows by P panels, all sums in registers. The instruction for int8 takes its left side to be
 /// unsigned: 128 is added to it, and 128 times the column's sum taken off.
 template <std::size_t R, std::size_t P, typename Sums, typename T, typename Sum>
-CHRONOWARD_DOT void tile(const AmxProduct<T, Sum>& p, std::size_t row, std::size_t panel) {
+CHRONOWARD_DOT void tile(const TiledProduct<T, Sum>& p, std::size_t row, std::size_t panel) {
   constexpr bool is_int8 = sizeof(T) == 1;
-  constexpr auto together = AmxProduct<T, Sum>::kTogether;
+  constexpr auto together = TiledProduct<T, Sum>::kTogether;
   const __m512i shift = _mm512_set1_epi8(-128);
   Sums sums[R][P], shifts[P];
   Sum* out = p.out + row * p.out_stride + panel * kPanel;
@@ -89,29 +89,25 @@ CHRONOWARD_DOT void tile(const AmxProduct<T, Sum>& p, std::size_t row, std::size
 }
 
 template <std::size_t P, typename Sums, typename T, typename Sum>
-CHRONOWARD_DOT void all_rows(const AmxProduct<T, Sum>& p, std::size_t n_rows, std::size_t panel) {
+CHRONOWARD_DOT void all_rows(const TiledProduct<T, Sum>& p, std::size_t panel) {
   std::size_t row = 0;
-  for (; row + 8 <= n_rows; row += 8) tile<8, P, Sums>(p, row, panel);
-  if (row + 4 <= n_rows) tile<4, P, Sums>(p, row, panel), row += 4;
-  for (; row < n_rows; ++row) tile<1, P, Sums>(p, row, panel);
+  for (; row + 8 <= p.n_rows; row += 8) tile<8, P, Sums>(p, row, panel);
+  if (row + 4 <= p.n_rows) tile<4, P, Sums>(p, row, panel), row += 4;
+  for (; row < p.n_rows; ++row) tile<1, P, Sums>(p, row, panel);
 }
 
 /// Three panels at a time stay in the nearest cache while all rows pass over them.
 template <typename Sums, typename T, typename Sum>
-CHRONOWARD_DOT void all_panels(const AmxProduct<T, Sum>& p, std::size_t n_rows) {
+CHRONOWARD_DOT void all_panels(const TiledProduct<T, Sum>& p) {
   std::size_t panel = 0;
-  for (; panel + 3 <= p.n_panels; panel += 3) all_rows<3, Sums>(p, n_rows, panel);
-  if (panel + 2 <= p.n_panels) all_rows<2, Sums>(p, n_rows, panel), panel += 2;
-  if (panel < p.n_panels) all_rows<1, Sums>(p, n_rows, panel);
+  for (; panel + 3 <= p.n_panels; panel += 3) all_rows<3, Sums>(p, panel);
+  if (panel + 2 <= p.n_panels) all_rows<2, Sums>(p, panel), panel += 2;
+  if (panel < p.n_panels) all_rows<1, Sums>(p, panel);
 }
 
 #define CHRONOWARD_DOTS __attribute__((target("avx512f,avx512bw,avx512bf16,avx512vnni")))
-CHRONOWARD_DOTS void run(const AmxProduct<Bf16, float>& p, std::size_t n_rows) {
-  all_panels<Pairs>(p, n_rows);
-}
-CHRONOWARD_DOTS void run(const AmxProduct<std::int8_t, std::int32_t>& p, std::size_t n_rows) {
-  all_panels<Fours>(p, n_rows);
-}
+CHRONOWARD_DOTS void run(const TiledProduct<Bf16, float>& p) { all_panels<Pairs>(p); }
+CHRONOWARD_DOTS void run(const TiledProduct<std::int8_t, std::int32_t>& p) { all_panels<Fours>(p); }
 
 }  // namespace
 
@@ -125,7 +121,7 @@ bool has_dot_products() {
 namespace {
 
 template <typename Product>
-void run(const Product&, std::size_t) {
+void run(const Product&) {
   throw std::logic_error("no dot products here");
 }
 
@@ -135,12 +131,7 @@ bool has_dot_products() { return false; }
 
 #endif
 
-void dot_product(const AmxProduct<Bf16, float>& product, std::size_t n_rows) {
-  run(product, n_rows);
-}
-
-void dot_product(const AmxProduct<std::int8_t, std::int32_t>& product, std::size_t n_rows) {
-  run(product, n_rows);
-}
+void dot_product(const TiledProduct<Bf16, float>& product) { run(product); }
+void dot_product(const TiledProduct<std::int8_t, std::int32_t>& product) { run(product); }
 
 }  // namespace chronoward

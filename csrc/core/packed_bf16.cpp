@@ -7,17 +7,17 @@
 #include "core/packed_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define CHRONOWARD_CAN_AMX 1
+#define CHRONOWARD_HAS_HALVES 1
 #include <immintrin.h>
 #else
-#define CHRONOWARD_CAN_AMX 0
+#define CHRONOWARD_HAS_HALVES 0
 #endif
 
-// Products of packed_attention in AMX's tiles: both sides are rounded to bf16 on their way into the
-// tiles' layout, which costs a tenth of what the product would in floats.
+// Products of packed_attention by the processor's units for bf16: both sides are rounded on their
+// way into those units' layout, which costs a tenth of what the product would in floats.
 namespace chronoward::packed {
 
-#if CHRONOWARD_CAN_AMX
+#if CHRONOWARD_HAS_HALVES
 
 namespace {
 
@@ -104,18 +104,23 @@ void multiply_bf16(const Product& p) {
   for (std::size_t j = 0; j < p.columns; j += kPanel) {
     pack_pairs(p.b + j, p.b_stride, p.depth, depth, packed.b.data() + j * depth);
   }
-  const AmxProduct<Bf16, float> product{
-      packed.a.data(), rows / kPanel, packed.b.data(), p.columns / kPanel,
-      depth,           p.adds,        p.out,           p.out_stride};
-  if (has_amx()) return amx_product(product);
-  dot_product(product, p.rows);
+  TiledProduct<Bf16, float> product;
+  product.a = packed.a.data();
+  product.n_rows = p.rows;
+  product.b = packed.b.data();
+  product.n_panels = p.columns / kPanel;
+  product.depth = depth;
+  product.adds = p.adds;
+  product.out = p.out;
+  product.out_stride = p.out_stride;
+  has_amx() ? amx_product(product) : dot_product(product);
 }
 
 #else
 
 bool can_multiply_bf16() { return false; }
 
-void multiply_bf16(const Product&) { throw std::logic_error("no AMX here"); }
+void multiply_bf16(const Product&) { throw std::logic_error("no units for bf16 here"); }
 
 #endif
 

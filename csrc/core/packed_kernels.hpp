@@ -37,7 +37,7 @@ void multiply(const Product& product);
 bool can_multiply_bf16();
 
 /// The same with both sides rounded to bf16, sums in fp32. `out` has room for whole sixteens of
-/// rows, those past the last are overwritten (with `adds`: kept).
+/// rows, those past the last may be overwritten (with `adds`: kept).
 void multiply_bf16(const Product& product);
 
 /// columns (width, n_rows) = rows (n_rows, width)ᵀ; both sizes are multiples of 16.

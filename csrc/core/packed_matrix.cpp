@@ -120,16 +120,16 @@ void PackedMatrix::multiply_bf16(const float* x, std::size_t x_stride, std::size
     Bf16* to = rows_.data() + r * depth_;
     for (std::size_t k = 0; k < n_in_; ++k) to[k] = to_bf16(from[k]);
   }
-  AmxProduct<Bf16, float> product;
+  TiledProduct<Bf16, float> product;
   product.a = rows_.data();
-  product.n_row_tiles = (n_rows + 15) / 16;
+  product.n_rows = n_rows;
   product.b = halves_.data();
   product.n_panels = n_panels_;
   product.depth = depth_;
   product.adds = adds;
   product.out = out;
   product.out_stride = out_stride;
-  is_amx_ ? amx_product(product) : dot_product(product, n_rows);
+  is_amx_ ? amx_product(product) : dot_product(product);
 }
 
 void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size_t n_rows,
@@ -147,15 +147,15 @@ void PackedMatrix::multiply_int8(const float* x, std::size_t x_stride, std::size
     const auto n_panels = std::min(kStripPanels, n_panels_ - first), n = n_panels * kWide;
     const std::int8_t* base = bytes_.data() + first * kWide * depth_;
     if (is_tiled_) {
-      AmxProduct<std::int8_t, std::int32_t> product;
+      TiledProduct<std::int8_t, std::int32_t> product;
       product.a = scratch.bytes.data();
-      product.n_row_tiles = (n_rows + 15) / 16;
+      product.n_rows = n_rows;
       product.b = base;
       product.n_panels = n_panels;
       product.depth = depth_;
       product.out = scratch.whole_sums.data();
       product.out_stride = kStrip;
-      is_amx_ ? amx_product(product) : dot_product(product, n_rows);
+      is_amx_ ? amx_product(product) : dot_product(product);
     } else {
       TileProduct<std::int8_t> product;
       product.x = scratch.rows.data();

@@ -48,8 +48,8 @@ class PackedMatrix {
                      std::size_t out_stride, bool adds) const;
 
   std::size_t n_out_ = 0, n_in_ = 0, n_panels_ = 0;
-  bool is_tiled_ = false;  // laid out for AMX, which dot products take too
-  bool is_amx_ = false;    // by AMX
+  bool is_tiled_ = false;  // laid out for AMX or dot products
+  bool is_amx_ = false;    // for AMX
   std::size_t depth_ = 0;  // n_in_, where tiled up to whole tiles
   HugeBlock<float> floats_;
   HugeBlock<Bf16> halves_;

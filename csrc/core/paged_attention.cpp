@@ -13,6 +13,7 @@ namespace {
 // Rows of a group: enough that a key read from memory is used often, few enough that their scores
 // stay in the second-level cache.
 constexpr std::size_t kGroupRows = 32;
+
 }  // namespace
 
 void PagedAttention::attend(std::size_t layer, std::span<const RowPlace> places,

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -18,11 +17,7 @@ namespace chronoward::CHRONOWARD_LEVEL {
 using Wide = float __attribute__((vector_size(64)));
 using WideBits = std::int32_t __attribute__((vector_size(64)));
 
-inline Wide load_wide(const float* from) {
-  Wide x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
-}
+inline Wide load_wide(const float* from) { return load_lanes<Wide>(from); }
 
 #ifdef __AVX512F__
 
@@ -52,27 +47,14 @@ inline Wide load_wide(const std::int8_t* from) {
 #endif
 
 inline Wide load_wide(const std::int32_t* from) {
-  WideBits integers;
-  std::memcpy(&integers, from, sizeof integers);
-  return __builtin_convertvector(integers, Wide);
+  return __builtin_convertvector(load_lanes<WideBits>(from), Wide);
 }
 
-inline void store_wide(float* to, const Wide& x) { std::memcpy(to, &x, sizeof x); }
+inline void store_wide(float* to, const Wide& x) { store_lanes(to, x); }
 
-/// x in every lane (x - 0 is x, also where x is -0, so no subtraction is left).
-inline Wide splat(float x) { return x - Wide{}; }
+inline Wide splat(float x) { return lanes_of<Wide>(x); }
 
-inline Wide as_floats(WideBits bits) {
-  Wide x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-inline WideBits as_bits(Wide x) {
-  WideBits bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
+inline WideBits as_bits(const Wide& x) { return lanes_as_bits(x); }
 
 inline Wide wide_exp(Wide x) { return lane_exp<Wide>(x); }
 
