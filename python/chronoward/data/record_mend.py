@@ -192,9 +192,9 @@ class RecordMender:
             offsets.append(len(parts))
         return np.array(offsets, np.int64), parts
 
-    def _given(self) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
-        """Records with their subjects, as the core takes them."""
-        for part in self._reader.spool.parts():
+    def _given(self, *, last: bool = False) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
+        """Records with their subjects, as the core takes them; `last`: for the last time."""
+        for part in self._reader.spool.parts(last=last):
             table, order = self._tables_of(part.place), self.fates.keys(part.place)
             for number, ranks in self._orders.items():
                 mine, first = table == number, self._firsts[number]
@@ -342,7 +342,7 @@ class RecordMender:
 
         asked = (
             (part, {**given, "visits": self._visits(part), "others": self._others(part)})
-            for part, given in self._given()
+            for part, given in self._given(last=True)
         )
         for part, piece, table in side_by_side(mended, asked, self._threads):
             self.fates.note(part.place, piece["gone"], piece["changes"])

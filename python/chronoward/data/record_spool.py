@@ -1,7 +1,9 @@
 """Clinical records on disk as numbers: spooled as they come, taken subject by subject in order.
 
-Subjects in ascending order are cut into ranges; the records of a range are written together and put
-in order when they are taken first, so memory holds one range at a time.
+Subjects in ascending order are cut into ranges, a file each; the records of a range are written
+together and put in order when they are taken first, so memory holds one range at a time. Who takes
+them for the last time gives a range's file back as soon as it is read: what is written meanwhile
+has its room, on the disk and in the system's memory.
 """
 
 from __future__ import annotations
@@ -68,16 +70,20 @@ class _Block:
     """Rows on disk, column after column.
 
     Attributes:
+        path: of the file.
         offset: of the first byte.
         n_rows: how many.
         names: of the columns.
+        constants: columns that have one number, which are not in the file.
         place: of the first row, where the places of the others follow; else a column has them.
         subjects: the first row's and the last one's, where rows are in order of subject.
     """
 
+    path: Path
     offset: int
     n_rows: int
     names: tuple[str, ...]
+    constants: dict[str, Any]
     place: int | None
     subjects: tuple[int, int] | None
 
@@ -86,15 +92,14 @@ class RecordSpool:
     """Records of known subjects, written once.
 
     Args:
-        folder: new; for the file.
+        folder: new; for the files.
         n_subjects: subjects are places below it.
         n_rows: how many are expected; memory depends on it, nothing else.
     """
 
     def __init__(self, folder: Path, n_subjects: int, n_rows: int) -> None:
         folder.mkdir(parents=True, mode=0o700)
-        self._path = folder / "records"
-        self._n_bytes = 0
+        self._folder = folder
         n_ranges = max(1, min(n_subjects, -(-n_rows * _FINE // PART_ROWS)))
         self._borders = np.linspace(0, n_subjects, n_ranges + 1).astype(np.int64)
         self._blocks: list[list[_Block]] = [[] for _ in range(n_ranges)]
@@ -130,49 +135,8 @@ class RecordSpool:
             cuts = np.searchsorted(rows["subject"], self._borders)
         for place in np.flatnonzero(cuts[1:] > cuts[:-1]).tolist():
             part = slice(int(cuts[place]), int(cuts[place + 1]))
-            self._blocks[place].append(self._write({n: c[part] for n, c in rows.items()}))
-
-    def _write(self, rows: Columns) -> _Block:
-        subject, place = rows["subject"], rows["place"]
-        is_ordered = not bool((subject[1:] < subject[:-1]).any())
-        follows = _follow(place)
-        names = tuple(name for name in rows if not (follows and name == "place"))
-        block = _Block(
-            self._n_bytes,
-            len(subject),
-            names,
-            int(place[0]) if follows else None,
-            (int(subject[0]), int(subject[-1])) if is_ordered else None,
-        )
-        with self._path.open("ab") as file:
-            for name in names:
-                written = np.ascontiguousarray(rows[name], _DTYPES[name])
-                written.tofile(file)
-                self._n_bytes += written.nbytes
-        return block
-
-    def _read(self, blocks: list[_Block]) -> Columns:
-        """The rows of some blocks; `place` is left out where the places of all follow."""
-        n = sum(block.n_rows for block in blocks)
-        names = {name for block in blocks for name in block.names}
-        if _first_place(blocks) is None:
-            names.add("place")
-        rows = {name: np.empty(n, _DTYPES[name]) for name in sorted(names)}
-        begin = 0
-        with self._path.open("rb") as file:
-            for block in blocks:
-                part = slice(begin, begin + block.n_rows)
-                begin += block.n_rows
-                file.seek(block.offset)
-                for name in block.names:
-                    file.readinto(rows[name][part].data)
-                for name in names.difference(block.names):
-                    if name == "place":
-                        assert block.place is not None  # or it would be a column
-                        rows[name][part] = _range(block.place, block.n_rows)
-                    else:
-                        rows[name][part] = _NULLS[name]
-        return rows
+            path = self._folder / f"records.{place}"
+            self._blocks[place].append(_write(path, {n: c[part] for n, c in rows.items()}))
 
     def finish(self) -> None:
         """Joins ranges to parts; called once, after the last row."""
@@ -182,29 +146,23 @@ class RecordSpool:
         for place, mine in enumerate(self._blocks):
             n_mine = sum(block.n_rows for block in mine)
             if n and n + n_mine > PART_ROWS:
-                self._parts.append((begin, int(self._borders[place]), self._ordered(blocks)))
+                self._parts.append((begin, int(self._borders[place]), _ordered(blocks)))
                 begin, n, blocks = int(self._borders[place]), 0, []
             n, blocks = n + n_mine, [*blocks, *mine]
-        self._parts.append((begin, int(self._borders[-1]), self._ordered(blocks)))
+        self._parts.append((begin, int(self._borders[-1]), _ordered(blocks)))
         self._blocks = []
 
-    def _ordered(self, blocks: list[_Block]) -> list[_Block]:
-        """Some blocks' rows in order of subject, as blocks."""
-        if all(block.subjects for block in blocks):
-            bounds = [subject for block in blocks for subject in block.subjects or ()]
-            if bounds == sorted(bounds):
-                return blocks
-        rows = self._read(blocks)
-        if "place" not in rows:
-            rows["place"] = _range(_first_place(blocks) or 0, len(rows["subject"]))
-        order = np.argsort(rows["subject"], kind="stable")
-        return [self._write({name: column[order] for name, column in rows.items()})]
+    def parts(self, *, last: bool = False) -> Iterator[RecordRows]:
+        """Yields the records of all subjects, whole subjects in ascending order.
 
-    def parts(self) -> Iterator[RecordRows]:
-        """Yields the records of all subjects, whole subjects in ascending order."""
+        Args:
+            last: nobody takes them again: files are removed as they are read.
+        """
         assert self._parts is not None  # after `finish`
         for begin, end, blocks in self._parts:
-            columns = self._read(blocks) if blocks else _no_rows()
+            columns = _read(blocks) if blocks else _no_rows()
+            if last:
+                _remove(blocks)
             subject = columns.pop("subject")
             offsets = np.searchsorted(subject, np.arange(begin, end + 1)).astype(np.int64)
             place: Ints | slice | None = columns.pop("place", None)
@@ -212,6 +170,79 @@ class RecordSpool:
                 first = _first_place(blocks) or 0
                 place = slice(first, first + len(subject))
             yield RecordRows(begin, end, offsets, place, columns)
+
+
+def _write(path: Path, rows: Columns) -> _Block:
+    """Appends rows to a file."""
+    subject, place = rows["subject"], rows["place"]
+    is_ordered = not bool((subject[1:] < subject[:-1]).any())
+    follows = _follow(place)
+    written: Columns = {}
+    constants: dict[str, Any] = {}
+    for name, column in rows.items():
+        if follows and name == "place":
+            continue
+        bits = column.view(f"u{column.itemsize}")  # tells 0 and -0 apart
+        if bool((bits == bits[0]).all()):
+            constants[name] = column[0]
+        else:
+            written[name] = np.ascontiguousarray(column, _DTYPES[name])
+    with path.open("ab") as file:
+        offset = file.tell()
+        for column in written.values():
+            column.tofile(file)
+    return _Block(
+        path,
+        offset,
+        len(subject),
+        tuple(written),
+        constants,
+        int(place[0]) if follows else None,
+        (int(subject[0]), int(subject[-1])) if is_ordered else None,
+    )
+
+
+def _read(blocks: list[_Block]) -> Columns:
+    """The rows of some blocks; `place` is left out where the places of all follow."""
+    n = sum(block.n_rows for block in blocks)
+    names = {name for block in blocks for name in (*block.names, *block.constants)}
+    if _first_place(blocks) is None:
+        names.add("place")
+    rows = {name: np.empty(n, _DTYPES[name]) for name in sorted(names)}
+    begin = 0
+    for block in blocks:
+        part = slice(begin, begin + block.n_rows)
+        begin += block.n_rows
+        with block.path.open("rb") as file:
+            file.seek(block.offset)
+            for name in block.names:
+                file.readinto(rows[name][part].data)
+        for name in names.difference(block.names):
+            if name == "place" and block.place is not None:
+                rows[name][part] = _range(block.place, block.n_rows)
+            else:
+                rows[name][part] = block.constants.get(name, _NULLS.get(name))
+    return rows
+
+
+def _ordered(blocks: list[_Block]) -> list[_Block]:
+    """Some blocks' rows in order of subject, as blocks."""
+    if all(block.subjects for block in blocks):
+        bounds = [subject for block in blocks for subject in block.subjects or ()]
+        if bounds == sorted(bounds):
+            return blocks
+    rows = _read(blocks)
+    _remove(blocks)
+    if "place" not in rows:
+        rows["place"] = _range(_first_place(blocks) or 0, len(rows["subject"]))
+    order = np.argsort(rows["subject"], kind="stable")
+    return [_write(blocks[0].path, {name: column[order] for name, column in rows.items()})]
+
+
+def _remove(blocks: list[_Block]) -> None:
+    """Removes the files of blocks; all blocks of a file are among them."""
+    for path in {block.path for block in blocks}:
+        path.unlink()
 
 
 def _follow(place: Ints) -> bool:
