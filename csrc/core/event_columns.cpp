@@ -22,27 +22,45 @@ float nulls_first(double x) {
   return std::isnan(x) ? -std::numeric_limits<float>::infinity() : static_cast<float>(x);
 }
 
+bool is_earlier(const MendedEvent& a, const MendedEvent& b) {
+  return a.available < b.available;  // kNullUs comes first
+}
+
 bool is_before(const MendedEvent& a, const MendedEvent& b) {
-  if (a.available != b.available) return a.available < b.available;  // kNullUs comes first
+  if (a.available != b.available) return is_earlier(a, b);
   if (a.role != b.role) return a.role < b.role;
+  if (a.table != b.table) return a.table < b.table;
+  if (a.code != b.code) return a.code < b.code;
   const auto rest = [](const MendedEvent& e) {
-    return std::tuple(e.table, e.code, e.unit, nulls_first(e.number), e.text, e.time, e.visit_id,
-                      e.end_time);
+    return std::tuple(e.unit, nulls_first(e.number), e.text, e.time, e.visit_id, e.end_time);
   };
   return rest(a) < rest(b);
+}
+
+/// Puts in order what is in order of time: moment by moment.
+void sort_moments(std::vector<MendedEvent>::iterator begin,
+                  std::vector<MendedEvent>::iterator end) {
+  while (begin != end) {
+    auto next = begin + 1;
+    while (next != end && next->available == begin->available) ++next;
+    if (next - begin > 1) std::sort(begin, next, is_before);
+    begin = next;
+  }
 }
 
 }  // namespace
 
 void sort_events(std::vector<MendedEvent>& events) {
-  // mostly all is in order but for what was appended last: facts about the person, visits
-  const auto middle = std::is_sorted_until(events.begin(), events.end(), is_before);
+  // mostly all is in order of time but for what was appended last: facts about the person, visits
+  const auto middle = std::is_sorted_until(events.begin(), events.end(), is_earlier);
   if (events.end() - middle > middle - events.begin()) {
     std::sort(events.begin(), events.end(), is_before);
-  } else if (middle != events.end()) {
-    std::sort(middle, events.end(), is_before);
-    std::inplace_merge(events.begin(), middle, events.end(), is_before);
+    return;
   }
+  sort_moments(events.begin(), middle);
+  if (middle == events.end()) return;
+  std::sort(middle, events.end(), is_before);
+  std::inplace_merge(events.begin(), middle, events.end(), is_before);
 }
 
 void append_events(std::int64_t subject_id, const std::vector<MendedEvent>& events, bool with_units,

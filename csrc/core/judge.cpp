@@ -85,17 +85,11 @@ void Judge::find_life(std::size_t begin, const std::vector<JudgedRow>& judged) {
 }
 
 std::uint64_t Judge::content_hash(std::size_t row, Role role) const {
-  const auto word = [](auto x) { return static_cast<std::uint64_t>(x); };
-  std::uint64_t h = word(role);
-  h = mix(h, word(rows_.time[row]));
-  h = mix(h, word(static_cast<std::uint32_t>(t_.event_code[at(rows_.code[row])])) |
-                 word(static_cast<std::uint32_t>(rows_.text_of(row))) << 32);
-  h = mix(h, rows_.has_number_at(row) ? bits_of(rows_.number[row]) + 1 : 0);
-  h = mix(h, word(static_cast<std::uint32_t>(rows_.unit_of(row))) | word(rows_.table_of(row))
-                                                                        << 32);
-  h = mix(h, word(rows_.end_of(row)));
-  h = mix(h, word(rows_.available_of(row)));
-  return mix(h, word(rows_.visit_of(row)));
+  return hash_of(role, rows_.time[row],
+                 word_of(t_.event_code[at(rows_.code[row])], rows_.text_of(row)),
+                 rows_.has_number_at(row) ? bits_of(rows_.number[row]) + 1 : 0,
+                 word_of(rows_.unit_of(row), rows_.table_of(row)), rows_.end_of(row),
+                 rows_.available_of(row), rows_.visit_of(row));
 }
 
 bool Judge::is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& judged,

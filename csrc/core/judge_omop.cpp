@@ -77,18 +77,16 @@ void RecordJudge::find_copies(std::size_t begin, std::vector<JudgedRecord>& out)
 }
 
 RecordJudge::Compared RecordJudge::compared(std::size_t row) const {
-  const auto word = [](auto x) { return static_cast<std::uint64_t>(x); };
-  const auto number = [&](std::span<const std::int32_t> column) {
-    return word(static_cast<std::uint32_t>(OmopRows::number_at(column, row)));
+  const auto pair = [row](std::span<const std::int32_t> low, std::span<const std::int32_t> high) {
+    return word_of(OmopRows::number_at(low, row), OmopRows::number_at(high, row));
   };
-  std::uint64_t source = mix(word(OmopRows::us_at(rows_.visit_ref, row)), number(rows_.type));
-  source = mix(source, number(rows_.source_value) << 32 | number(rows_.source_concept));
-  source = mix(source, rows_.has(row, kHasNumber) ? bits_of(rows_.number[row]) + 1 : 0);
-  source = mix(source, number(rows_.text) << 32 | number(rows_.value_concept));
-  std::uint64_t rest = mix(number(rows_.concept_id), word(OmopRows::us_at(rows_.end_at, row)));
-  rest = mix(rest, word(OmopRows::us_at(rows_.end_day, row)));
-  rest = mix(rest, number(rows_.status) << 32 | number(rows_.operator_id));
-  rest = mix(rest, number(rows_.unit) << 32 | rows_.flags[row]);
+  const std::uint64_t source =
+      hash_of(OmopRows::us_at(rows_.visit_ref, row), pair(rows_.source_concept, rows_.source_value),
+              rows_.has(row, kHasNumber) ? bits_of(rows_.number[row]) + 1 : 0,
+              pair(rows_.value_concept, rows_.text), OmopRows::number_at(rows_.type, row));
+  const std::uint64_t rest = hash_of(
+      OmopRows::us_at(rows_.end_at, row), OmopRows::us_at(rows_.end_day, row),
+      pair(rows_.operator_id, rows_.status), pair(rows_.concept_id, rows_.unit), rows_.flags[row]);
   return {source, concept_at(row), rest, rows_.order[row], row};
 }
 

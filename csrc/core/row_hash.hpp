@@ -21,4 +21,19 @@ inline std::uint64_t mix(std::uint64_t h, std::uint64_t x) {  // splitmix64's fi
   return h ^ (h >> 31);
 }
 
+/// A hash of words: a sum of products with odd numbers, which the processor makes side by side; a
+/// chain of `mix` would wait for each.
+template <typename... Words>
+std::uint64_t hash_of(Words... words) {
+  std::uint64_t sum = 0, factor = 0x9e3779b97f4a7c15ULL;
+  ((sum += factor * static_cast<std::uint64_t>(words), factor *= 0xd1342543de82ef95ULL), ...);
+  return mix(0, sum);
+}
+
+/// Two numbers of 32 bits as one word.
+inline std::uint64_t word_of(std::int32_t low, std::int32_t high) {
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(high)) << 32 |
+         static_cast<std::uint32_t>(low);
+}
+
 }  // namespace chronoward

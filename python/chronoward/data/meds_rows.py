@@ -216,7 +216,7 @@ def number_rows(
     )
 
 
-def decoded(file: Path, names: dict[str, str], piece_rows: int = 1 << 20) -> Iterator[pa.Table]:
+def decoded(file: Path, names: dict[str, str], piece_rows: int = 1 << 18) -> Iterator[pa.Table]:
     """Decodes a shard piece by piece.
 
     Args:
