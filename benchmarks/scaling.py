@@ -73,19 +73,20 @@ def points(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[floa
     return {key: sorted(values) for key, values in found.items()}
 
 
-def frontier(lines: list[dict[str, Any]], data_set: str) -> tuple[float, float] | None:
-    """Exponent and its constant of bits = c · FLOP^(-b) over the best size at each length; None
-    with fewer than three."""
-    best: dict[int, tuple[float, float]] = {}
-    for (owner, _), values in points(lines).items():
-        for rank, (compute, bits) in enumerate(values):
-            if owner == data_set and (rank not in best or bits < best[rank][1]):
-                best[rank] = (compute, bits)
-    if len(best) < 3:
-        return None
-    compute, bits = np.log(np.array(list(best.values()))).T
-    slope, constant = np.polyfit(compute, bits, 1)
-    return -float(slope), float(np.exp(constant))
+def frontier(lines: list[dict[str, Any]], data_set: str) -> list[tuple[float, float]]:
+    """(compute in FLOP, bits) of the runs that no cheaper one comes up to, by compute."""
+    found: list[tuple[float, float]] = []
+    runs = (x for (owner, _), values in points(lines).items() if owner == data_set for x in values)
+    for compute, bits in sorted(runs):
+        if not found or bits < found[-1][1]:
+            found.append((compute, bits))
+    return found
+
+
+def power_law(found: list[tuple[float, float]]) -> float:
+    """b of bits = c · FLOP^(-b) through (FLOP, bits), by least squares of their logarithms."""
+    compute, bits = np.log(np.array(found)).T
+    return -float(np.polyfit(compute, bits, 1)[0])
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -158,8 +159,8 @@ def page(lines: list[dict[str, Any]]) -> str:
     fits = []
     for data_set in DATA_SETS:
         found = frontier(lines, data_set)
-        said = "too few points for a fit" if found is None else f"bits ∝ FLOP^(−{found[0]:.3f})"
-        fits.append(f"- {data_set}: {said}")
+        said = "too few runs" if len(found) < 3 else f"bits ∝ FLOP^(−{power_law(found):.3f})"
+        fits.append(f"- {data_set}: {said} ({len(found)} runs)")
     said = "\n".join(fits)
     runs = said_runs(len(lines), len(arms(STEPS)) * len(DATA_SETS))
     return f"""# Loss against compute
@@ -172,7 +173,7 @@ in each), judged on held-out subjects: {runs}. The lines, one a run:
 
 {table(lines)}
 
-Through the best size at each length:
+Through the runs that no cheaper one comes up to:
 
 {said}
 

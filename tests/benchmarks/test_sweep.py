@@ -95,3 +95,21 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert made == [tmp_path / "work" / "tokens_toy_fused"]  # once, for both arms
     for x in sweep.lines():
         assert 0 < x["bits_per_token"]["all"] < x["bits_per_event"]
+
+
+def test_the_frontier_is_what_nothing_cheaper_comes_up_to() -> None:
+    def run(size: str, n_steps: int, n_parameters: int, bits: float) -> dict:
+        return {
+            "data_set": "clinic",
+            "arm": f"{size}, {n_steps} steps",
+            "factor": size,
+            "n_parameters": n_parameters,
+            "bits_per_token": {"all": bits},
+        }
+
+    lines = [run("small", n, 1, bits) for n, bits in ((1, 8.0), (2, 4.0), (4, 3.0))]
+    lines += [run("large", n, 8, bits) for n, bits in ((1, 2.0), (2, 2.5))]
+    found = scaling.frontier(lines, "clinic")
+    assert [bits for _, bits in found] == [8.0, 4.0, 3.0, 2.0]
+    assert scaling.frontier(lines, "elsewhere") == []
+    assert scaling.power_law([(x, 3 * x**-0.25) for x in (1.0, 10.0, 100.0)]) == pytest.approx(0.25)
