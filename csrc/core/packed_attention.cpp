@@ -55,41 +55,50 @@ struct Block {
 
 /// Rows of keys or of values of a segment.
 struct Rows {
-  const float* data;
-  std::size_t stride;
+  const float* data = nullptr;
+  std::size_t stride = 0;
+  std::vector<Bf16> packed{};  // as left sides, where products are in bf16
 
   const float* at(std::size_t t) const { return data + t * stride; }
+};
+
+/// Rows of a block's lanes, as rows and as columns, and in bf16 as the right sides of products.
+struct LaneRows {
+  std::vector<float> rows, columns;               // (kLanes, width), (d_head, lanes)
+  std::vector<Bf16> packed_rows, packed_columns;  // where products are in bf16
 };
 
 /// What one task works with, kept from task to task.
 struct Workspace {
   std::size_t width = 0;  // d_head, to whole registers
-  Rows keys{}, values{};
-  float key_norm = 0.0F;                              // the largest
-  std::vector<float> key_copy, value_copy;            // (n_keys, width), where d_head is odd
-  std::vector<float> d_keys, d_values;                // (n_keys, width)
-  std::vector<float> scores, d_weights;               // (keys, kLanes)
-  std::vector<float> query_rows, d_out_rows, result;  // (kLanes, width)
-  std::vector<float> query_columns, d_out_columns;    // (d_head, lanes)
+  Rows keys, values;
+  float key_norm = 0.0F;                    // the largest
+  std::vector<float> key_copy, value_copy;  // (n_keys, width), where d_head is odd
+  std::vector<float> d_keys, d_values;      // (n_keys, width)
+  std::vector<float> scores, d_weights;     // (keys, kLanes)
+  std::vector<float> result;                // (kLanes, width)
+  LaneRows queries, d_outs;
 
   /// Keys or values where they are, or a copy whose rows fill whole registers.
-  Rows rows_of(const PackedRow& row, std::span<const float> source, const Part& part,
-               std::size_t kv_head, std::vector<float>& copy) const {
-    const auto stride = row.n_kv_heads * row.d_head;
-    const float* first = source.data() + part.start * stride + kv_head * row.d_head;
-    if (width == row.d_head) return {first, stride};
+  void take_rows(const PackedRow& row, std::span<const float> source, const Part& part,
+                 std::size_t kv_head, bool packs, std::vector<float>& copy, Rows& rows) const {
+    rows.stride = row.n_kv_heads * row.d_head;
+    rows.data = source.data() + part.start * rows.stride + kv_head * row.d_head;
+    if (packs) packed::pack_a(rows.data, rows.stride, part.n_keys, row.d_head, rows.packed);
+    if (width == row.d_head) return;
     copy.assign(part.n_keys * width, 0.0F);
     for (std::size_t t = 0; t < part.n_keys; ++t) {
-      std::copy_n(first + t * stride, row.d_head, copy.data() + t * width);
+      std::copy_n(rows.at(t), row.d_head, copy.data() + t * width);
     }
-    return {copy.data(), width};
+    rows.data = copy.data();
+    rows.stride = width;
   }
 
   void prepare(const PackedRow& row, const PackedInputs& inputs, const Part& part,
                std::size_t kv_head, bool backward) {
     width = whole_registers(row.d_head);
-    keys = rows_of(row, inputs.k, part, kv_head, key_copy);
-    values = rows_of(row, inputs.v, part, kv_head, value_copy);
+    take_rows(row, inputs.k, part, kv_head, row.in_bf16, key_copy, keys);
+    take_rows(row, inputs.v, part, kv_head, row.in_bf16 && backward, value_copy, values);
     float largest = 0.0F;
     for (std::size_t t = 0; t < part.n_keys; ++t) {
       const float square = packed::dot(keys.at(t), keys.at(t), row.d_head);
@@ -99,7 +108,7 @@ struct Workspace {
     const auto n_keys = part.n_keys + 16;  // products write whole sixteens
     const auto n_scores = (backward ? packed::kTileKeys : n_keys) * kLanes;
     scores.resize(std::max(scores.size(), n_scores));
-    for (auto* rows : {&query_rows, &d_out_rows, &result, &query_columns, &d_out_columns}) {
+    for (auto* rows : {&queries.rows, &queries.columns, &d_outs.rows, &d_outs.columns, &result}) {
       rows->resize(kLanes * width);
     }
     if (!backward) return;
@@ -151,17 +160,19 @@ void for_queries(const PackedRow& row, const Part& part, const Block& block, con
   }
 }
 
-/// Copies a block's rows of (T, heads, d_head) times `scale` as rows and as columns; lanes past
-/// the part and features past d_head are zero.
+/// Copies a block's rows of (T, heads, d_head) times `scale`; lanes past the part and features past
+/// d_head are zero.
 void gather(const PackedRow& row, const Part& part, const Block& block,
-            std::span<const float> source, float scale, std::size_t width, std::vector<float>& rows,
-            std::vector<float>& columns) {
-  std::fill(rows.begin(), rows.end(), 0.0F);
+            std::span<const float> source, float scale, std::size_t width, LaneRows& to) {
+  std::fill(to.rows.begin(), to.rows.end(), 0.0F);
   for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
     const float* from = source.data() + place * row.d_head;
-    for (std::size_t d = 0; d < row.d_head; ++d) rows[lane * width + d] = scale * from[d];
+    for (std::size_t d = 0; d < row.d_head; ++d) to.rows[lane * width + d] = scale * from[d];
   });
-  packed::transpose(rows.data(), block.n_lanes, width, columns.data());
+  packed::transpose(to.rows.data(), block.n_lanes, width, to.columns.data());
+  if (!row.in_bf16) return;
+  packed::pack_b(to.columns.data(), block.n_lanes, row.d_head, block.n_lanes, to.packed_columns);
+  packed::pack_b(to.rows.data(), width, block.n_lanes, width, to.packed_rows);
 }
 
 void multiply(const PackedRow& row, const packed::Product& product) {
@@ -172,11 +183,17 @@ void multiply(const PackedRow& row, const packed::Product& product) {
   }
 }
 
-/// scores (n, lanes) = rows of keys (or values) from `first_key` on times columns (d_head, lanes).
+/// scores (n, lanes) = rows of keys (or values) from `first_key` on times the lanes' columns.
 void key_products(const PackedRow& row, const Block& block, const Rows& rows, std::size_t first_key,
-                  std::size_t n, const std::vector<float>& columns, float* scores) {
-  multiply(row, {rows.at(first_key), rows.stride, false, columns.data(), block.n_lanes, n,
-                 row.d_head, block.n_lanes, scores, block.n_lanes, false});
+                  std::size_t n, const LaneRows& lanes, float* scores) {
+  packed::Product product{
+      rows.at(first_key), rows.stride,   false,  lanes.columns.data(), block.n_lanes, n,
+      row.d_head,         block.n_lanes, scores, block.n_lanes,        false};
+  if (row.in_bf16) {
+    product.packed_a = rows.packed.data() + first_key * packed::packed_depth(row.d_head);
+    product.packed_b = lanes.packed_columns.data();
+  }
+  multiply(row, product);
 }
 
 /// sums (lanes, width) += weights (n, lanes)ᵀ times rows of values (or keys).
@@ -189,9 +206,12 @@ void add_weighted(const PackedRow& row, const Block& block, const float* weights
 
 /// sums (n, width) += weights (n, lanes) times the lanes' rows.
 void add_to_rows(const PackedRow& row, const Block& block, const float* weights, std::size_t n,
-                 const std::vector<float>& lane_rows, std::size_t width, float* sums) {
-  multiply(row, {weights, block.n_lanes, false, lane_rows.data(), width, n, block.n_lanes, width,
-                 sums, width, true});
+                 const LaneRows& lanes, std::size_t width, float* sums) {
+  packed::Product product{
+      weights, block.n_lanes, false, lanes.rows.data(), width, n, block.n_lanes, width,
+      sums,    width,         true};
+  if (row.in_bf16) product.packed_b = lanes.packed_rows.data();
+  multiply(row, product);
 }
 
 /// Calls fn(block) for all slots of a part and key head.
@@ -216,7 +236,7 @@ void skip_far_keys(const PackedRow& row, const Part& part, const Workspace& w, B
   for (std::size_t s = 0; s < block.n_slots; ++s) {
     float largest = 0.0F;  // of |q|², times the scale
     for (std::size_t lane = s * kQueries; lane < (s + 1) * kQueries; ++lane) {
-      const float* query = w.query_rows.data() + lane * w.width;
+      const float* query = w.queries.rows.data() + lane * w.width;
       largest = std::max(largest, packed::dot(query, query, w.width));
     }
     const float reach = (kZero + 2.0F * std::sqrt(largest) * w.key_norm) * kRounding;
@@ -246,13 +266,13 @@ void forward_task(const PackedRow& row, const PackedInputs& inputs, const Part& 
                   std::span<float> log_sum) {
   w.prepare(row, inputs, part, kv_head, false);
   for_blocks(row, part, kv_head, [&](Block& block) {
-    gather(row, part, block, inputs.q, score_scale(row), w.width, w.query_rows, w.query_columns);
+    gather(row, part, block, inputs.q, score_scale(row), w.width, w.queries);
     skip_far_keys(row, part, w, block);
     float top[kLanes], sum[kLanes] = {};
     std::fill_n(top, kLanes, packed::kNothing);
     for_tiles(block, [&](std::size_t first, std::size_t n) {
       float* scores = w.scores.data() + first * block.n_lanes;
-      key_products(row, block, w.keys, first, n, w.query_columns, scores);
+      key_products(row, block, w.keys, first, n, w.queries, scores);
       packed::bias_scores(block.lanes(row, part.start, first, n), scores, top);
     });
     std::fill(w.result.begin(), w.result.end(), 0.0F);
@@ -296,26 +316,26 @@ void backward_task(const PackedRow& row, const PackedInputs& inputs, const Outpu
   w.prepare(row, inputs, part, kv_head, true);
   const float scale = score_scale(row);
   for_blocks(row, part, kv_head, [&](Block& block) {
-    gather(row, part, block, inputs.q, scale, w.width, w.query_rows, w.query_columns);
+    gather(row, part, block, inputs.q, scale, w.width, w.queries);
     skip_far_keys(row, part, w, block);
-    gather(row, part, block, outputs.d_out, 1.0F, w.width, w.d_out_rows, w.d_out_columns);
+    gather(row, part, block, outputs.d_out, 1.0F, w.width, w.d_outs);
     float log_sum[kLanes], delta[kLanes] = {};
     std::fill_n(log_sum, kLanes, std::numeric_limits<float>::max());  // weights past the part: 0
     for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {
       log_sum[lane] = outputs.log_sum[place];
-      delta[lane] = packed::dot(w.d_out_rows.data() + lane * w.width,
+      delta[lane] = packed::dot(w.d_outs.rows.data() + lane * w.width,
                                 outputs.out.data() + place * row.d_head, row.d_head);
     });
     std::fill(w.result.begin(), w.result.end(), 0.0F);
     packed::Moments sums{};
     for_tiles(block, [&](std::size_t first, std::size_t n) {
-      key_products(row, block, w.keys, first, n, w.query_columns, w.scores.data());
-      key_products(row, block, w.values, first, n, w.d_out_columns, w.d_weights.data());
+      key_products(row, block, w.keys, first, n, w.queries, w.scores.data());
+      key_products(row, block, w.values, first, n, w.d_outs, w.d_weights.data());
       packed::score_gradients(block.lanes(row, part.start, first, n), log_sum, delta,
                               w.scores.data(), w.d_weights.data(), sums);
       const auto at = first * w.width;
-      add_to_rows(row, block, w.scores.data(), n, w.d_out_rows, w.width, w.d_values.data() + at);
-      add_to_rows(row, block, w.d_weights.data(), n, w.query_rows, w.width, w.d_keys.data() + at);
+      add_to_rows(row, block, w.scores.data(), n, w.d_outs, w.width, w.d_values.data() + at);
+      add_to_rows(row, block, w.d_weights.data(), n, w.queries, w.width, w.d_keys.data() + at);
       add_weighted(row, block, w.d_weights.data(), n, w.keys, first, w.width, w.result);
     });
     add_moments(block, sums, moments);

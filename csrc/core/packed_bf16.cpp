@@ -90,24 +90,40 @@ void pack_transposed(const Product& p, std::size_t depth, Packed& packed) {
 
 bool can_multiply_bf16() { return has_dot_products(); }
 
+std::size_t packed_depth(std::size_t depth) { return whole(depth, kDepth); }
+
+void pack_a(const float* a, std::size_t a_stride, std::size_t n_rows, std::size_t depth,
+            std::vector<Bf16>& packed) {
+  const auto whole_depth = packed_depth(depth);
+  // a product reads whole sixteens of rows, from any row on
+  packed.resize(std::max(packed.size(), (n_rows + kPanel) * whole_depth));
+  pack_rows(a, a_stride, n_rows, depth, whole_depth, packed.data());
+  std::fill_n(packed.data() + n_rows * whole_depth, kPanel * whole_depth, Bf16{});
+}
+
+void pack_b(const float* b, std::size_t b_stride, std::size_t depth, std::size_t columns,
+            std::vector<Bf16>& packed) {
+  const auto whole_depth = packed_depth(depth);
+  packed.resize(std::max(packed.size(), columns * whole_depth));
+  for (std::size_t j = 0; j < columns; j += kPanel) {
+    pack_pairs(b + j, b_stride, depth, whole_depth, packed.data() + j * whole_depth);
+  }
+}
+
 void multiply_bf16(const Product& p) {
   static thread_local Packed packed;
-  const auto depth = whole(p.depth, kDepth), rows = whole(p.rows, kPanel);
-  packed.a.resize(std::max(packed.a.size(), rows * depth));
-  packed.b.resize(std::max(packed.b.size(), p.columns * depth));
+  const auto depth = packed_depth(p.depth), rows = whole(p.rows, kPanel);
   if (p.is_transposed) {
+    packed.a.resize(std::max(packed.a.size(), rows * depth));
     pack_transposed(p, depth, packed);
-  } else {
-    pack_rows(p.a, p.a_stride, p.rows, p.depth, depth, packed.a.data());
-    std::fill(packed.a.data() + p.rows * depth, packed.a.data() + rows * depth, Bf16{});
+  } else if (p.packed_a == nullptr) {
+    pack_a(p.a, p.a_stride, p.rows, p.depth, packed.a);
   }
-  for (std::size_t j = 0; j < p.columns; j += kPanel) {
-    pack_pairs(p.b + j, p.b_stride, p.depth, depth, packed.b.data() + j * depth);
-  }
+  if (p.packed_b == nullptr) pack_b(p.b, p.b_stride, p.depth, p.columns, packed.b);
   TiledProduct<Bf16, float> product;
-  product.a = packed.a.data();
+  product.a = p.packed_a == nullptr ? packed.a.data() : p.packed_a;
   product.n_rows = p.rows;
-  product.b = packed.b.data();
+  product.b = p.packed_b == nullptr ? packed.b.data() : p.packed_b;
   product.n_panels = p.columns / kPanel;
   product.depth = depth;
   product.adds = p.adds;
@@ -121,6 +137,16 @@ void multiply_bf16(const Product& p) {
 bool can_multiply_bf16() { return false; }
 
 void multiply_bf16(const Product&) { throw std::logic_error("no units for bf16 here"); }
+
+std::size_t packed_depth(std::size_t depth) { return depth; }
+
+void pack_a(const float*, std::size_t, std::size_t, std::size_t, std::vector<Bf16>&) {
+  throw std::logic_error("no units for bf16 here");
+}
+
+void pack_b(const float*, std::size_t, std::size_t, std::size_t, std::vector<Bf16>&) {
+  throw std::logic_error("no units for bf16 here");
+}
 
 #endif
 

@@ -6,6 +6,7 @@
 namespace chronoward::packed {
 namespace {
 
+using Four = float __attribute__((vector_size(16)));
 using Eight = float __attribute__((vector_size(32)));
 using Sixteen = float __attribute__((vector_size(64)));  // only where AVX-512 holds it
 
@@ -279,7 +280,6 @@ void score_gradients(const Lanes& lanes, const float* log_sum, const float* delt
 }
 
 void transpose(const float* rows, std::size_t n_rows, std::size_t width, float* columns) {
-  using Four = float __attribute__((vector_size(16)));
   for (std::size_t r = 0; r < n_rows; r += 4) {
     for (std::size_t c = 0; c < width; c += 4) {
       const float* from = rows + r * width + c;
@@ -299,17 +299,18 @@ void transpose(const float* rows, std::size_t n_rows, std::size_t width, float* 
 }
 
 CHRONOWARD_WIDE_CLONES float dot(const float* x, const float* y, std::size_t n) {
-  constexpr std::size_t width = 16;
-  float sums[width] = {};
+  Eight low{}, high{};
   std::size_t t = 0;
-  for (; t + width <= n; t += width) {
-    for (std::size_t i = 0; i < width; ++i) sums[i] += x[t + i] * y[t + i];
+  for (; t + 16 <= n; t += 16) {
+    low += load_lanes<Eight>(x + t) * load_lanes<Eight>(y + t);
+    high += load_lanes<Eight>(x + t + 8) * load_lanes<Eight>(y + t + 8);
   }
-  float four[4];  // not one lane after the other: each addition would wait for the last
-  for (std::size_t i = 0; i < 4; ++i) {
-    four[i] = (sums[i] + sums[i + 8]) + (sums[i + 4] + sums[i + 12]);
-  }
-  float total = (four[0] + four[2]) + (four[1] + four[3]);
+  // not one lane after the other: each addition would wait for the last
+  const Eight eight = low + high;
+  const Four four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const Four two = four + __builtin_shufflevector(four, four, 2, 3, 0, 1);
+  float total = two[0] + two[1];
   for (; t < n; ++t) total += x[t] * y[t];
   return total;
 }

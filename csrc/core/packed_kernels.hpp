@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
+#include "core/bf16.hpp"
 #include "core/decode_kernels.hpp"
 
 // Inner loops of packed_attention. Scores lie keys down, queries across: each of up to 32 lanes is
@@ -29,6 +31,9 @@ struct Product {
   float* out;
   std::size_t out_stride;
   bool adds;
+  // of `pack_a` and `pack_b`; `multiply_bf16` then does not look at a, at b
+  const Bf16* packed_a = nullptr;
+  const Bf16* packed_b = nullptr;
 };
 
 void multiply(const Product& product);
@@ -39,6 +44,16 @@ bool can_multiply_bf16();
 /// The same with both sides rounded to bf16, sums in fp32. `out` has room for whole sixteens of
 /// rows, those past the last may be overwritten (with `adds`: kept).
 void multiply_bf16(const Product& product);
+
+/// Lays out the left side of many products, (n_rows, depth) that is not transposed, for
+/// `multiply_bf16`: `packed_depth(depth)` numbers a row, and a product may have any of the rows.
+void pack_a(const float* a, std::size_t a_stride, std::size_t n_rows, std::size_t depth,
+            std::vector<Bf16>& packed);
+std::size_t packed_depth(std::size_t depth);
+
+/// Lays out the right side of many products, (depth, columns).
+void pack_b(const float* b, std::size_t b_stride, std::size_t depth, std::size_t columns,
+            std::vector<Bf16>& packed);
 
 /// columns (width, n_rows) = rows (n_rows, width)ᵀ; both sizes are multiples of 16.
 void transpose(const float* rows, std::size_t n_rows, std::size_t width, float* columns);
