@@ -107,7 +107,7 @@ def test_same_inputs_give_the_same_bytes_whatever_the_threads() -> None:
 def test_bf16_errs_no_more_than_twice_plain_torch(
     name: str, causal: bool, bias: str, d_head: int
 ) -> None:
-    """Products in bf16 (by the processor's units where there are any), outputs and every gradient."""
+    """Products by the units for bf16 where there are any: outputs and every gradient."""
     bounds = BOUNDS[name]
     tail = 3 if name == "tail-outside" else 0
     inputs = make_inputs(bounds, tail=tail, d_head=d_head, dtype=torch.bfloat16)
