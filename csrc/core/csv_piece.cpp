@@ -226,7 +226,7 @@ class ColumnSink {
     std::int64_t id = 0;
     if (field.empty()) {
       column_.index.push_back(-1);
-    } else if (field == last_) {  // they come in runs
+    } else if (is_same_text(field, last_)) {  // they come in runs
       column_.index.push_back(last_number_);
     } else if (read_integer(field, id)) {
       last_number_ = column_.ids.of(id);
@@ -245,7 +245,8 @@ class ColumnSink {
       return;
     }
     // as above; what was quoted does not lie in the block
-    if (last_number_ < 0 || column_.texts.text(static_cast<std::size_t>(last_number_)) != text) {
+    if (last_number_ < 0 ||
+        !is_same_text(column_.texts.text(static_cast<std::size_t>(last_number_)), text)) {
       last_number_ = column_.texts.of(text);
     }
     column_.index.push_back(last_number_);

@@ -1,8 +1,10 @@
 #include "core/numbering.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "core/row_hash.hpp"
 
@@ -36,18 +38,19 @@ std::string digest_of(std::string_view text) {
 }  // namespace
 
 void Places::grow() {
-  slots_.assign(2 * slots_.size(), -1);
-  for (std::size_t i = 0; i < hashes_.size(); ++i) {
-    std::size_t slot = hashes_[i] & (slots_.size() - 1);
-    while (slots_[slot] >= 0) slot = (slot + 1) & (slots_.size() - 1);
-    slots_[slot] = static_cast<std::int32_t>(i);
+  std::vector<Slot> slots(2 * slots_.size());
+  for (const Slot& old : slots_) {
+    if (old.place < 0) continue;
+    std::size_t slot = old.hash & (slots.size() - 1);
+    while (slots[slot].place >= 0) slot = (slot + 1) & (slots.size() - 1);
+    slots[slot] = old;
   }
+  slots_ = std::move(slots);
 }
 
 std::int32_t IdNumbering::of(std::int64_t value) {
   return places_.of(
-      mix(0, static_cast<std::uint64_t>(value)),
-      [&](std::size_t place) { return values_[place] == value; },
+      mix(0, static_cast<std::uint64_t>(value)), true, [](std::size_t) { return true; },
       [&] { values_.push_back(value); });
 }
 
@@ -57,8 +60,9 @@ std::string_view TextNumbering::text(std::size_t number) const {
 }
 
 std::int32_t TextNumbering::of(std::string_view value) {
+  const bool has_word = is_short(value);
   return places_.of(
-      mix(0, std::hash<std::string_view>{}(value)),
+      mix(0, has_word ? word_of(value) : std::hash<std::string_view>{}(value)), has_word,
       [&](std::size_t place) { return text(place) == value; },
       [&] {
         bytes_.append(value);

@@ -2,42 +2,77 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace chronoward {
 
+constexpr std::size_t kShortBytes = 8;
+
+/// Whether a text is told from all others that are so by `word_of`; most texts of records are:
+/// codes, units, results.
+inline bool is_short(std::string_view text) {
+  return text.size() <= kShortBytes && (text.empty() || text.back() != '\0');
+}
+
+/// Up to `kShortBytes` bytes as a number, the first one lowest; no call is made for it.
+inline std::uint64_t word_of(std::string_view text) {
+  const std::size_t n = text.size();
+  const auto ends = [&]<typename Half>(Half first, Half last) {  // which overlap
+    std::memcpy(&first, text.data(), sizeof first);
+    std::memcpy(&last, text.data() + n - sizeof last, sizeof last);
+    return std::uint64_t{first} | std::uint64_t{last} << (8 * (n - sizeof last));
+  };
+  if (n >= 4) return ends(std::uint32_t{}, std::uint32_t{});
+  if (n >= 2) return ends(std::uint16_t{}, std::uint16_t{});
+  return n == 0 ? 0 : static_cast<unsigned char>(text.front());
+}
+
+inline bool is_same_text(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  return a.size() <= kShortBytes ? word_of(a) == word_of(b) : a == b;
+}
+
 /// Places of distinct values by open addressing; the values themselves lie with the caller.
 class Places {
  public:
-  Places() : slots_(64, -1) {}
+  Places() : slots_(64) {}
 
-  std::size_t size() const { return hashes_.size(); }
+  std::size_t size() const { return size_; }
 
   /// The place of a value with a hash; calls add() where it is new, which appends it.
   ///
+  /// @param is_exact whether no other value that is so has the hash: then nothing is compared, and
+  ///   one cache line is looked at.
   /// @param is_at whether the value is that of a place.
   template <typename IsAt, typename Add>
-  std::int32_t of(std::uint64_t hash, const IsAt& is_at, const Add& add) {
+  std::int32_t of(std::uint64_t hash, bool is_exact, const IsAt& is_at, const Add& add) {
     std::size_t slot = hash & (slots_.size() - 1);
-    for (; slots_[slot] >= 0; slot = (slot + 1) & (slots_.size() - 1)) {
-      const auto place = static_cast<std::size_t>(slots_[slot]);
-      if (hashes_[place] == hash && is_at(place)) return slots_[slot];
+    for (; slots_[slot].place >= 0; slot = (slot + 1) & (slots_.size() - 1)) {
+      const Slot& found = slots_[slot];
+      if (found.hash != hash || found.is_exact != is_exact) continue;
+      if (is_exact || is_at(static_cast<std::size_t>(found.place))) return found.place;
     }
-    const auto place = static_cast<std::int32_t>(hashes_.size());
-    slots_[slot] = place;
-    hashes_.push_back(hash);
+    const auto place = static_cast<std::int32_t>(size_++);
+    slots_[slot] = {hash, place, is_exact};
     add();
-    if (2 * hashes_.size() > slots_.size()) grow();
+    if (2 * size_ > slots_.size()) grow();
     return place;
   }
 
  private:
+  struct Slot {
+    std::uint64_t hash = 0;
+    std::int32_t place = -1;
+    bool is_exact = false;
+  };
+
   void grow();
 
-  std::vector<std::int32_t> slots_;
-  std::vector<std::uint64_t> hashes_;
+  std::vector<Slot> slots_;
+  std::size_t size_ = 0;
 };
 
 /// Distinct integers in the order in which they came.
