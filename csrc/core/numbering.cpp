@@ -62,7 +62,7 @@ std::string_view TextNumbering::text(std::size_t number) const {
 std::int32_t TextNumbering::of(std::string_view value) {
   const bool has_word = is_short(value);
   return places_.of(
-      mix(0, has_word ? word_of(value) : std::hash<std::string_view>{}(value)), has_word,
+      mix(0, has_word ? bytes_as_word(value) : std::hash<std::string_view>{}(value)), has_word,
       [&](std::size_t place) { return text(place) == value; },
       [&] {
         bytes_.append(value);

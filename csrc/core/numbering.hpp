@@ -11,14 +11,14 @@ namespace chronoward {
 
 constexpr std::size_t kShortBytes = 8;
 
-/// Whether a text is told from all others that are so by `word_of`; most texts of records are:
-/// codes, units, results.
+/// Whether a text is told from all others that are so by `bytes_as_word`; most texts of records
+/// are: codes, units, results.
 inline bool is_short(std::string_view text) {
   return text.size() <= kShortBytes && (text.empty() || text.back() != '\0');
 }
 
 /// Up to `kShortBytes` bytes as a number, the first one lowest; no call is made for it.
-inline std::uint64_t word_of(std::string_view text) {
+inline std::uint64_t bytes_as_word(std::string_view text) {
   const std::size_t n = text.size();
   const auto ends = [&]<typename Half>(Half first, Half last) {  // which overlap
     std::memcpy(&first, text.data(), sizeof first);
@@ -32,7 +32,7 @@ inline std::uint64_t word_of(std::string_view text) {
 
 inline bool is_same_text(std::string_view a, std::string_view b) {
   if (a.size() != b.size()) return false;
-  return a.size() <= kShortBytes ? word_of(a) == word_of(b) : a == b;
+  return a.size() <= kShortBytes ? bytes_as_word(a) == bytes_as_word(b) : a == b;
 }
 
 /// Places of distinct values by open addressing; the values themselves lie with the caller.

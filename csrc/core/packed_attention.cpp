@@ -65,7 +65,7 @@ struct Rows {
 /// Rows of a block's lanes, as rows and as columns, and in bf16 as the right sides of products.
 struct LaneRows {
   std::vector<float> rows, columns;               // (kLanes, width), (d_head, lanes)
-  std::vector<Bf16> packed_rows, packed_columns;  // where products are in bf16
+  std::vector<Bf16> packed_rows, packed_columns;  // where products are in bf16; rows: backward
 };
 
 /// What one task works with, kept from task to task.
@@ -172,7 +172,6 @@ void gather(const PackedRow& row, const Part& part, const Block& block,
   packed::transpose(to.rows.data(), block.n_lanes, width, to.columns.data());
   if (!row.in_bf16) return;
   packed::pack_b(to.columns.data(), block.n_lanes, row.d_head, block.n_lanes, to.packed_columns);
-  packed::pack_b(to.rows.data(), width, block.n_lanes, width, to.packed_rows);
 }
 
 void multiply(const PackedRow& row, const packed::Product& product) {
@@ -319,6 +318,10 @@ void backward_task(const PackedRow& row, const PackedInputs& inputs, const Outpu
     gather(row, part, block, inputs.q, scale, w.width, w.queries);
     skip_far_keys(row, part, w, block);
     gather(row, part, block, outputs.d_out, 1.0F, w.width, w.d_outs);
+    for (LaneRows* lanes : {&w.queries, &w.d_outs}) {
+      if (!row.in_bf16) break;
+      packed::pack_b(lanes->rows.data(), w.width, block.n_lanes, w.width, lanes->packed_rows);
+    }
     float log_sum[kLanes], delta[kLanes] = {};
     std::fill_n(log_sum, kLanes, std::numeric_limits<float>::max());  // weights past the part: 0
     for_queries(row, part, block, [&](std::size_t lane, std::size_t place) {

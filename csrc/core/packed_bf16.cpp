@@ -90,8 +90,6 @@ void pack_transposed(const Product& p, std::size_t depth, Packed& packed) {
 
 bool can_multiply_bf16() { return has_dot_products(); }
 
-std::size_t packed_depth(std::size_t depth) { return whole(depth, kDepth); }
-
 void pack_a(const float* a, std::size_t a_stride, std::size_t n_rows, std::size_t depth,
             std::vector<Bf16>& packed) {
   const auto whole_depth = packed_depth(depth);
@@ -137,8 +135,6 @@ void multiply_bf16(const Product& p) {
 bool can_multiply_bf16() { return false; }
 
 void multiply_bf16(const Product&) { throw std::logic_error("no units for bf16 here"); }
-
-std::size_t packed_depth(std::size_t depth) { return depth; }
 
 void pack_a(const float*, std::size_t, std::size_t, std::size_t, std::vector<Bf16>&) {
   throw std::logic_error("no units for bf16 here");

@@ -49,7 +49,7 @@ void multiply_bf16(const Product& product);
 /// `multiply_bf16`: `packed_depth(depth)` numbers a row, and a product may have any of the rows.
 void pack_a(const float* a, std::size_t a_stride, std::size_t n_rows, std::size_t depth,
             std::vector<Bf16>& packed);
-std::size_t packed_depth(std::size_t depth);
+constexpr std::size_t packed_depth(std::size_t depth) { return (depth + 31) / 32 * 32; }
 
 /// Lays out the right side of many products, (depth, columns).
 void pack_b(const float* b, std::size_t b_stride, std::size_t depth, std::size_t columns,

@@ -222,7 +222,8 @@ def decoded(file: Path, names: dict[str, str], piece_rows: int = 1 << 18) -> Ite
     Args:
         file: Parquet.
         names: column as MEDS names it → as the file does.
-        piece_rows: rows of a piece, at most.
+        piece_rows: rows of a piece, at most; Arrow's allocator maps blocks above 16 MB anew each
+            time, which is dear.
 
     Raises:
         FormatError: the file cannot be decoded, or a page does not match its checksum.
