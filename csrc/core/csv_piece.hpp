@@ -5,12 +5,10 @@
 #include <string_view>
 #include <vector>
 
+#include "core/csv_layout.hpp"
 #include "core/numbering.hpp"
 
 namespace chronoward {
-
-/// What a column of text is read as.
-enum class CsvKind : std::uint8_t { kSkip, kInteger, kId, kTime, kDay, kNumber, kText, kCount };
 
 /// A column of some rows. What is not written plainly ("007", " 7", "7.0", "1/2/2020") is unread:
 /// the caller says what it means.
@@ -30,14 +28,6 @@ struct CsvPiece {
   std::vector<CsvColumn> columns;
   std::int64_t n_rows = 0;
   std::size_t n_bytes = 0;  // of the block; a row that does not end in it is left
-};
-
-/// What a file of text is like.
-struct CsvLayout {
-  char delimiter = ',';
-  std::vector<CsvKind> kinds;     // of each column
-  bool ends_with_return = false;  // lines end with CR LF
-  std::size_t max_line_bytes = 0;
 };
 
 /// Reads rows of delimited text; fields may be quoted by ", doubled inside.
