@@ -18,6 +18,7 @@ void bind_philox(pybind11::module_& m);
 void bind_meds(pybind11::module_& m);
 void bind_omop(pybind11::module_& m);
 void bind_records(pybind11::module_& m);
+void bind_store(pybind11::module_& m);
 void bind_tokenizer(pybind11::module_& m);
 void bind_training(pybind11::module_& m);
 

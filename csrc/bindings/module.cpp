@@ -54,6 +54,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_meds(m);
   bind_omop(m);
   bind_philox(m);
+  bind_store(m);
   bind_tokenizer(m);
   bind_training(m);
 }

@@ -37,6 +37,7 @@ __all__: list[str] = [
     "TokenizerCore",
     "WindowArrays",
     "context_lists",
+    "copy_rows",
     "count_contexts",
     "count_known",
     "count_precedence",
@@ -833,6 +834,28 @@ def context_lists(
 ]:
     """
     Kind of visit, offsets, entries (v: seen, V + v: announced) of each place's context, and the state of the token after it.
+    """
+
+@typing.overload
+def copy_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.int32],
+    out: numpy.typing.NDArray[numpy.int32],
+) -> None:
+    """
+    Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
+    """
+
+@typing.overload
+def copy_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.uint8],
+    out: numpy.typing.NDArray[numpy.uint8],
+) -> None:
+    """
+    Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
     """
 
 def count_contexts(

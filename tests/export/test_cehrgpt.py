@@ -15,7 +15,7 @@ from chronoward import files
 from chronoward.errors import ConfigError, StateError
 from chronoward.export import export
 from chronoward.export.cehrgpt import schema
-from chronoward.store import StoreWriter
+from chronoward.store import StoreWriter, TokenStore
 from chronoward.tokenizer import TokenClass, Tokenizer, TokenizerSpec, fit
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Made = tuple["Tokenizer", "TokenBatch", "Path"]
 
 
-def make_store(folder: Path, spec: TokenizerSpec) -> Made:
+def make_store(folder: Path, spec: TokenizerSpec, **tokens: int) -> Made:
     """A store of 60 subjects, every fifth held out, every fifth of the others for tuning."""
     events, observation, codes = make_world(60, seed=3)
     tokenizer = fit([events], codes, spec)
@@ -34,7 +34,7 @@ def make_store(folder: Path, spec: TokenizerSpec) -> Made:
     store = folder / "tokens"
     files.make_output_folder(store)
     tokenizer.save(store / "tokenizer.json")
-    writer = StoreWriter(store, tokenizer_hash=tokenizer.hash)
+    writer = StoreWriter(store, tokenizer_hash=tokenizer.hash, **tokens)
     split = np.arange(len(batch)) % 5
     writer.add(batch, np.where(split == 4, 2, np.where(split == 3, 1, 0)).astype(np.int64))
     writer.finish(calendar="real", observation="source", split_rule="source", counts={})
@@ -102,6 +102,16 @@ def test_lists_have_one_length_and_times_and_ages_go_with_the_clock(made: Made, 
         ranks = row["record_ranks"]
         assert ranks[0] == 1
         assert set(np.diff(ranks)) <= {0, 1}
+
+
+def test_a_shard_is_a_file_however_many_record_batches_it_has(out: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path, SPECS["cehr"], batch_tokens=200)[2]
+    assert len(TokenStore.open(store).split("train").shards) > 3
+    export(store, tmp_path / "out", to="cehrgpt")
+    assert rows_of(tmp_path / "out") == rows_of(out)
+    assert [p.name for p in (tmp_path / "out").glob("patient_sequence/*/train*")] == [
+        "train-00000.parquet"
+    ]
 
 
 def test_splits_are_the_stores(made: Made, out: Path) -> None:

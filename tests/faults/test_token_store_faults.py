@@ -247,5 +247,5 @@ def test_case_57_other_versions_are_format_errors_that_name_the_command(
         calendar="real", observation="x", split_rule="hash", counts={}
     )
     _change(tmp_path / "store" / "store.json", version=0)
-    with pytest.raises(FormatError, match=r"version 0, .* reads 1 and 2; .*`chronoward tokenize`"):
+    with pytest.raises(FormatError, match=r"version 0, .* reads 2 and 3; .*`chronoward tokenize`"):
         TokenStore.open(tmp_path / "store")

@@ -191,7 +191,7 @@ def _take_rows(piece: CsvPiece) -> None:
 
 
 def _make_store(folder: Path) -> Path:
-    writer = open_writer(folder / "store", max_tokens=400)
+    writer = open_writer(folder / "store", max_tokens=400, batch_tokens=100)
     n = np.full(60, 11)
     writer.add(make_batch(np.arange(60), n), (np.arange(60) % 3).astype(np.uint8))
     writer.finish(calendar="real", observation="x", split_rule="hash", counts={})

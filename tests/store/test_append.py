@@ -30,7 +30,8 @@ N = 40
 
 def make_store(folder: Path) -> TokenStore:
     batch = make_batch(np.arange(N, dtype=np.int64), np.arange(N, dtype=np.int64) + 3)
-    return TokenStore.open(write(folder, [(batch, np.zeros(N, np.uint8))], max_tokens=300))
+    tokens = {"max_tokens": 300, "batch_tokens": 100}
+    return TokenStore.open(write(folder, [(batch, np.zeros(N, np.uint8))], **tokens))
 
 
 def replace_some(store: TokenStore, subjects: list[int]) -> TokenStore:
@@ -78,14 +79,20 @@ def test_whatever_is_superseded_each_subject_is_there_once_with_its_latest_timel
 
 
 def test_a_run_knows_its_rows_in_the_file(tmp_path: Path) -> None:
-    shard = make_store(tmp_path / "s").split("train").shards[0]
-    runs = list(live_runs(shard, np.array([0, 3, 4])))
+    first, second, third = make_store(tmp_path / "s").split("train").shards[:3]
+    n = third.file_row
+    assert [shard.path.name for shard in (first, second, third)] == ["0.arrow"] * 3
+    assert (second.file_row, n) == (len(first.subject_id), int(third.subject_id[0]))
+    gone = np.array([0, 3, 4, second.file_row - 1, second.file_row, n - 2])
+    runs = [run for shard in (first, second) for run in live_runs(shard, gone)]
     assert [(run.file_row, run.subject_id.tolist()) for run in runs] == [
         (1, [1, 2]),
-        (5, list(range(5, len(shard.subject_id)))),
+        (5, list(range(5, second.file_row - 1))),
+        (second.file_row + 1, list(range(second.file_row + 1, n - 2))),
+        (n - 1, [n - 1]),
     ]
-    assert list(live_runs(shard, np.arange(len(shard.subject_id)))) == []
-    assert list(live_runs(shard, np.zeros(0, np.int64))) == [shard]
+    assert list(live_runs(second, np.arange(n))) == []
+    assert list(live_runs(third, gone)) == [third]
 
 
 def test_rows_that_are_not_there_are_a_format_error(tmp_path: Path) -> None:

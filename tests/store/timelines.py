@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronoward import philox
-from chronoward.store import MAX_SHARD_TOKENS, StoreWriter
+from chronoward.store import StoreWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def open_writer(
-    folder: Path, *, max_tokens: int = MAX_SHARD_TOKENS, tokenizer: str = "by hand"
-) -> StoreWriter:
+def open_writer(folder: Path, *, tokenizer: str = "by hand", **tokens: int) -> StoreWriter:
     """A writer in a new folder that holds a pretended tokenizer."""
     folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_text(f'{{"made": "{tokenizer}"}}')
-    return StoreWriter(folder, tokenizer_hash=tokenizer, max_tokens=max_tokens)
+    return StoreWriter(folder, tokenizer_hash=tokenizer, **tokens)
 
 
 @dataclass(frozen=True, eq=False)

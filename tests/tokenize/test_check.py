@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.store.test_store import rebatch
 
 from chronoward.errors import FormatError
 from chronoward.store import StoreWriter, TokenStore
@@ -30,11 +31,11 @@ def batch_of(store: TokenStore) -> TokenBatch:
     return TokenBatch(**{name: getattr(shard, name).copy() for name in names})
 
 
-def rewritten(store: TokenStore, out: Path, batch: TokenBatch) -> Path:
+def rewritten(store: TokenStore, out: Path, batch: TokenBatch, **tokens: int) -> Path:
     """A store with right checksums whose content was changed before."""
     out.mkdir()
     shutil.copy(store.tokenizer_path, out / TOKENIZER)
-    writer = StoreWriter(out, tokenizer_hash=store.tokenizer_hash)
+    writer = StoreWriter(out, tokenizer_hash=store.tokenizer_hash, **tokens)
     writer.add(batch, np.zeros(len(batch), np.uint8))
     writer.finish(calendar="real", observation="none", split_rule="hash", counts={})
     return out
@@ -91,6 +92,16 @@ def test_content_that_makes_no_sense_is_found_and_named_by_row(
     change(batch, Tokenizer.load(store.tokenizer_path))
     with pytest.raises(FormatError, match=message):
         verify(rewritten(store, tmp_path / "tokens", batch))
+
+
+def test_record_batches_in_another_order_are_found(store: TokenStore, tmp_path: Path) -> None:
+    batch = batch_of(store)
+    out = rewritten(store, tmp_path / "tokens", batch, batch_tokens=batch.n_tokens // 3)
+    assert len(TokenStore.open(out).split("train").shards) > 2
+    assert verify(out).n_subjects == len(batch)
+    rebatch(out, lambda batches: batches[::-1])
+    with pytest.raises(FormatError, match=r"0\.arrow: subjects do not ascend"):
+        verify(out)
 
 
 def test_the_tokenizer_of_another_store_is_found(

@@ -72,6 +72,7 @@ def test_killed_at_random_moments_and_run_again_the_bytes_are_the_same(
 
 STAGES = {
     "tokenizer.json": "chronoward.store.writer.StoreWriter.__init__",
+    "open shard": "chronoward.store.writer.ShardWriter.finish",
     "first shard": "chronoward.store.writer.StoreWriter.finish",
     "report": "chronoward.store.writer.checksum",
     "manifest": "chronoward.tokenize.job._finish",
@@ -92,6 +93,7 @@ import chronoward.store.writer, chronoward.tokenize.job
     process = start("tokenize", meds, "--out", out, prelude=prelude)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert (stage == "open shard") == any((out / "train").glob(".0.arrow.*"))
     if stage == "tokenizer.json":
         (out / ".tokenizer.json.1.tmp").write_text("left by a writer that was killed")
     again = tokenize(meds, out)

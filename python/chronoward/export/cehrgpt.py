@@ -12,6 +12,8 @@ value is a property of its code's position there, not a token: a bin is told by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,11 +29,11 @@ from chronoward.tokenizer import TokenClass, Tokenizer
 from chronoward.tokenizer.time_scheme import DAY_MIN, YEAR_DAYS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from chronoward.store.reader import Shard
+    from chronoward.store import Shard
     from chronoward.tokenizer.spec import TokenizerSpec
     from chronoward.tokenizer.vocabulary import Token, Vocabulary
 
@@ -167,15 +169,16 @@ def _make_columns(vocabulary: Vocabulary) -> _Columns:
     )
 
 
-def _slices(shard: Shard) -> Iterator[tuple[int, int]]:
-    """Ranges of whole subjects of about `_SLICE_TOKENS` tokens."""
-    begin, n = 0, len(shard.subject_id)
-    while begin < n:
-        limit = shard.offsets[begin] + _SLICE_TOKENS
-        end = int(np.searchsorted(shard.offsets, limit, side="right")) - 1
-        end = min(max(end, begin + 1), n)
-        yield begin, end
-        begin = end
+def _slices(shards: Iterable[Shard]) -> Iterator[tuple[Shard, int, int]]:
+    """Ranges of whole subjects of about `_SLICE_TOKENS` tokens, each in one shard."""
+    for shard in shards:
+        begin, n = 0, len(shard.subject_id)
+        while begin < n:
+            limit = shard.offsets[begin] + _SLICE_TOKENS
+            end = int(np.searchsorted(shard.offsets, limit, side="right")) - 1
+            end = min(max(end, begin + 1), n)
+            yield shard, begin, end
+            begin = end
 
 
 def _values(
@@ -305,13 +308,14 @@ def export_cehrgpt(
         counts[name] = {"subjects": 0, "tokens": 0, "without_visits": 0, "age_unknown": 0}
         target = folder / "patient_sequence" / FOLDERS[name]
         target.mkdir(parents=True, exist_ok=True)
-        for number, shard in enumerate(store.split(name).shards):
+        of_files = groupby(store.split(name).shards, attrgetter("path"))
+        for number, (_, shards) in enumerate(of_files):
             path = target / f"{name}-{number:05d}.parquet"
             with (
                 files.atomic_path(path) as temporary,
                 pq.ParquetWriter(temporary, schema()) as sink,
             ):
-                for begin, end in _slices(shard):
+                for shard, begin, end in _slices(shards):
                     table = _make_table(columns, shard, begin, end, counts[name])
                     sink.write_table(table)
                     members.append((table["person_id"], SPLIT_NAMES[name]))

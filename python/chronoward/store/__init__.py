@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from chronoward.store.layout import MAX_SHARD_TOKENS
 from chronoward.store.pending import Timelines
-from chronoward.store.reader import Shard, StoreSplit, Timeline, TokenStore
+from chronoward.store.reader import StoreSplit, Timeline, TokenStore
+from chronoward.store.shard import Shard
 from chronoward.store.writer import StoreWriter
 
 __all__ = [

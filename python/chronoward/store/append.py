@@ -11,7 +11,7 @@ The g-th append writes new shards, numbered on, and a folder:
 The manifest comes last and names them all by their SHA-256, so that until then the store is what it
 was, and whatever was killed can be done again. Its `splits` count what is alive, their shards say
 what the files hold; `counts` are those of the first writing, each append has its own. A store with
-appends has manifest version 2, so that a release which does not know of superseded rows refuses it.
+appends has manifest version 3, so that a release which does not know of superseded rows refuses it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from chronoward.store.reader import Shard, StoreSplit, TokenStore
+    from chronoward.store.reader import StoreSplit, TokenStore
+    from chronoward.store.shard import Shard
 
 _SCHEMA = pa.schema(
     [pa.field("file", pa.string(), nullable=False), pa.field("row", pa.int64(), nullable=False)]
@@ -50,17 +51,20 @@ _SCHEMA = pa.schema(
 
 
 def live_runs(shard: Shard, superseded: NDArray[np.int64]) -> Iterator[Shard]:
-    """The rows of a file that still count: views of it between the superseded ones.
+    """The rows of a record batch that still count: views of it between the superseded ones.
 
     Args:
-        shard: the whole file.
-        superseded: int64, ascending rows of the file.
+        shard: the whole record batch.
+        superseded: int64, ascending rows of its file.
     """
-    begins = np.concatenate([np.zeros(1, np.int64), superseded + 1])
-    ends = np.append(superseded, len(shard.subject_id))
+    n = len(shard.subject_id)
+    first, last = np.searchsorted(superseded, (shard.file_row, shard.file_row + n))
+    gone = superseded[first:last] - shard.file_row
+    begins = np.concatenate([np.zeros(1, np.int64), gone + 1])
+    ends = np.append(gone, n)
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
         if end > begin:
-            yield shard if end - begin == len(shard.subject_id) else shard.rows(begin, end)
+            yield shard if end - begin == n else shard.rows(begin, end)
 
 
 def read_superseded(folder: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[np.int64]]:

@@ -31,7 +31,7 @@ class HashedFile:
         self._hashed: list[Future[None]] = []
 
     def write(self, data: Any) -> int:
-        """Appends bytes; nobody may change them before `sha256` was asked for."""
+        """Appends bytes; nobody may change them before `wait` or `sha256` has returned."""
         view = memoryview(data).cast("B")
         self._hashed.append(self._worker.submit(self._digest.update, view))
         n = 0
@@ -51,10 +51,15 @@ class HashedFile:
         """Whether nothing can be written any more."""
         return self._file.closed
 
-    def sha256(self) -> str:
-        """Hex SHA-256 of all that was written."""
+    def wait(self) -> None:
+        """Waits until all that was written is hashed."""
         for update in self._hashed:
             update.result()
+        self._hashed.clear()
+
+    def sha256(self) -> str:
+        """Hex SHA-256 of all that was written."""
+        self.wait()
         return self._digest.hexdigest()
 
     def close(self) -> None:

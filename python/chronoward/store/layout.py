@@ -6,8 +6,13 @@
 | `tokenizer.json` | the tokenizer, its hash equal to the manifest's |
 | `codes.parquet` | optional: the source's code table (`code_schema`), with ancestors |
 | `fingerprints.arrow` | optional: a number a subject for what it was encoded from |
-| `<split>/<n>.arrow` | Arrow IPC file, uncompressed, one record batch of at most 2²⁴ tokens |
+| `<split>/<n>.arrow` | a shard: Arrow IPC file, uncompressed, of at most 2²⁴ tokens |
 | `appends/<g>/` | what the g-th append added: see `chronoward.store.append` |
+
+A shard has one or more record batches of whole subjects. A batch is the longest run of subjects
+that fits in 2²⁰ tokens, or one subject who has more; a shard is the longest run of batches that
+fits. So the bytes depend on the subjects' order and lengths only, and a writer needs memory for one
+batch a split.
 
 One row a subject; subjects ascend within a file, and within a split until something is appended.
 Columns (none is null):
@@ -41,9 +46,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT = "chronoward-token-store"
-VERSION = 1
-APPENDED_VERSION = 2  # of the manifest once something was appended; the shards' own stays
+VERSION = 2
+APPENDED_VERSION = 3  # of the manifest once something was appended; the shards' own stays
 MAX_SHARD_TOKENS = 1 << 24
+BATCH_TOKENS = 1 << 20
 MANIFEST = "store.json"
 TOKENIZER = "tokenizer.json"
 CODES = "codes.parquet"

@@ -1,18 +1,17 @@
-"""Timelines of one split that wait for their shard: on disk, so that memory does not grow."""
+"""Timelines of one split that wait for the others of their record batch."""
 
 from __future__ import annotations
 
-import tempfile
-import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
-from chronoward.errors import LimitError
+from chronoward import _core
 from chronoward.store.layout import PERIOD_COLUMNS, TOKEN_COLUMNS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -42,92 +41,89 @@ class Timelines(Protocol):
     def obs_end_min(self) -> NDArray[np.int32]: ...
 
 
-class _Column:
-    """Numbers in a file that has no name: a process that is killed leaves nothing behind."""
-
-    def __init__(self, folder: Path, dtype: type[np.generic]) -> None:
-        self._folder, self._dtype = folder, np.dtype(dtype)
-        self._open()
-
-    def _open(self) -> None:
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  closed by `close`
-        self.close = weakref.finalize(self, self._file.close)
-        self._n = 0
-
-    def append(self, values: NDArray[Any]) -> None:
-        self._file.write(np.ascontiguousarray(values, self._dtype).data.cast("B"))
-        self._n += len(values)
-
-    def take(self, n: int) -> NDArray[Any]:
-        """Removes the first `n` numbers; what is returned stays mapped as long as it is used."""
-        if not self._n:
-            return np.zeros(0, self._dtype)
-        self._file.flush()
-        numbers = np.asarray(np.memmap(self._file, self._dtype, mode="r", shape=(self._n,)))
-        self.close()
-        self._open()
-        self.append(numbers[n:])
-        return numbers[:n]
-
-
 class Pending:
-    """Appends timelines and takes them out by the shard.
+    """Fills record batches with timelines, each with the longest run of them that fits.
+
+    Which timelines share a batch depends on their order and lengths only, not on the calls of
+    `add`. Memory: one batch, 13 bytes a token.
 
     Args:
-        folder: where the waiting columns lie, in files without a name.
+        schema: `shard_schema`.
+        max_tokens: tokens of a batch at most; a timeline that has more is a batch of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.n_tokens = 0
-        self._of_subjects: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("subject_id", "origin_us", "lengths", "n_periods")
-        }
-        self._columns = {
-            name: _Column(folder, dtype)
-            for name, dtype in {**TOKEN_COLUMNS, **PERIOD_COLUMNS}.items()
+    def __init__(self, schema: pa.Schema, max_tokens: int) -> None:
+        self._schema = schema
+        self._max_tokens = max_tokens
+        self.clear()
+
+    def clear(self) -> None:
+        """Drops what waits. The next batch gets new arrays: those of the last may be hashed yet."""
+        self._n_subjects = self._n_tokens = 0
+        self._tokens: dict[str, NDArray[Any]] = {}
+        of_subjects = ("subject_id", "origin_us", "lengths", "n_periods")
+        self._parts: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in (*of_subjects, *PERIOD_COLUMNS)
         }
 
     def __len__(self) -> int:
         """Number of subjects that wait."""
-        return sum(map(len, self._of_subjects["subject_id"]))
+        return self._n_subjects
 
-    def append(self, batch: Timelines, chosen: NDArray[np.bool_]) -> None:
-        """Takes those of a batch's subjects that are `chosen`, (n,)."""
-        lengths, n_periods = np.diff(batch.offsets), np.diff(batch.obs_offsets)
-        found = {"subject_id": batch.subject_id, "origin_us": batch.origin_us}
-        found |= {"lengths": lengths, "n_periods": n_periods}
-        for name, column in found.items():
-            self._of_subjects[name].append(column[chosen])
-        of_tokens, of_periods = np.repeat(chosen, lengths), np.repeat(chosen, n_periods)
-        for name in TOKEN_COLUMNS:
-            self._columns[name].append(getattr(batch, name)[of_tokens])
-        for name in PERIOD_COLUMNS:
-            self._columns[name].append(getattr(batch, name)[of_periods])
-        self.n_tokens += int(lengths[chosen].sum())
+    def add(self, batch: Timelines, rows: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        """Takes timelines; yields each record batch to which nothing more can be added.
 
-    def take(self, max_tokens: int) -> tuple[int, int, dict[str, NDArray[Any]]]:
-        """Removes the longest run of subjects that fits; its counts and its columns.
-
-        Raises:
-            LimitError: the first subject alone does not fit.
+        Args:
+            batch: the timelines.
+            rows: int64, those of them to take, in this order.
         """
-        waiting = {name: np.concatenate(parts) for name, parts in self._of_subjects.items()}
-        ends = np.cumsum(waiting["lengths"])
-        n = int(np.searchsorted(ends, max_tokens, side="right"))
-        if n == 0 and len(ends):
-            message = f"a timeline has {ends[0]} tokens; a shard holds at most {max_tokens}"
-            raise LimitError(message)
-        n_tokens = int(ends[n - 1]) if n else 0
-        n_periods = int(waiting["n_periods"][:n].sum())
-        taken = {name: column[:n] for name, column in waiting.items()}
-        for name, column in waiting.items():
-            self._of_subjects[name] = [column[n:].copy()]
-        for name, spooled in self._columns.items():
-            taken[name] = spooled.take(n_tokens if name in TOKEN_COLUMNS else n_periods)
-        self.n_tokens -= n_tokens
-        return n, n_tokens, taken
+        ends = np.cumsum(np.diff(batch.offsets)[rows])
+        first, before = 0, 0
+        while first < len(rows):
+            room = self._max_tokens - self._n_tokens
+            least = first if self._n_subjects else first + 1
+            last = max(least, int(np.searchsorted(ends, before + room, side="right")))
+            if last > first:
+                self._append(batch, rows[first:last])
+                first, before = last, int(ends[last - 1])
+            if first < len(rows):
+                yield self.take()
 
-    def close(self) -> None:
-        """Gives the disk's room back."""
-        for column in self._columns.values():
-            column.close()
+    def _append(self, batch: Timelines, rows: NDArray[np.int64]) -> None:
+        lengths, n_periods = np.diff(batch.offsets)[rows], np.diff(batch.obs_offsets)[rows]
+        begin, end = self._n_tokens, self._n_tokens + int(lengths.sum())
+        if not self._tokens:
+            size = max(end, self._max_tokens)
+            self._tokens = {name: np.empty(size, dtype) for name, dtype in TOKEN_COLUMNS.items()}
+        for name, column in self._tokens.items():
+            _core.copy_rows(batch.offsets, rows, getattr(batch, name), column[begin:end])
+        for name, dtype in PERIOD_COLUMNS.items():
+            periods = np.empty(int(n_periods.sum()), dtype)
+            _core.copy_rows(batch.obs_offsets, rows, getattr(batch, name), periods)
+            self._parts[name].append(periods)
+        of_subjects = {"subject_id": batch.subject_id[rows], "origin_us": batch.origin_us[rows]}
+        of_subjects |= {"lengths": lengths, "n_periods": n_periods}
+        for name, values in of_subjects.items():
+            self._parts[name].append(values)
+        self._n_subjects += len(rows)
+        self._n_tokens = end
+
+    def take(self) -> pa.RecordBatch:
+        """Removes what waits, one timeline at least, as a record batch; its arrays stay as is."""
+        columns = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        columns |= {name: column[: self._n_tokens] for name, column in self._tokens.items()}
+        arrays = [
+            pa.array(columns["subject_id"]),
+            pa.array(columns["origin_us"]).view(pa.timestamp("us")),
+        ]
+        for names, lengths in ((TOKEN_COLUMNS, "lengths"), (PERIOD_COLUMNS, "n_periods")):
+            offsets = np.zeros(self._n_subjects + 1, np.int32)
+            np.cumsum(columns[lengths], out=offsets[1:])
+            arrays += [
+                pa.ListArray.from_arrays(
+                    pa.array(offsets), pa.array(columns[name]), type=self._schema.field(name).type
+                )
+                for name in names
+            ]
+        self.clear()
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from chronoward import files
 from chronoward.errors import FormatError
@@ -26,8 +25,8 @@ from chronoward.store.layout import (
     TOKENIZER,
     VERSION,
     checksum,
-    shard_schema,
 )
+from chronoward.store.shard import Shard, open_shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,42 +52,6 @@ class Timeline:
     n_prior: NDArray[np.uint8]
     obs_start_min: NDArray[np.int32]
     obs_end_min: NDArray[np.int32]
-
-
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """A mapped file, or a run of its rows: whole subjects, arrays as in `TokenBatch`, all views.
-
-    A file some of whose rows were superseded by an append is several runs.
-    """
-
-    path: Path
-    file_row: int  # row of the file that the first subject is
-    subject_id: NDArray[np.int64]  # (n,)
-    origin_us: NDArray[np.int64]  # (n,)
-    offsets: NDArray[np.int64]  # (n + 1,) into the token arrays
-    token_id: NDArray[np.int32]
-    time_min: NDArray[np.int32]
-    event_min: NDArray[np.int32]
-    n_prior: NDArray[np.uint8]
-    obs_offsets: NDArray[np.int64]  # (n + 1,) into the period arrays
-    obs_start_min: NDArray[np.int32]
-    obs_end_min: NDArray[np.int32]
-
-    def rows(self, begin: int, end: int) -> Shard:
-        """The run of rows `begin` .. `end` of this one."""
-        tokens = slice(int(self.offsets[begin]), int(self.offsets[end]))
-        periods = slice(int(self.obs_offsets[begin]), int(self.obs_offsets[end]))
-        return replace(
-            self,
-            subject_id=self.subject_id[begin:end],
-            origin_us=self.origin_us[begin:end],
-            offsets=self.offsets[begin : end + 1] - tokens.start,
-            obs_offsets=self.obs_offsets[begin : end + 1] - periods.start,
-            file_row=self.file_row + begin,
-            **{name: getattr(self, name)[tokens] for name in TOKEN_COLUMNS},
-            **{name: getattr(self, name)[periods] for name in PERIOD_COLUMNS},
-        )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -138,60 +101,12 @@ def _has(value: object, parts: Mapping[str, type]) -> bool:
     return isinstance(value, dict) and all(type(value.get(k)) is t for k, t in parts.items())
 
 
-def _check_offsets(name: str, path: Path, column: pa.ListArray, n_values: int) -> NDArray[np.int64]:
-    offsets = np.asarray(column.offsets, dtype=np.int64)
-    if offsets[0] != 0 or offsets[-1] != n_values or (np.diff(offsets) < 0).any():
-        message = f"{path}: the list offsets of column {name} are corrupt"
-        raise FormatError(message)
-    return offsets
-
-
-def _open_shard(path: Path, entry: Mapping[str, Any], tokenizer_hash: str) -> Shard:
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            schema, n_batches = reader.schema, reader.num_record_batches
-            batch = reader.get_batch(0)
-            batch.validate()
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            # Arrow says OSError for a broken stream too; the file itself is open by now.
-            message = f"{path} is not a readable Arrow file: {error}"
-            raise FormatError(message) from None
-    if not schema.equals(shard_schema(tokenizer_hash), check_metadata=True):
-        message = f"{path}: another schema, format version or tokenizer than the store's"
-        raise FormatError(message)
-    if n_batches != 1:
-        message = f"{path} has {n_batches} record batches, expected 1"
-        raise FormatError(message)
-    views: dict[str, NDArray[Any]] = {}
-    offsets: dict[str, NDArray[Any]] = {}
-    for names, key in ((TOKEN_COLUMNS, "offsets"), (PERIOD_COLUMNS, "obs_offsets")):
-        for name in names:
-            column = batch.column(name)
-            values = column.values
-            if column.null_count or values.null_count:
-                message = f"{path}: column {name} has nulls"
-                raise FormatError(message)
-            views[name] = values.to_numpy(zero_copy_only=True)
-            found = _check_offsets(name, path, column, len(values))
-            if not np.array_equal(offsets.setdefault(key, found), found):
-                message = f"{path}: column {name} has other list lengths than its neighbors"
-                raise FormatError(message)
-    n = batch.num_rows
-    if n != entry["n_subjects"] or len(views["token_id"]) != entry["n_tokens"]:
-        message = f"{path} does not hold the subjects and tokens that {MANIFEST} states"
-        raise FormatError(message)
-    origin = batch.column("origin").view(pa.int64()).to_numpy(zero_copy_only=True)
-    subject_id = batch.column("subject_id").to_numpy(zero_copy_only=True)
-    return Shard(path=path, file_row=0, subject_id=subject_id, origin_us=origin, **offsets, **views)
-
-
 class StoreSplit:
     """The timelines of one split, numbered 0..n−1: by ascending subject, what was appended last.
 
     Attributes:
         name: "train", "tuning" or "held_out".
-        shards: the mapped files, or runs of them that count.
+        shards: the record batches of the mapped files, or runs of their rows that count.
         first_row: int64 (n_shards + 1,), number of the first timeline of each shard.
         subject_id: int64 (n,), each once; ascending where nothing was appended.
         origin_us: int64 (n,), microseconds since 1970.
@@ -379,10 +294,8 @@ class TokenStore:
             shards = [
                 run
                 for entry in self.manifest["splits"][name]["shards"]
-                for run in live_runs(
-                    _open_shard(self.path / entry["file"], entry, self.tokenizer_hash),
-                    self._superseded.get(entry["file"], nothing),
-                )
+                for batch in open_shard(self.path / entry["file"], entry, self.tokenizer_hash)
+                for run in live_runs(batch, self._superseded.get(entry["file"], nothing))
             ]
             self._splits[name] = StoreSplit(name, tuple(shards))
         return self._splits[name]

@@ -1,49 +1,128 @@
-"""Writing a token store: shards as they fill, the manifest last."""
+"""Writing a token store: record batches as they fill, the manifest last."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pyarrow as pa
 
 from chronoward import files
-from chronoward.errors import DataError
+from chronoward.errors import DataError, LimitError, StateError
 from chronoward.schema import SPLITS
-from chronoward.store.hashed_file import HashedFile
 from chronoward.store.layout import (
+    BATCH_TOKENS,
     CODES,
     FINGERPRINTS,
     FORMAT,
     MANIFEST,
     MAX_SHARD_TOKENS,
-    PERIOD_COLUMNS,
-    TOKEN_COLUMNS,
     TOKENIZER,
     VERSION,
     checksum,
     shard_schema,
 )
 from chronoward.store.pending import Pending
+from chronoward.store.shard_writer import ShardWriter, n_tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from chronoward.store.pending import Timelines
 
 
+class _SplitWriter:
+    """Writes one split's shards, numbered on from those that are there.
+
+    Args:
+        folder: of the split; made with the first shard.
+        schema: of the shards.
+        entries: the manifest's, of shards that are there.
+        max_tokens, batch_tokens: see `StoreWriter`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schema: pa.Schema,
+        entries: Iterable[Mapping[str, Any]],
+        *,
+        max_tokens: int,
+        batch_tokens: int,
+    ) -> None:
+        self.entries = [dict(entry) for entry in entries]
+        self._folder = folder
+        self._schema = schema
+        self._max_tokens = max_tokens
+        self._pending = Pending(schema, min(batch_tokens, max_tokens))
+        self._shard: ShardWriter | None = None
+        self._last: int | None = None
+
+    def add(self, batch: Timelines, rows: NDArray[np.int64]) -> None:
+        """Takes some of a batch's timelines; what of them fills a record batch is written."""
+        subjects = batch.subject_id[rows]
+        ascends = bool((subjects[1:] > subjects[:-1]).all())
+        if not ascends or (self._last is not None and subjects[0] <= self._last):
+            message = f"{self._folder}: subjects do not come in ascending order"
+            raise DataError(message)
+        longest = int(np.diff(batch.offsets)[rows].max())
+        if longest > self._max_tokens:
+            message = f"a timeline has {longest} tokens; a shard holds at most {self._max_tokens}"
+            raise LimitError(message)
+        for record in self._pending.add(batch, rows):
+            self._write(record)
+        self._last = int(subjects[-1])
+
+    def _write(self, record: pa.RecordBatch) -> None:
+        if self._shard and self._shard.n_tokens + n_tokens_of(record) > self._max_tokens:
+            self._finish(self._shard)
+        if self._shard is None:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            path = self._folder / f"{len(self.entries)}.arrow"
+            self._shard = ShardWriter(path, self._schema)
+        self._shard.write(record)
+
+    def _finish(self, shard: ShardWriter) -> None:
+        self.entries.append(shard.finish())
+        self._shard = None
+
+    def flush(self) -> None:
+        """Writes what is left; removes shards that are not this writer's."""
+        if len(self._pending):
+            self._write(self._pending.take())
+        if self._shard:
+            self._finish(self._shard)
+        known = {Path(entry["file"]).name for entry in self.entries}
+        for path in self._folder.glob("*.arrow"):
+            if path.name not in known:
+                path.unlink()
+
+    def close(self) -> None:
+        """Removes what is not finished."""
+        self._pending.clear()
+        if self._shard:
+            self._shard.abort()
+            self._shard = None
+
+
 class StoreWriter:
     """Writes a token store from batches of timelines; the manifest comes last.
 
-    Which subjects share a shard depends on their order and lengths only, not on the batches.
+    Which subjects share a record batch and a shard depends on their order and lengths only, not on
+    the batches that are added.
+
+    An error and the end of a `with` block remove what is not finished. Timelines that are lost by
+    that make `flush` and `finish` fail, so that no store lacks some.
 
     Args:
         out: the store's folder; it holds `tokenizer.json` and nothing but this store's own files.
         tokenizer_hash: `Tokenizer.hash` of that tokenizer; every shard carries it.
         max_tokens: tokens a shard at most.
+        batch_tokens: tokens a record batch at most, but for a longer timeline.
         shards: the manifest's shards of each split, where the folder is a store already: they stay,
             and new ones are numbered after them.
 
@@ -57,17 +136,40 @@ class StoreWriter:
         *,
         tokenizer_hash: str,
         max_tokens: int = MAX_SHARD_TOKENS,
+        batch_tokens: int = BATCH_TOKENS,
         shards: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.out = Path(out)
         self.tokenizer_hash = tokenizer_hash
-        self._max_tokens = max_tokens
-        self._pending: dict[str, Pending] = {}
-        self._last: dict[str, int | None] = dict.fromkeys(SPLITS)
-        earlier = shards or {}
-        self._shards: dict[str, list[dict[str, Any]]] = {
-            name: [dict(entry) for entry in earlier.get(name, ())] for name in SPLITS
+        schema, earlier = shard_schema(tokenizer_hash), shards or {}
+        self._splits = {
+            name: _SplitWriter(
+                self.out / name,
+                schema,
+                earlier.get(name, ()),
+                max_tokens=max_tokens,
+                batch_tokens=batch_tokens,
+            )
+            for name in SPLITS
         }
+        self._is_flushed, self._has_lost = True, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes what is not finished: nothing, after `flush`."""
+        self._has_lost |= not self._is_flushed
+        for split in self._splits.values():
+            split.close()
 
     def add(self, batch: Timelines, split: NDArray[np.uint8]) -> None:
         """Appends timelines.
@@ -79,73 +181,39 @@ class StoreWriter:
         Raises:
             DataError: subjects do not ascend.
             LimitError: one timeline alone passes the size of a shard.
+            OSError: the disk is full.
         """
         if len(split) != len(batch.subject_id) or (len(split) and int(split.max()) >= len(SPLITS)):
             message = f"split must give 0..{len(SPLITS) - 1} for each of the batch's subjects"
             raise ValueError(message)
-        for index, name in enumerate(SPLITS):
-            chosen = split == index
-            subjects = batch.subject_id[chosen]
-            if not len(subjects):
-                continue
-            last = self._last[name]
-            ascends = bool((subjects[1:] > subjects[:-1]).all())
-            if not ascends or (last is not None and subjects[0] <= last):
-                message = f"{self.out / name}: subjects do not come in ascending order"
-                raise DataError(message)
-            self._last[name] = int(subjects[-1])
-            if name not in self._pending:
-                self._pending[name] = Pending(self.out)
-            pending = self._pending[name]
-            pending.append(batch, chosen)
-            while pending.n_tokens > self._max_tokens:
-                self._write_shard(name, pending)
-
-    def _write_shard(self, split: str, pending: Pending) -> None:
-        n, n_tokens, columns = pending.take(self._max_tokens)
-        schema = shard_schema(self.tokenizer_hash)
-        origin = pa.array(columns["origin_us"]).view(pa.timestamp("us"))
-        arrays = [pa.array(columns["subject_id"]), origin]
-        for names, lengths in ((TOKEN_COLUMNS, "lengths"), (PERIOD_COLUMNS, "n_periods")):
-            offsets = np.zeros(n + 1, np.int32)
-            np.cumsum(columns[lengths], out=offsets[1:])
-            arrays += [
-                pa.ListArray.from_arrays(
-                    pa.array(offsets), pa.array(columns[name]), type=schema.field(name).type
-                )
-                for name in names
-            ]
-        record = pa.RecordBatch.from_arrays(arrays, schema=schema)
-        folder = self.out / split
-        folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"{split}/{len(self._shards[split])}.arrow"
-        with files.atomic_path(self.out / name) as temporary:
-            with HashedFile(temporary) as sink:
-                with pa.ipc.new_file(sink, schema) as writer:
-                    writer.write_batch(record)
-                sha256 = sink.sha256()
-            entry = {
-                "file": name,
-                "n_subjects": n,
-                "n_tokens": n_tokens,
-                "n_bytes": temporary.stat().st_size,
-                "sha256": sha256,
-            }
-        self._shards[split].append(entry)
+        self._is_flushed = False
+        try:
+            for index, name in enumerate(SPLITS):
+                rows = np.flatnonzero(split == index)
+                if len(rows):
+                    self._splits[name].add(batch, rows)
+        except BaseException:
+            self.close()
+            raise
 
     def flush(self) -> dict[str, list[dict[str, Any]]]:
-        """Writes what is left; the manifest's shards of each split. Other shards are removed."""
-        for name in SPLITS:
-            pending = self._pending.pop(name, None)
-            if pending is not None:
-                if len(pending):
-                    self._write_shard(name, pending)
-                pending.close()
-            known = {entry["file"] for entry in self._shards[name]}
-            for path in (self.out / name).glob("*.arrow"):
-                if f"{name}/{path.name}" not in known:
-                    path.unlink()
-        return self._shards
+        """Writes what is left; the manifest's shards of each split. Other shards are removed.
+
+        Raises:
+            StateError: timelines were lost, see `StoreWriter`.
+            OSError: the disk is full.
+        """
+        if self._has_lost:
+            message = f"{self.out}: timelines were lost, as writing them failed or was left early"
+            raise StateError(message)
+        try:
+            for split in self._splits.values():
+                split.flush()
+        except BaseException:
+            self.close()
+            raise
+        self._is_flushed = True
+        return {name: split.entries for name, split in self._splits.items()}
 
     def finish(
         self, *, calendar: str, observation: str, split_rule: str, counts: Mapping[str, Any]

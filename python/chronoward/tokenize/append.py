@@ -120,11 +120,13 @@ class _Append:
         update = _Update(np.zeros(len(self.known.subject_id), np.bool_))
         codes, observation = self.prepared.codes, Observation(self.prepared.observation)
         n_seen = 0
-        for table in self.prepared.batches():
-            if len(table):
-                self._encode_table(table, observation.of(table), codes, update)
-            n_seen += len(table)
-            self.reading.progress("encode", n_seen, self.prepared.n_events)
+        with self.writer as writer:
+            for table in self.prepared.batches():
+                if len(table):
+                    self._encode_table(table, observation.of(table), codes, update)
+                n_seen += len(table)
+                self.reading.progress("encode", n_seen, self.prepared.n_events)
+            writer.flush()
         return update
 
     def _encode_table(

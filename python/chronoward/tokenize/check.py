@@ -6,6 +6,8 @@ Timelines are run through the grammar all at once, one position of every timelin
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +36,8 @@ class Findings:
     Attributes:
         n_subjects: timelines that were checked.
         n_tokens: tokens that were checked.
-        faults: where (file, row, token) and which rule; at most 20 a rule and file.
+        faults: where (file, row, token) and which rule; at most 20 a rule and
+            record batch.
     """
 
     n_subjects: int = 0
@@ -86,9 +89,11 @@ def check_store(store: TokenStore) -> Findings:
         stated = store.manifest["splits"][name]
         if (len(split), split.n_tokens) != (stated["n_subjects"], stated["n_tokens"]):
             findings.faults.append(f"{name} holds other numbers than the manifest states")
+        for path, runs in groupby(split.shards, attrgetter("path")):
+            subjects = np.concatenate([run.subject_id for run in runs])
+            if (np.diff(subjects) <= 0).any():
+                findings.faults.append(f"{path}: subjects do not ascend")
         for shard in split.shards:
-            if (np.diff(shard.subject_id) <= 0).any():
-                findings.faults.append(f"{shard.path}: subjects do not ascend")
             findings.n_subjects += len(shard.subject_id)
             findings.n_tokens += len(shard.token_id)
             _check_shard(shard, grammar, findings)

@@ -161,11 +161,12 @@ def _join(parts: list[TokenStore], folder: Path) -> None:
         with files.atomic_path(folder / name) as temporary:
             shutil.copyfile(first.path / name, temporary)
     counts: Counter[str] = Counter()
-    writer = StoreWriter(folder, tokenizer_hash=first.tokenizer_hash)
-    for number, name in enumerate(SPLITS):
-        for part in parts:
-            for shard in part.split(name).shards:
-                writer.add(shard, np.full(len(shard.subject_id), number, np.uint8))
+    with StoreWriter(folder, tokenizer_hash=first.tokenizer_hash) as writer:
+        for number, name in enumerate(SPLITS):
+            for part in parts:
+                for shard in part.split(name).shards:
+                    writer.add(shard, np.full(len(shard.subject_id), number, np.uint8))
+        writer.flush()
     for part in parts:
         counts.update(part.manifest["counts"])
     fingerprints = Fingerprints()

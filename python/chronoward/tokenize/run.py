@@ -107,8 +107,11 @@ class _Stages:
         return made
 
     def encode(self, tokenizer: Tokenizer) -> tuple[StoreWriter, Counter[str]]:
-        """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule."""
-        writer = StoreWriter(self.out, tokenizer_hash=tokenizer.hash)
+        """Encodes all subjects into shards; what was dropped, rolled up or clamped, by rule.
+
+        Returns:
+            The writer, all of whose shards are written, and the counts.
+        """
         counts: Counter[str] = Counter()
         seen = Fingerprints()
         n_seen = 0
@@ -116,12 +119,15 @@ class _Stages:
         def encoded(given: EncodeInput) -> tuple[EncodeInput, NDArray[np.uint64], TokenBatch]:
             return given, tokenizer.fingerprints(given), tokenizer.encode_input(given)
 
-        for given, prints, batch in side_by_side(encoded, self._inputs(tokenizer), self.threads):
-            writer.add(batch, self.split_of(batch.subject_id))
-            seen.add(given.subject_id, prints)
-            counts.update(batch.counts)
-            n_seen += len(given.columns)
-            self.progress("encode", n_seen, self.prepared.n_events)
+        with StoreWriter(self.out, tokenizer_hash=tokenizer.hash) as writer:
+            inputs = self._inputs(tokenizer)
+            for given, prints, batch in side_by_side(encoded, inputs, self.threads):
+                writer.add(batch, self.split_of(batch.subject_id))
+                seen.add(given.subject_id, prints)
+                counts.update(batch.counts)
+                n_seen += len(given.columns)
+                self.progress("encode", n_seen, self.prepared.n_events)
+            writer.flush()
         seen.write(self.out / FINGERPRINTS)
         return writer, counts
 
