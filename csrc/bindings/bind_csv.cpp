@@ -41,6 +41,7 @@ class Piece {
 
   std::int64_t n_rows() const { return piece_.n_rows; }
   std::size_t n_bytes() const { return piece_.n_bytes; }
+  bool is_ascii() const { return piece_.is_ascii; }
 
   Rows integers(std::size_t i) { return to_numpy(std::move(column(i).integers)); }
   Array<double> numbers(std::size_t i) { return to_numpy(std::move(column(i).numbers)); }
@@ -137,6 +138,7 @@ void bind_csv(py::module_& m) {
   py::class_<Piece>(m, "CsvPiece", "Rows of a block of delimited text; a column is taken once.")
       .def_property_readonly("n_rows", &Piece::n_rows)
       .def_property_readonly("n_bytes", &Piece::n_bytes, "How much of the block they are.")
+      .def_property_readonly("is_ascii", &Piece::is_ascii)
       .def("integers", &Piece::integers, py::arg("column"), "Integers or times, -2^63 for null.")
       .def("numbers", &Piece::numbers, py::arg("column"), "NaN for null.")
       .def("ids", &Piece::ids, py::arg("column"), py::arg("numbering"), "Numbers, -1 for null.")
@@ -148,11 +150,16 @@ void bind_csv(py::module_& m) {
            "Fields that are not written plainly: rows, places among distinct texts, those texts.");
   m.def(
       "read_csv",
-      [](const py::bytes& block, const std::string& delimiter, const Bytes& kinds,
+      [](const py::buffer& block, const std::string& delimiter, const Bytes& kinds,
          bool ends_with_return, std::size_t max_line_bytes, std::size_t n_bytes, bool is_last) {
         const CsvLayout layout = layout_of(delimiter, kinds, ends_with_return, max_line_bytes);
-        const auto text = std::string_view(block).substr(0, n_bytes);
-        py::gil_scoped_release release;  // the caller holds the block
+        const py::buffer_info bytes = block.request();
+        if (bytes.ndim != 1 || bytes.itemsize != 1 || bytes.strides[0] != 1) {
+          throw std::invalid_argument("a block is bytes");
+        }
+        const auto n = std::min(static_cast<std::size_t>(bytes.size), n_bytes);
+        const std::string_view text(static_cast<const char*>(bytes.ptr), n);
+        py::gil_scoped_release release;  // `bytes` holds the block
         return std::make_unique<Piece>(read_csv(text, layout, is_last));
       },
       py::arg("block"), py::kw_only(), py::arg("delimiter"), py::arg("kinds").noconvert(),

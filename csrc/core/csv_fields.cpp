@@ -43,6 +43,7 @@ struct Special {
   std::uint64_t borders = 0;
   std::uint64_t line_ends = 0;
   std::uint64_t rare = 0;  // quotes, CR and NUL
+  bool is_ascii = true;
 };
 
 Special special_bytes(char delimiter, const char* window) {
@@ -51,18 +52,23 @@ Special special_bytes(char delimiter, const char* window) {
   const auto put = [](__m128i bytes, std::size_t k, std::uint64_t& out) {
     out |= std::uint64_t{static_cast<std::uint32_t>(_mm_movemask_epi8(bytes))} << (16 * k);
   };
+  __m128i all = _mm_setzero_si128();
   for (std::size_t k = 0; k < 4; ++k) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(window) + k);
     const auto is = [&](char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); };
     const __m128i line_ends = is('\n');
+    all = _mm_or_si128(all, bytes);
     put(_mm_or_si128(line_ends, is(delimiter)), k, found.borders);
     put(line_ends, k, found.line_ends);
     put(_mm_or_si128(is('"'), _mm_or_si128(is('\r'), is('\0'))), k, found.rare);
   }
+  found.is_ascii = _mm_movemask_epi8(all) == 0;
 #else
   found.line_ends = places_of('\n', window);
   found.borders = found.line_ends | places_of(delimiter, window);
   found.rare = places_of('"', window) | places_of('\r', window) | places_of('\0', window);
+  found.is_ascii = std::all_of(window, window + kWindow,
+                               [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 #endif
   return found;
 }
@@ -140,7 +146,8 @@ void CsvFieldFinder::scan() {
 }
 
 void CsvFieldFinder::look_at(const char* window, std::size_t n) {
-  auto [borders, line_ends, rare] = special_bytes(delimiter_, window);
+  auto [borders, line_ends, rare, is_ascii] = special_bytes(delimiter_, window);
+  is_ascii_ = is_ascii_ && is_ascii;
   if (n < kWindow) {  // blanks are behind the block, and a delimiter may be one
     const std::uint64_t mine = (std::uint64_t{1} << n) - 1;
     borders &= mine;

@@ -43,6 +43,9 @@ class CsvFieldFinder {
     return {block_.data() + begin, end - begin};
   }
 
+  /// Whether all bytes that were looked at are ASCII.
+  bool is_ascii() const { return is_ascii_; }
+
   /// Bytes of all rows that were found.
   std::size_t n_bytes() const { return n_bytes_; }
 
@@ -71,6 +74,7 @@ class CsvFieldFinder {
   std::size_t n_rows_all_ = 0;   // found so far
   std::size_t n_line_ends_ = 0;  // seen so far
   bool has_quotes_ = false;
+  bool is_ascii_ = true;
   bool is_quoted_ = false;  // at at_
 };
 

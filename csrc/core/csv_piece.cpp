@@ -155,6 +155,7 @@ CsvPiece read_csv(std::string_view block, const CsvLayout& layout, bool is_last)
     out.n_rows += static_cast<std::int64_t>(rows.n_rows());
   }
   out.n_bytes = rows.n_bytes();
+  out.is_ascii = rows.is_ascii();
   return out;
 }
 

@@ -28,6 +28,7 @@ struct CsvPiece {
   std::vector<CsvColumn> columns;
   std::int64_t n_rows = 0;
   std::size_t n_bytes = 0;  // of the block; a row that does not end in it is left
+  bool is_ascii = true;
 };
 
 /// Reads rows of delimited text; fields may be quoted by ", doubled inside.

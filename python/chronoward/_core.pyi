@@ -9,6 +9,7 @@ import typing
 
 import numpy
 import numpy.typing
+import typing_extensions
 
 __all__: list[str] = [
     "BottomSample",
@@ -150,6 +151,8 @@ class CsvPiece:
         """
         Fields that are not written plainly: rows, places among distinct texts, those texts.
         """
+    @property
+    def is_ascii(self) -> bool: ...
     @property
     def n_bytes(self) -> int:
         """
@@ -1284,7 +1287,7 @@ def philox4x32(
     """
 
 def read_csv(
-    block: bytes,
+    block: typing_extensions.Buffer,
     *,
     delimiter: str,
     kinds: numpy.typing.NDArray[numpy.uint8],

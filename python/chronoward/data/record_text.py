@@ -34,6 +34,8 @@ from chronoward.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
+    from io import BufferedIOBase
 
     from numpy.typing import NDArray
 
@@ -116,37 +118,56 @@ def _roles(table: SourceTable) -> dict[str, tuple[str, int]]:
 
 
 def _pieces(layout: TextLayout, kinds: NDArray[np.uint8], threads: int) -> Iterator[CsvPiece]:
-    """The rows of a file, block by block, in order."""
+    """The rows of a file, block by block, in order.
+
+    Blocks are read into a few arrays by turns: new memory for each would have to be cleared first.
+    """
     opener = gzip.open if layout.file.name.lower().endswith(".gz") else open
-    waiting: deque[Any] = deque()
+    waiting: deque[tuple[Future[CsvPiece], bytearray]] = deque()
+    free = [bytearray(_BLOCK_BYTES) for _ in range(threads + 1)]
     try:
         with opener(layout.file, "rb") as file, ThreadPoolExecutor(threads) as pool:
             rest, ends_with_return = _after_header(file)
             is_over = False
             while not is_over:
-                more = file.read(_BLOCK_BYTES)
-                block, is_over = rest + more if rest else more, not more
-                cut = len(block) if is_over else _last_line_end(block)
-                rest = block[cut:]
+                if not free:
+                    piece, block = waiting.popleft()
+                    yield piece.result()
+                    free.append(block)
+                block = free.pop()
+                n_bytes, is_over = _fill(block, rest, file)
+                cut = n_bytes if is_over else _last_line_end(block, n_bytes)
+                rest = bytes(memoryview(block)[cut:n_bytes])
                 if len(rest) > MAX_LINE_BYTES:
                     raise IrregularTextError
                 given = (block, cut, layout.delimiter, kinds, ends_with_return, is_over)
-                waiting.append(pool.submit(_read, *given))
-                while len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                waiting.append((pool.submit(_read, *given), block))
+            for piece, _ in waiting:
+                yield piece.result()
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise IrregularTextError from None
 
 
-def _last_line_end(block: bytes) -> int:
+def _fill(block: bytearray, rest: bytes, file: BufferedIOBase) -> tuple[int, bool]:
+    """Fills a block with what was left and what follows; its bytes, and whether the file ends."""
+    if len(block) < len(rest) + _BLOCK_BYTES:
+        block.extend(bytes(len(rest) + _BLOCK_BYTES - len(block)))
+    block[: len(rest)] = rest
+    n = len(rest)
+    end = n + _BLOCK_BYTES
+    with memoryview(block) as room:
+        while n < end and (more := file.readinto(room[n:end])):
+            n += more
+    return n, n < end
+
+
+def _last_line_end(block: bytearray, n_bytes: int) -> int:
     """Behind the last line end that no quotes are around; 0 where there is none.
 
     A block begins with a row, so quotes are even in number where one ends. Where they are not,
     because a quote stands inside a field, the core refuses the block that has it.
     """
-    cut = block.rfind(b"\n") + 1
+    cut = block.rfind(b"\n", 0, n_bytes) + 1
     if block.find(b'"', 0, cut) < 0:  # faster than counting none
         return cut
     is_open = block.count(b'"', 0, cut) % 2
@@ -157,7 +178,7 @@ def _last_line_end(block: bytes) -> int:
     return cut
 
 
-def _after_header(file: Any) -> tuple[bytes, bool]:
+def _after_header(file: BufferedIOBase) -> tuple[bytes, bool]:
     """What follows the header in the first block, and whether lines end with CR LF."""
     block = file.read(_BLOCK_BYTES)
     header, found, rest = block.partition(b"\n")
@@ -167,7 +188,7 @@ def _after_header(file: Any) -> tuple[bytes, bool]:
 
 
 def _read(
-    block: bytes,
+    block: bytearray,
     n_bytes: int,
     delimiter: str,
     kinds: NDArray[np.uint8],
@@ -184,7 +205,7 @@ def _read(
             n_bytes=n_bytes,
             is_last=is_last,
         )
-        if not block.isascii():
+        if not found.is_ascii:
             block[:n_bytes].decode()
     except (DataError, UnicodeDecodeError):
         raise IrregularTextError from None

@@ -134,7 +134,7 @@ def fit(
             seen=lambda seen: reading.progress("fit", seen, n),
         )
         if shard is None:
-            fitted = fit_counts(counts, chosen)
+            fitted = fit_counts(counts, chosen, threads)
             if placing is not None:
                 fitted = placing.apply(fitted, prepared.codes)
             fitted.save(path)

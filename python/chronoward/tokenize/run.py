@@ -96,7 +96,7 @@ class _Stages:
                 threads=self.threads,
                 seen=lambda seen: self.progress("fit", seen, n),
             )
-            made = fit_counts(counts, chosen)
+            made = fit_counts(counts, chosen, self.threads)
             if placing is not None:
                 made = placing.apply(made, self.prepared.codes)
         else:

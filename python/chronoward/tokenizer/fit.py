@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from chronoward.ahead import side_by_side
 from chronoward.errors import ConfigError
 from chronoward.schema import Role
 from chronoward.tokenizer.code_entry import CodeEntry
@@ -51,7 +52,7 @@ KIND_OF_ROLE: Final = {
 CEHR_UNKNOWN_SEX: Final = "Gender/0"
 BIRTH_CODE: Final = "MEDS_BIRTH"
 DEATH_CODE: Final = "MEDS_DEATH"
-_GROUPS_AT_ONCE: Final = 256  # keys whose sampled values are in memory
+_GROUPS_AT_ONCE: Final = 128  # keys whose sampled values a thread has in memory
 _OPEN_CAP_MIN: Final = 20 * 365 * DAY_MIN  # an open bucket is drawn up to this long past its start
 _CLASS_OF_KIND: Final = {
     "sex": TokenClass.SEX,
@@ -83,17 +84,20 @@ def kind_of(role: int, spec: TokenizerSpec) -> str | None:
     return kind
 
 
-def fit_vocabulary(counts: FitCounts, spec: TokenizerSpec) -> tuple[Vocabulary, FitReport]:
+def fit_vocabulary(
+    counts: FitCounts, spec: TokenizerSpec, threads: int = 1
+) -> tuple[Vocabulary, FitReport]:
     """Builds the vocabulary from counts.
 
     Args:
         counts: of the train split, all shards merged.
         spec: what to build.
+        threads: that take keys side by side; the result does not depend on them.
 
     Raises:
         ConfigError: the counts hold nothing that the preset can use.
     """
-    entries, report = _make_entries(counts, spec)
+    entries, report = _make_entries(counts, spec, threads)
     if not any(entry.kind == "code" for entry in entries):
         message = f"no code occurs in {spec.min_subjects} subjects or more; nothing to fit"
         raise ConfigError(message)
@@ -109,7 +113,9 @@ def fit_vocabulary(counts: FitCounts, spec: TokenizerSpec) -> tuple[Vocabulary, 
     return _with_starts(vocabulary, counts), report
 
 
-def _make_entries(counts: FitCounts, spec: TokenizerSpec) -> tuple[list[CodeEntry], FitReport]:
+def _make_entries(
+    counts: FitCounts, spec: TokenizerSpec, threads: int
+) -> tuple[list[CodeEntry], FitReport]:
     subjects: dict[tuple[str, str, str, str | None], int] = {}
     events: dict[tuple[str, str, str, str | None], int] = {}
     for key, n in counts.n_subjects.items():
@@ -128,7 +134,7 @@ def _make_entries(counts: FitCounts, spec: TokenizerSpec) -> tuple[list[CodeEntr
         if name[0] not in ("sex", "birth", "death") and n >= spec.min_subjects
     }
     ordered = sorted(kept | fixed, key=lambda k: (k[0], k[1], k[2], k[3] or ""))
-    bins = {} if spec.values == "none" else _value_bins(counts, spec)
+    bins = {} if spec.values == "none" else _value_bins(counts, spec, threads)
     entries = [_make_entry(name, subjects.get(name, 0), counts, spec, bins) for name in ordered]
     return entries, _report(subjects, events, set(ordered), counts)
 
@@ -152,20 +158,24 @@ def _fixed_entries(
     return {(kind, table_of(kind), code, None) for kind, code in always}
 
 
-def _value_bins(counts: FitCounts, spec: TokenizerSpec) -> dict[Key, ValueBins]:
+def _value_bins(counts: FitCounts, spec: TokenizerSpec, threads: int) -> dict[Key, ValueBins]:
     """The value bins of every key that has numbers."""
     found: dict[Key, ValueBins] = {}
-    for first in range(0, len(counts.key_order), _GROUPS_AT_ONCE):
+
+    def bins_of(first: int) -> tuple[list[Key], list[ValueBins]]:
         keys = counts.key_order[first : first + _GROUPS_AT_ONCE]
         sample = counts.values.groups(first, first + len(keys))
         offsets = np.searchsorted(sample.group, first + np.arange(len(keys) + 1))
-        bins = fit_value_bins(
+        return keys, fit_value_bins(
             sample.value.astype(np.float32),
             sample.subject,
             offsets.astype(np.int64),
             n_bins=spec.n_value_bins,
             min_subjects=spec.min_subjects,
         )
+
+    firsts = range(0, len(counts.key_order), _GROUPS_AT_ONCE)
+    for keys, bins in side_by_side(bins_of, firsts, threads):
         found |= zip(keys, bins, strict=True)
     return found
 

@@ -423,11 +423,16 @@ def fit(
     return fit_counts(count(tables, codes, watched), spec)
 
 
-def fit_counts(counts: FitCounts, spec: TokenizerSpec) -> Tokenizer:
+def fit_counts(counts: FitCounts, spec: TokenizerSpec, threads: int = 1) -> Tokenizer:
     """Fits a tokenizer on merged counts of the train split.
+
+    Args:
+        counts: the counts.
+        spec: what to build.
+        threads: that may be used; the result does not depend on them.
 
     Raises:
         ConfigError: no code reaches `spec.min_subjects`.
     """
-    vocabulary, report = fit_vocabulary(counts, spec)
+    vocabulary, report = fit_vocabulary(counts, spec, threads)
     return Tokenizer(vocabulary, report)
