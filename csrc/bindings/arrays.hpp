@@ -37,6 +37,12 @@ std::span<const T> view(const Array<T>& array, const char* name) {
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
+template <typename T>
+std::vector<T> copied(const Array<T>& array, const char* name) {
+  const auto values = view(array, name);
+  return {values.begin(), values.end()};
+}
+
 /// All elements of an array of any shape, to read.
 template <typename T>
 std::span<const T> flat(const Array<T>& array) {

@@ -1,11 +1,8 @@
-#include <pybind11/stl.h>
-
 #include <optional>
-#include <tuple>
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
-#include "bindings/event_columns.hpp"
+#include "bindings/value_columns.hpp"
 #include "core/event_piece.hpp"
 
 namespace chronoward::bindings {
@@ -14,14 +11,6 @@ namespace {
 
 using Codes = Array<std::int32_t>;  // (n_codes,) or (n_texts,) numbers
 using Numbers = Array<double>;      // (n,)
-using Converted = std::tuple<std::int32_t, std::int32_t, double, double, std::int32_t>;
-using Triple = std::tuple<std::int32_t, std::int32_t, std::int32_t>;
-
-template <typename T>
-std::vector<T> copied(const Array<T>& array, const char* name) {
-  const auto values = view(array, name);
-  return {values.begin(), values.end()};
-}
 
 /// Columns of rows by name, as `MedsRows` calls them; those that nobody has may be missing.
 class RowArrays {
@@ -62,12 +51,13 @@ class MedsMending {
  public:
   MedsMending(const Bytes& code_kind, const Codes& event_code, const Bytes& is_visit_code,
               const Bytes& is_discharge_code, const Codes& code_rank, const Bytes& text_kind,
-              const Numbers& text_number, const Codes& text_category, std::uint16_t visit_table,
-              std::uint16_t detail_table, std::uint16_t no_table)
+              const Numbers& text_number, const Codes& text_category, const Bytes& is_fixed_text,
+              std::uint16_t visit_table, std::uint16_t detail_table, std::uint16_t no_table)
       : code_kind_(copied(code_kind, "code_kind")),
         is_visit_code_(copied(is_visit_code, "is_visit_code")),
         is_discharge_code_(copied(is_discharge_code, "is_discharge_code")),
         text_kind_(copied(text_kind, "text_kind")),
+        is_fixed_text_(copied(is_fixed_text, "is_fixed_text")),
         event_code_(copied(event_code, "event_code")),
         code_rank_(copied(code_rank, "code_rank")),
         text_category_(copied(text_category, "text_category")),
@@ -81,6 +71,7 @@ class MedsMending {
                .text_kind = text_kind_,
                .text_number = text_number_,
                .text_category = text_category_,
+               .is_fixed_text = is_fixed_text_,
                .visit_table = visit_table,
                .detail_table = detail_table};
   }
@@ -121,26 +112,22 @@ class MedsMending {
                                 .is_detail = is_detail});
   }
 
-  /// What a first pass found out about all subjects.
+  /// What is known or guessed of the visits of all subjects; what was counted under another guess
+  /// is forgotten.
   void set_facts(bool is_explicit, bool is_disjoint, bool has_visits, bool is_midnight_date) {
     visits_.is_explicit = is_explicit;
     visits_.is_disjoint = is_disjoint;
     visits_.has_visits = has_visits;
     visits_.is_midnight_date = is_midnight_date;
+    counts_.emplace(ValueCounts());
   }
 
   /// What the values of all subjects say, and places of texts in byte order.
-  void set_values(const Codes& unit_name, const Bytes& is_fixed_text,
-                  const std::vector<Converted>& conversions, const std::vector<Triple>& assumed,
-                  const std::vector<Triple>& kept_texts, const Codes& table_rank,
-                  const Codes& unit_rank, const Codes& text_rank, std::int32_t female,
-                  std::int32_t male, std::int32_t artificial) {
-    ValueRules values(copied(unit_name, "unit_name"), copied(is_fixed_text, "is_fixed_text"));
-    for (const auto& [code, unit, factor, offset, new_unit] : conversions) {
-      values.add_conversion(code, unit, {.factor = factor, .offset = offset, .unit = new_unit});
-    }
-    for (const auto& [table, code, unit] : assumed) values.add_assumed(table, code, unit);
-    for (const auto& [table, code, text] : kept_texts) values.add_kept_text(table, code, text);
+  void set_values(const Codes& unit_name, const std::vector<Converted>& conversions,
+                  const std::vector<Triple>& assumed, const std::vector<Triple>& kept_texts,
+                  const Codes& table_rank, const Codes& unit_rank, const Codes& text_rank,
+                  std::int32_t female, std::int32_t male, std::int32_t artificial) {
+    ValueRules values = value_rules(unit_name, is_fixed_text_, conversions, assumed, kept_texts);
     TextRanks ranks{.table = copied(table_rank, "table_rank"),
                     .unit = copied(unit_rank, "unit_rank"),
                     .text = copied(text_rank, "text_rank")};
@@ -149,35 +136,35 @@ class MedsMending {
   }
 
   Array<std::int64_t> survey(const SubjectOffsets& offsets, const Bytes& is_excluded,
-                             const Columns& rows) const {
+                             const Columns& rows) {
     const RowArrays arrays(rows, no_table_);
     const MedsSubjects subjects{view(offsets, "offsets"), view(is_excluded, "is_excluded")};
+    Spares<ValueCounts>& mine = counts();
     VisitFacts facts;
     {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
-      facts = survey_visits(subjects, arrays.rows(), rules());
+      facts = chronoward::survey(subjects, arrays.rows(), rules(), mine);
     }
-    return fact_sums(facts);
+    return to_numpy(std::vector<std::int64_t>{facts.n_explicit, facts.n_overlaps, facts.n_staged,
+                                              facts.n_midnight, facts.n_visits});
   }
 
-  Columns code_events(const SubjectOffsets& offsets, const Bytes& is_excluded,
-                      const Columns& rows) const {
+  Columns texts() { return text_columns(ValueCounts::texts(counts().all())); }
+  Columns units() { return unit_columns(ValueCounts::units(counts().all())); }
+
+  std::size_t n_codes() const { return code_rank_.size(); }
+
+  Columns unit_values(const SubjectOffsets& offsets, const Bytes& is_excluded, const Columns& rows,
+                      const Bytes& is_chosen) const {
     const RowArrays arrays(rows, no_table_);
     const MedsSubjects subjects{view(offsets, "offsets"), view(is_excluded, "is_excluded")};
-    CodeEvents events;
+    const auto chosen = view(is_chosen, "is_chosen");
+    UnitValues found;
     {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
-      events = chronoward::code_events(subjects, arrays.rows(), rules());
+      found = chronoward::unit_values(subjects, arrays.rows(), rules(), chosen);
     }
-    Columns out;
-    out["subject"] = to_numpy(std::move(events.subject));
-    out["table"] = to_numpy(std::move(events.table));
-    out["code"] = to_numpy(std::move(events.code));
-    out["unit"] = to_numpy(std::move(events.unit));
-    out["text"] = to_numpy(std::move(events.text));
-    out["number"] = to_numpy(std::move(events.number));
-    out["facts"] = fact_sums(events.facts);
-    return out;
+    return unit_value_columns(std::move(found));
   }
 
   Columns piece(const SubjectOffsets& offsets, const Bytes& is_excluded,
@@ -201,14 +188,15 @@ class MedsMending {
   }
 
  private:
-  static Array<std::int64_t> fact_sums(const VisitFacts& facts) {
-    return to_numpy(std::vector<std::int64_t>{facts.n_explicit, facts.n_overlaps, facts.n_staged,
-                                              facts.n_midnight, facts.n_visits});
+  Spares<ValueCounts>& counts() {
+    if (!counts_) throw std::logic_error("set_facts comes before survey");
+    return *counts_;
   }
 
   MendingRules rules() const { return {tables_, rules_, visits_}; }
 
-  std::vector<std::uint8_t> code_kind_, is_visit_code_, is_discharge_code_, text_kind_;
+  std::vector<std::uint8_t> code_kind_, is_visit_code_, is_discharge_code_, text_kind_,
+      is_fixed_text_;
   std::vector<std::int32_t> event_code_, code_rank_, text_category_;
   std::vector<double> text_number_;
   std::vector<std::int32_t> discharge_code_;
@@ -217,6 +205,7 @@ class MedsMending {
   JudgeRules rules_;
   MedsVisits visits_;
   std::uint16_t no_table_;
+  std::optional<Spares<ValueCounts>> counts_;
   std::optional<EventPieces> pieces_;
 };
 
@@ -227,13 +216,14 @@ void bind_meds(py::module_& m) {
   m.attr("CHANGES") = names(kChanges);
   py::class_<MedsMending>(m, "MedsMending", "Tables and rules by which a MEDS source is mended.")
       .def(py::init<const Bytes&, const Codes&, const Bytes&, const Bytes&, const Codes&,
-                    const Bytes&, const Numbers&, const Codes&, std::uint16_t, std::uint16_t,
-                    std::uint16_t>(),
+                    const Bytes&, const Numbers&, const Codes&, const Bytes&, std::uint16_t,
+                    std::uint16_t, std::uint16_t>(),
            py::kw_only(), py::arg("code_kind").noconvert(), py::arg("event_code").noconvert(),
            py::arg("is_visit_code").noconvert(), py::arg("is_discharge_code").noconvert(),
            py::arg("code_rank").noconvert(), py::arg("text_kind").noconvert(),
            py::arg("text_number").noconvert(), py::arg("text_category").noconvert(),
-           py::arg("visit_table"), py::arg("detail_table"), py::arg("no_table"))
+           py::arg("is_fixed_text").noconvert(), py::arg("visit_table"), py::arg("detail_table"),
+           py::arg("no_table"))
       .def("set_rules", &MedsMending::set_rules, py::kw_only(), py::arg("sentinel_us").noconvert(),
            py::arg("prenatal_us"), py::arg("future_us"))
       .def("set_visit_codes", &MedsMending::set_visit_codes, py::kw_only(),
@@ -246,16 +236,21 @@ void bind_meds(py::module_& m) {
       .def("set_facts", &MedsMending::set_facts, py::kw_only(), py::arg("is_explicit"),
            py::arg("is_disjoint"), py::arg("has_visits"), py::arg("is_midnight_date"))
       .def("set_values", &MedsMending::set_values, py::kw_only(), py::arg("unit_name").noconvert(),
-           py::arg("is_fixed_text").noconvert(), py::arg("conversions"), py::arg("assumed"),
-           py::arg("kept_texts"), py::arg("table_rank").noconvert(),
-           py::arg("unit_rank").noconvert(), py::arg("text_rank").noconvert(), py::arg("female"),
-           py::arg("male"), py::arg("artificial"))
-      .def("survey", &MedsMending::survey, py::kw_only(), py::arg("offsets").noconvert(),
-           py::arg("is_excluded").noconvert(), py::arg("rows"),
-           "Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.")
-      .def("code_events", &MedsMending::code_events, py::kw_only(), py::arg("offsets").noconvert(),
-           py::arg("is_excluded").noconvert(), py::arg("rows"),
-           "Events of codes before their values are resolved: columns by name.")
+           py::arg("conversions"), py::arg("assumed"), py::arg("kept_texts"),
+           py::arg("table_rank").noconvert(), py::arg("unit_rank").noconvert(),
+           py::arg("text_rank").noconvert(), py::arg("female"), py::arg("male"),
+           py::arg("artificial"))
+      .def(
+          "survey", &MedsMending::survey, py::kw_only(), py::arg("offsets").noconvert(),
+          py::arg("is_excluded").noconvert(), py::arg("rows"),
+          "Facts about visits: rows that are visits, overlaps, staged, at midnight, mended; counts "
+          "values.")
+      .def("texts", &MedsMending::texts, kTextsDoc)
+      .def("units", &MedsMending::units, kUnitsDoc)
+      .def_property_readonly("n_codes", &MedsMending::n_codes)
+      .def("unit_values", &MedsMending::unit_values, py::kw_only(), py::arg("offsets").noconvert(),
+           py::arg("is_excluded").noconvert(), py::arg("rows"), py::arg("is_chosen").noconvert(),
+           kUnitValuesDoc)
       .def("piece", &MedsMending::piece, py::kw_only(), py::arg("offsets").noconvert(),
            py::arg("is_excluded").noconvert(), py::arg("subject_id").noconvert(), py::arg("rows"),
            "Events of whole subjects in canonical order, and what became of each row: columns by "

@@ -1,13 +1,10 @@
-#include <pybind11/stl.h>
-
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 
 #include "bindings/arrays.hpp"
 #include "bindings/bind.hpp"
-#include "bindings/event_columns.hpp"
+#include "bindings/value_columns.hpp"
 #include "core/omop_census.hpp"
 #include "core/omop_piece.hpp"
 
@@ -16,8 +13,6 @@ namespace chronoward::bindings {
 namespace {
 
 using Codes = Array<std::int32_t>;
-using Converted = std::tuple<std::int32_t, std::int32_t, double, double, std::int32_t>;
-using Triple = std::tuple<std::int32_t, std::int32_t, std::int32_t>;
 
 /// An array of a dictionary, which holds it; empty where it is not there.
 template <typename T>
@@ -28,12 +23,6 @@ std::span<const T> take(const Columns& columns, const char* name) {
     throw py::type_error(std::string(name) + " is of another type");
   }
   return view(py::reinterpret_borrow<Array<T>>(column), name);
-}
-
-template <typename T>
-std::vector<T> copied(const Array<T>& array, const char* name) {
-  const auto values = view(array, name);
-  return {values.begin(), values.end()};
 }
 
 OmopRows rows_of(const Columns& c) {
@@ -160,25 +149,8 @@ class OmopMending {
     return out;
   }
 
-  Columns texts() {
-    TextCounts found = pieces().texts();
-    Columns out;
-    out["table"] = to_numpy(std::move(found.table));
-    out["code"] = to_numpy(std::move(found.code));
-    out["text"] = to_numpy(std::move(found.text));
-    out["n_events"] = to_numpy(std::move(found.n_events));
-    out["n_subjects"] = to_numpy(std::move(found.n_subjects));
-    return out;
-  }
-
-  Columns units() {
-    UnitPairs found = pieces().units();
-    Columns out;
-    out["table"] = to_numpy(std::move(found.table));
-    out["code"] = to_numpy(std::move(found.code));
-    out["unit"] = to_numpy(std::move(found.unit));
-    return out;
-  }
+  Columns texts() { return text_columns(pieces().texts()); }
+  Columns units() { return unit_columns(pieces().units()); }
 
   Codes drug_types() { return to_numpy(pieces().drug_types()); }
 
@@ -192,12 +164,7 @@ class OmopMending {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
       found = mine.unit_values(who, records, chosen);
     }
-    Columns out;
-    out["table"] = to_numpy(std::move(found.table));
-    out["code"] = to_numpy(std::move(found.code));
-    out["unit"] = to_numpy(std::move(found.unit));
-    out["number"] = to_numpy(std::move(found.number));
-    return out;
+    return unit_value_columns(std::move(found));
   }
 
   /// What the first pass says about values, and places of texts in byte order.
@@ -205,13 +172,8 @@ class OmopMending {
                   const std::vector<Triple>& assumed, const std::vector<Triple>& kept_texts,
                   const Codes& unit_rank, const Codes& text_rank, std::int32_t female,
                   std::int32_t male, std::int32_t artificial, bool has_visits) {
-    ValueRules values(copied(unit_name, "unit_name"),
-                      {tables_.is_fixed_text.begin(), tables_.is_fixed_text.end()});
-    for (const auto& [code, unit, factor, offset, new_unit] : conversions) {
-      values.add_conversion(code, unit, {.factor = factor, .offset = offset, .unit = new_unit});
-    }
-    for (const auto& [table, code, unit] : assumed) values.add_assumed(table, code, unit);
-    for (const auto& [table, code, text] : kept_texts) values.add_kept_text(table, code, text);
+    ValueRules values =
+        value_rules(unit_name, tables_.is_fixed_text, conversions, assumed, kept_texts);
     const KnownCodes known{.female = female, .male = male, .artificial = artificial};
     pieces().set_values(std::move(values), copied(unit_rank, "unit_rank"),
                         copied(text_rank, "text_rank"), known, has_visits);
@@ -336,12 +298,11 @@ void bind_omop(py::module_& m) {
            "By concept number of a type: the text of drug records of it, -1 for none.")
       .def("survey", &OmopMending::survey, py::kw_only(), py::arg("subjects"), py::arg("rows"),
            py::arg("visits"), "First pass: the last times of each visit's records; counts values.")
-      .def("texts", &OmopMending::texts, "Texts of codes that the first pass counted.")
-      .def("units", &OmopMending::units, "Codes with numbers, and their units.")
+      .def("texts", &OmopMending::texts, kTextsDoc)
+      .def("units", &OmopMending::units, kUnitsDoc)
       .def("drug_types", &OmopMending::drug_types, "Types of kept drug records.")
       .def("unit_values", &OmopMending::unit_values, py::kw_only(), py::arg("subjects"),
-           py::arg("rows"), py::arg("is_chosen").noconvert(),
-           "Numbers of the chosen (table, code), with their units.")
+           py::arg("rows"), py::arg("is_chosen").noconvert(), kUnitValuesDoc)
       .def("set_values", &OmopMending::set_values, py::kw_only(), py::arg("unit_name").noconvert(),
            py::arg("conversions"), py::arg("assumed"), py::arg("kept_texts"),
            py::arg("unit_rank").noconvert(), py::arg("text_rank").noconvert(), py::arg("female"),

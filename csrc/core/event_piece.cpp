@@ -23,17 +23,15 @@ bool is_within(std::span<const T> values, std::int64_t least, std::size_t n) {
   });
 }
 
-/// Mends all subjects and calls fn(mender, subject, its events) for each.
+/// Judges each subject's rows and calls fn(mender, subject).
 template <typename Fn>
 VisitFacts for_subjects(const MedsSubjects& subjects, const MedsRows& rows,
                         const MendingRules& rules, const Fn& fn) {
   MedsMender mender(rows, rules.tables, rules.judge, rules.visits);
-  std::vector<MendedEvent> events;
   for (std::size_t i = 0; i < subjects.is_excluded.size(); ++i) {
-    mender.mend(static_cast<std::size_t>(subjects.offsets[i]),
-                static_cast<std::size_t>(subjects.offsets[i + 1]), subjects.is_excluded[i] != 0,
-                events);
-    fn(mender, i, events);
+    mender.judge(static_cast<std::size_t>(subjects.offsets[i]),
+                 static_cast<std::size_t>(subjects.offsets[i + 1]), subjects.is_excluded[i] != 0);
+    fn(mender, i);
   }
   return mender.facts();
 }
@@ -59,7 +57,8 @@ void check_meds(const MedsSubjects& s, const MedsRows& r, const MendingRules& ru
               t.is_discharge_code.size() == n_codes && v.discharge_code.size() == n_codes &&
               v.is_bare.size() == n_codes,
           "tables of codes must have one length");
-  require(t.text_number.size() == n_texts && t.text_category.size() == n_texts,
+  require(t.text_number.size() == n_texts && t.text_category.size() == n_texts &&
+              t.is_fixed_text.size() == n_texts,
           "tables of texts must have one length");
   require(is_within(r.code, kNone, n_codes) && is_within(r.text, kNone, n_texts),
           "a row's code or text is out of range");
@@ -76,32 +75,37 @@ void check_meds(const MedsSubjects& s, const MedsRows& r, const MendingRules& ru
   }
 }
 
-VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
-                         const MendingRules& rules) {
+VisitFacts survey(const MedsSubjects& subjects, const MedsRows& rows, const MendingRules& rules,
+                  Spares<ValueCounts>& counts) {
   check_meds(subjects, rows, rules);
-  return for_subjects(
-      subjects, rows, rules,
-      [](const MedsMender& /*mender*/, std::size_t /*i*/, const std::vector<MendedEvent>&) {});
+  VisitFacts facts;
+  std::vector<MendedEvent> events;
+  counts.lend([&](ValueCounts& mine) {
+    facts = for_subjects(subjects, rows, rules, [&](const MedsMender& mender, std::size_t /*i*/) {
+      events.clear();
+      mender.put_values(events);
+      mine.add(events, rules.tables.is_fixed_text);
+    });
+  });
+  return facts;
 }
 
-CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
-                       const MendingRules& rules) {
+UnitValues unit_values(const MedsSubjects& subjects, const MedsRows& rows,
+                       const MendingRules& rules, std::span<const std::uint8_t> is_chosen) {
   check_meds(subjects, rows, rules);
-  CodeEvents out;
-  out.facts = for_subjects(
-      subjects, rows, rules,
-      [&](const MedsMender& /*mender*/, std::size_t i, const std::vector<MendedEvent>& events) {
-        for (const MendedEvent& event : events) {
-          if (event.role != Role::kCode) continue;
-          out.subject.push_back(static_cast<std::int64_t>(i));
-          out.table.push_back(event.table);
-          out.code.push_back(event.code);
-          out.unit.push_back(event.unit);
-          out.text.push_back(event.text);
-          out.number.push_back(event.number);
-        }
-      });
-  return out;
+  const std::size_t n_codes = rules.tables.code_rank.size();
+  const std::size_t n_tables = is_chosen.size() / std::max(n_codes, std::size_t{1});
+  require(n_tables * n_codes == is_chosen.size() && is_within(rows.table, 0, n_tables) &&
+              is_within(std::span(&rows.no_table, 1), 0, n_tables),
+          "is_chosen must have one entry a table and code");
+  ChosenNumbers numbers(is_chosen, n_codes);
+  std::vector<MendedEvent> events;
+  for_subjects(subjects, rows, rules, [&](const MedsMender& mender, std::size_t /*i*/) {
+    events.clear();
+    mender.put_values(events);
+    numbers.add(events);
+  });
+  return numbers.by_unit();
 }
 
 EventPieces::EventPieces(ValueRules values, TextRanks ranks, const KnownCodes& known,
@@ -134,24 +138,26 @@ EventPiece EventPieces::make(const MedsSubjects& subjects, std::span<const std::
   EventPiece out;
   reserve_events(rows.time.size(), !ranks_.unit.empty(), !ranks_.text.empty(),
                  rules.visits.has_visits, out);
+  std::vector<MendedEvent> events;
   facts_.lend([&](EventFacts& facts) {
-    for_subjects(subjects, rows, rules,
-                 [&](const MedsMender& mender, std::size_t i, std::vector<MendedEvent>& events) {
-                   const auto first = static_cast<std::size_t>(subjects.offsets[i]);
-                   for (std::size_t k = 0; k < mender.rows().size(); ++k) {
-                     const JudgedRow& row = mender.rows()[k];
-                     fates.gone[first + k] = static_cast<std::uint8_t>(row.gone);
-                     if (row.gone == Removal::kKept) fates.changes[first + k] = row.changes;
-                   }
-                   for (MendedEvent& event : events) {
-                     if (event.role != Role::kCode) {
-                       event.text = event.unit = kNone;
-                       continue;
-                     }
-                     fates.changes[first + at(event.row)] |= values_.resolve(event);
-                   }
-                   put(events, subject_id[i], rules, facts, out);
-                 });
+    for_subjects(subjects, rows, rules, [&](MedsMender& mender, std::size_t i) {
+      events.clear();
+      mender.put_linked(events);
+      const auto first = static_cast<std::size_t>(subjects.offsets[i]);
+      for (std::size_t k = 0; k < mender.rows().size(); ++k) {
+        const JudgedRow& row = mender.rows()[k];
+        fates.gone[first + k] = static_cast<std::uint8_t>(row.gone);
+        if (row.gone == Removal::kKept) fates.changes[first + k] = row.changes;
+      }
+      for (MendedEvent& event : events) {
+        if (event.role != Role::kCode) {
+          event.text = event.unit = kNone;
+          continue;
+        }
+        fates.changes[first + at(event.row)] |= values_.resolve(event);
+      }
+      put(events, subject_id[i], rules, facts, out);
+    });
   });
   return out;
 }

@@ -8,6 +8,7 @@
 #include "core/event_facts.hpp"
 #include "core/mend_meds.hpp"
 #include "core/spares.hpp"
+#include "core/value_counts.hpp"
 #include "core/value_rules.hpp"
 
 namespace chronoward {
@@ -30,21 +31,16 @@ struct MendingRules {
 /// @throws std::invalid_argument one does.
 void check_meds(const MedsSubjects& subjects, const MedsRows& rows, const MendingRules& rules);
 
-/// Facts about the visits of all subjects, without their events.
-VisitFacts survey_visits(const MedsSubjects& subjects, const MedsRows& rows,
-                         const MendingRules& rules);
+/// First pass: facts about visits; values are added to the counts. Several calls may run at once,
+/// each with subjects that no other has.
+VisitFacts survey(const MedsSubjects& subjects, const MedsRows& rows, const MendingRules& rules,
+                  Spares<ValueCounts>& counts);
 
-/// Events of role kCode before their values are resolved; (n,) each.
-struct CodeEvents {
-  std::vector<std::int64_t> subject;  // place among the subjects
-  std::vector<std::uint16_t> table;
-  std::vector<std::int32_t> code, unit, text;
-  std::vector<double> number;  // NaN for none
-  VisitFacts facts;            // as of `survey_visits`
-};
-
-CodeEvents code_events(const MedsSubjects& subjects, const MedsRows& rows,
-                       const MendingRules& rules);
+/// Between: numbers of the chosen pairs of table and code.
+///
+/// @param is_chosen (n_tables * n_codes,), where codes are those of events.
+UnitValues unit_values(const MedsSubjects& subjects, const MedsRows& rows,
+                       const MendingRules& rules, std::span<const std::uint8_t> is_chosen);
 
 /// By number of a table, unit name or text: its place in byte order. Codes have theirs in
 /// `MedsTables::code_rank`.

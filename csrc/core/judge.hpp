@@ -155,6 +155,7 @@ struct MedsTables {
   std::span<const std::uint8_t> text_kind;          // TextKind by text
   std::span<const double> text_number;              // by text, of kNumber and kBound
   std::span<const std::int32_t> text_category;      // by text: number of what is kept of it
+  std::span<const std::uint8_t> is_fixed_text;      // by text: a word of ours, never rare
   std::uint16_t visit_table = 0, detail_table = 0;  // numbers of visit_occurrence, visit_detail
 };
 

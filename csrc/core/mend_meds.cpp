@@ -38,12 +38,9 @@ std::uint32_t changes_of(std::uint8_t bits) {
 
 }  // namespace
 
-void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
-                      std::vector<MendedEvent>& out) {
+void MedsMender::judge(std::size_t begin, std::size_t end, bool is_excluded) {
   begin_ = begin;
-  out.clear();
   judge_.judge(begin, end, is_excluded, judged_);
-  if (is_excluded) return;
   staged_.clear();
   pairs_.clear();
   details_.clear();
@@ -53,6 +50,7 @@ void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
   visit_code_.clear();
   visit_discharge_.clear();
   is_silent_.assign(judged_.size(), 0);
+  if (is_excluded) return;
   if (v_.is_explicit) {
     stage_explicit();
     v_.is_disjoint ? take_explicit() : mend_staged();
@@ -64,9 +62,13 @@ void MedsMender::mend(std::size_t begin, std::size_t end, bool is_excluded,
   }
   settle_columns();
   facts_.n_visits += static_cast<std::int64_t>(mended_.visits.size());
-  put_codes(out);
-  put_facts(out);
-  put_visits(out);
+}
+
+void MedsMender::put_values(std::vector<MendedEvent>& out) const {
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const bool has_value = judged_[i].has_number || judged_[i].text != kNone;
+    if (has_value && is_code_event(i)) out.push_back(value_of(i));
+  }
 }
 
 /// Visits that are rows of their own, with where the subject went.
@@ -339,13 +341,24 @@ void MedsMender::close_patterns() {
   }
 }
 
+/// The event of a row but for its time and visit.
+MendedEvent MedsMender::value_of(std::size_t i) const {
+  MendedEvent event;
+  if (judged_[i].has_number) event.number = judged_[i].number;
+  event.code = t_.event_code[at(rows_.code[begin_ + i])];
+  event.text = judged_[i].text;
+  event.unit = rows_.unit_of(begin_ + i);
+  event.row = static_cast<std::int32_t>(i);
+  event.table = rows_.table_of(begin_ + i);
+  return event;
+}
+
 /// Links the records of codes to visits and makes events of them.
 void MedsMender::put_codes(std::vector<MendedEvent>& out) {
   to_link_.clear();
   records_.clear();
   for (std::size_t i = 0; i < judged_.size(); ++i) {
-    const JudgedRow& row = judged_[i];
-    if (row.role != Role::kCode || row.gone != Removal::kKept || is_silent_[i] != 0) continue;
+    if (!is_code_event(i)) continue;
     to_link_.push_back(static_cast<std::int32_t>(i));
     records_.push_back(
         {rows_.time[begin_ + i], v_.is_explicit ? visit_of_row(i) : kNoVisit, false});
@@ -359,10 +372,10 @@ void MedsMender::put_codes(std::vector<MendedEvent>& out) {
   visit_number_ = number_visits(mended_.visits, artificial_);
   const std::int64_t death = judge_.death();
   for (std::size_t k = 0; k < records_.size(); ++k) {
-    const std::size_t i = at(to_link_[k]), source = begin_ + i;
+    const std::size_t i = at(to_link_[k]);
     JudgedRow& row = judged_[i];
     const Link link = links_[k];
-    const std::int64_t said = rows_.available_of(source);
+    const std::int64_t said = rows_.available_of(begin_ + i);
     std::int64_t available = said == kNullUs ? records_[k].time : said;
     if (link.how < LinkHow::kArtificial) {
       const MendedVisit& visit = mended_.visits[at(link.visit)];
@@ -376,16 +389,10 @@ void MedsMender::put_codes(std::vector<MendedEvent>& out) {
     if (v_.is_explicit && link.how == LinkHow::kRelinked) {
       row.changes |= bit_of(Change::kRelinkedByDate);
     }
-    MendedEvent& event = out.emplace_back();
+    MendedEvent& event = out.emplace_back(value_of(i));
     event.time = records_[k].time;
     event.available = available;
     if (link.visit != kNoVisit) event.visit_id = visit_number_[at(link.visit)];
-    if (row.has_number) event.number = row.number;
-    event.code = t_.event_code[at(rows_.code[source])];
-    event.text = row.text;
-    event.unit = rows_.unit_of(source);
-    event.row = to_link_[k];
-    event.table = rows_.table_of(source);
   }
 }
 

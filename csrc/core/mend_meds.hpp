@@ -66,10 +66,21 @@ class MedsMender {
              const MedsVisits& visits)
       : rows_(rows), t_(tables), v_(visits), judge_(rows, tables, rules), mender_(visits.rules) {}
 
-  /// The events of rows [begin, end), one subject's, in no order.
-  void mend(std::size_t begin, std::size_t end, bool is_excluded, std::vector<MendedEvent>& out);
+  /// Judges rows [begin, end), one subject's, and mends its visits.
+  void judge(std::size_t begin, std::size_t end, bool is_excluded);
 
-  /// What became of the rows mended last.
+  /// Appends the events of codes with a number or a text, without their times and visits, of the
+  /// rows judged last.
+  void put_values(std::vector<MendedEvent>& out) const;
+
+  /// Links the rows judged last to visits; appends all events of the subject, in no order.
+  void put_linked(std::vector<MendedEvent>& out) {
+    put_codes(out);
+    put_facts(out);
+    put_visits(out);
+  }
+
+  /// What became of the rows judged last.
   const std::vector<JudgedRow>& rows() const { return judged_; }
 
   const VisitFacts& facts() const { return facts_; }
@@ -102,6 +113,11 @@ class MedsMender {
   void mend_staged();
   void settle_columns();
   void close_patterns();
+  bool is_code_event(std::size_t i) const {
+    const JudgedRow& row = judged_[i];
+    return row.role == Role::kCode && row.gone == Removal::kKept && is_silent_[i] == 0;
+  }
+  MendedEvent value_of(std::size_t i) const;
   void put_codes(std::vector<MendedEvent>& out);
   void put_facts(std::vector<MendedEvent>& out) const;
   void put_visits(std::vector<MendedEvent>& out) const;

@@ -1,7 +1,6 @@
 #include "core/omop_piece.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -72,6 +71,19 @@ void find_extents(const StagedVisits& visits, std::size_t i, std::size_t first,
   }
 }
 
+/// Types of a subject's kept drug records.
+void find_drug_types(std::size_t first, const std::vector<JudgedRecord>& records,
+                     const OmopRows& rows, const OmopTables& tables, std::set<std::int32_t>& out) {
+  std::int32_t last = kNone;
+  for (std::size_t k = 0; k < records.size(); ++k) {
+    if (rows.table[first + k] != tables.drug_table) continue;
+    const std::int32_t type = OmopRows::number_at(rows.type, first + k);
+    if (type == kNone || type == last || records[k].gone != RecordRemoval::kKept) continue;
+    out.insert(type);
+    last = type;
+  }
+}
+
 void keep_fates(const std::vector<JudgedRecord>& records, std::size_t first, RecordFates& fates) {
   for (std::size_t k = 0; k < records.size(); ++k) {
     fates.gone[first + k] = static_cast<std::uint8_t>(records[k].gone);
@@ -135,16 +147,19 @@ VisitExtents OmopPieces::survey(const OmopSubjects& subjects, const OmopRows& ro
                    .last_same_day = std::vector<std::int64_t>(visits.ref.size(), kNullUs)};
   OmopMender mender(rows, t_, rules_, false);
   std::vector<MendedEvent> events;
+  std::set<std::int32_t> drug_types;
   counts_.lend([&](ValueCounts& counts) {
     for_subjects(subjects, mender, [&](std::size_t i) {
       const std::size_t first = at(subjects.offsets[i]);
       find_extents(visits, i, first, mender.records(), rows, out);
-      counts.add_drug_types(first, mender.records(), rows, t_);
+      find_drug_types(first, mender.records(), rows, t_, drug_types);
       events.clear();
       mender.put_values(events);
-      counts.add(events, t_);
+      counts.add(events, t_.is_fixed_text);
     });
   });
+  const std::lock_guard lock(mutex_);
+  drug_types_.merge(drug_types);
   return out;
 }
 
@@ -154,23 +169,15 @@ UnitValues OmopPieces::unit_values(const OmopSubjects& subjects, const OmopRows&
   const std::size_t n_codes = t_.code_rank.size();
   require(is_chosen.size() == n_codes * (t_.is_date_type.size() / (t_.id_value.size() + 1)),
           "is_chosen must have one entry a table and code");
-  UnitValues out;
+  ChosenNumbers numbers(is_chosen, n_codes);
   OmopMender mender(rows, t_, rules_, false);
   std::vector<MendedEvent> events;
   for_subjects(subjects, mender, [&](std::size_t) {
     events.clear();
     mender.put_values(events);
-    for (const MendedEvent& event : events) {
-      if (std::isnan(event.number) || is_chosen[event.table * n_codes + at(event.code)] == 0) {
-        continue;
-      }
-      out.table.push_back(event.table);
-      out.code.push_back(event.code);
-      out.unit.push_back(event.unit);
-      out.number.push_back(event.number);
-    }
+    numbers.add(events);
   });
-  return out;
+  return numbers.by_unit();
 }
 
 void OmopPieces::set_values(ValueRules values, std::vector<std::int32_t> unit_rank,
@@ -277,7 +284,7 @@ EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
                     has_visits_, out);
     });
   });
-  const std::lock_guard lock(named_mutex_);
+  const std::lock_guard lock(mutex_);
   for (std::size_t k = 0; k < mender.named().size(); ++k) is_named_[k] |= mender.named()[k];
   return out;
 }

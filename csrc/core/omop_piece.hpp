@@ -4,14 +4,15 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
 #include "core/event_facts.hpp"
 #include "core/event_piece.hpp"
 #include "core/mend_omop.hpp"
-#include "core/omop_survey.hpp"
 #include "core/spares.hpp"
+#include "core/value_counts.hpp"
 #include "core/value_rules.hpp"
 
 namespace chronoward {
@@ -58,12 +59,6 @@ struct RecordFates {
   std::vector<std::uint32_t> changes;  // bits of RecordChange, 0 where gone
 };
 
-/// Numbers of codes whose dominant unit is asked for.
-struct UnitValues {
-  std::vector<std::int32_t> table, code, unit;
-  std::vector<double> number;
-};
-
 /// Columns that do not fit each other, or a number out of range, stop a source here.
 ///
 /// @throws std::invalid_argument one does.
@@ -80,7 +75,7 @@ class OmopPieces {
                       const StagedVisits& visits);
   TextCounts texts() const { return ValueCounts::texts(counts_.all()); }
   UnitPairs units() const { return ValueCounts::units(counts_.all()); }
-  std::vector<std::int32_t> drug_types() const { return ValueCounts::drug_types(counts_.all()); }
+  std::vector<std::int32_t> drug_types() const { return {drug_types_.begin(), drug_types_.end()}; }
 
   /// Between: numbers of the chosen pairs of table and code.
   ///
@@ -117,8 +112,9 @@ class OmopPieces {
   ValueRules values_;
   std::vector<std::int32_t> unit_rank_, text_rank_;
   std::optional<Spares<EventFacts>> facts_;
-  std::mutex named_mutex_;
-  std::vector<std::uint8_t> is_named_;
+  std::mutex mutex_;
+  std::set<std::int32_t> drug_types_;   // of kept drug records; guarded by mutex_
+  std::vector<std::uint8_t> is_named_;  // guarded by mutex_
   bool has_visits_ = false;
 };
 

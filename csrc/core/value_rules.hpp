@@ -15,7 +15,7 @@ struct UnitConversion {
   std::int32_t unit = kNone;  // name of the unit it has then
 };
 
-/// What all subjects together say about units and texts (chronoward/data/meds_values.py); each
+/// What all subjects together say about units and texts (chronoward/data/value_rules.py); each
 /// event's own value follows from it.
 class ValueRules {
  public:

@@ -533,6 +533,7 @@ class MedsMending:
         text_kind: numpy.typing.NDArray[numpy.uint8],
         text_number: numpy.typing.NDArray[numpy.float64],
         text_category: numpy.typing.NDArray[numpy.int32],
+        is_fixed_text: numpy.typing.NDArray[numpy.uint8],
         visit_table: typing.SupportsInt | typing.SupportsIndex,
         detail_table: typing.SupportsInt | typing.SupportsIndex,
         no_table: typing.SupportsInt | typing.SupportsIndex,
@@ -546,16 +547,6 @@ class MedsMending:
         closes_itself: bool,
         is_detail: bool,
     ) -> None: ...
-    def code_events(
-        self,
-        *,
-        offsets: numpy.typing.NDArray[numpy.int64],
-        is_excluded: numpy.typing.NDArray[numpy.uint8],
-        rows: dict[str, numpy.ndarray],
-    ) -> dict[str, numpy.ndarray]:
-        """
-        Events of codes before their values are resolved: columns by name.
-        """
     def facts(self) -> dict[str, numpy.ndarray]:
         """
         Facts about all events of the pieces: columns by name.
@@ -585,7 +576,6 @@ class MedsMending:
         self,
         *,
         unit_name: numpy.typing.NDArray[numpy.int32],
-        is_fixed_text: numpy.typing.NDArray[numpy.uint8],
         conversions: collections.abc.Sequence[
             tuple[
                 typing.SupportsInt | typing.SupportsIndex,
@@ -636,8 +626,29 @@ class MedsMending:
         rows: dict[str, numpy.ndarray],
     ) -> numpy.typing.NDArray[numpy.int64]:
         """
-        Facts about visits: rows that are visits, overlaps, staged, at midnight, mended.
+        Facts about visits: rows that are visits, overlaps, staged, at midnight, mended; counts values.
         """
+    def texts(self) -> dict[str, numpy.ndarray]:
+        """
+        Texts of codes that `survey` counted: table, code, text, n_events, n_subjects, (n,) each.
+        """
+    def unit_values(
+        self,
+        *,
+        offsets: numpy.typing.NDArray[numpy.int64],
+        is_excluded: numpy.typing.NDArray[numpy.uint8],
+        rows: dict[str, numpy.ndarray],
+        is_chosen: numpy.typing.NDArray[numpy.uint8],
+    ) -> dict[str, numpy.ndarray]:
+        """
+        Numbers of the chosen (table, code) by their units: those of table[i], code[i], unit[i] are number[offsets[i]:offsets[i + 1]]. is_chosen: (n_tables * n_codes,).
+        """
+    def units(self) -> dict[str, numpy.ndarray]:
+        """
+        Codes with numbers, in each unit once: table, code, unit, (n,) each.
+        """
+    @property
+    def n_codes(self) -> int: ...
 
 class RecordCensus:
     """
@@ -789,7 +800,7 @@ class OmopMending:
         """
     def texts(self) -> dict[str, numpy.ndarray]:
         """
-        Texts of codes that the first pass counted.
+        Texts of codes that `survey` counted: table, code, text, n_events, n_subjects, (n,) each.
         """
     def unit_values(
         self,
@@ -799,11 +810,11 @@ class OmopMending:
         is_chosen: numpy.typing.NDArray[numpy.uint8],
     ) -> dict[str, numpy.ndarray]:
         """
-        Numbers of the chosen (table, code), with their units.
+        Numbers of the chosen (table, code) by their units: those of table[i], code[i], unit[i] are number[offsets[i]:offsets[i + 1]]. is_chosen: (n_tables * n_codes,).
         """
     def units(self) -> dict[str, numpy.ndarray]:
         """
-        Codes with numbers, and their units.
+        Codes with numbers, in each unit once: table, code, unit, (n,) each.
         """
     @property
     def n_codes(self) -> int: ...

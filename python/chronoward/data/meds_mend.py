@@ -18,7 +18,7 @@ from chronoward._core import REMOVALS
 from chronoward.ahead import side_by_side
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
 from chronoward.data.meds_tables import DAY_US, make_mending
-from chronoward.data.meds_values import CodeEvents, ValueRules
+from chronoward.data.value_rules import ValueRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ class MedsMender:
         self._threads = threads
         self._excluded = np.array(sorted(excluded), np.int64)
         self._facts = dict.fromkeys(FACTS, 0)
-        self._counted: tuple[dict[str, bool], ValueRules] | None = None
+        self._guess: dict[str, bool] | None = None  # by which the core has surveyed last
         self._is_explicit = self._may_be_explicit() and self._survey(is_explicit=True)
         is_midnight = False
         if not self._is_explicit and has_patterns:
@@ -115,41 +115,27 @@ class MedsMender:
         Units and texts are counted on the way, as if there were visits that do not overlap: mostly
         so it is, and then they need no pass of their own.
         """
-        guess = {"is_explicit": is_explicit, "is_midnight_date": is_midnight_date}
-        guess |= {"is_disjoint": True, "has_visits": True}
-        self._mending.set_facts(**guess)
-        if self._has_values():
-            values, sums = self._count_values()
-            self._counted = (guess, values)
-        else:
-
-            def surveyed(rows: SubjectRows) -> NDArray[np.int64]:
-                return self._mending.survey(**self._given(rows))
-
-            sums = np.zeros(len(FACTS), np.int64)
-            for found in side_by_side(surveyed, self.spool.batches(), self._threads):
-                sums += found
-        self._facts = dict(zip(FACTS, sums.tolist(), strict=True))
+        self._guess = {"is_explicit": is_explicit, "is_midnight_date": is_midnight_date}
+        self._guess |= {"is_disjoint": True, "has_visits": True}
+        self._facts = dict(zip(FACTS, self._surveyed(self._guess).tolist(), strict=True))
         return self._facts["n_explicit"] > 0
+
+    def _surveyed(self, facts: dict[str, bool]) -> NDArray[np.int64]:
+        """`FACTS` by what is known or guessed of them; the core counts units and texts as well."""
+        self._mending.set_facts(**facts)
+        sums = np.zeros(len(FACTS), np.int64)
+        found = side_by_side(lambda rows: self._mending.survey(**rows), self._rows(), self._threads)
+        for part in found:
+            sums += part
+        return sums
 
     def _has_values(self) -> bool:
         """Whether there are units or texts, of which some things are known of all of them only."""
         return bool(self.spool.numberings.units.texts or self.spool.numberings.texts.texts)
 
-    def _count_values(self) -> tuple[ValueRules, NDArray[np.int64]]:
-        """Counts units and texts by the facts that the core was told; and sums its own."""
-        numberings, sums = self.spool.numberings, np.zeros(len(FACTS), np.int64)
-        values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
-
-        def code_events(rows: SubjectRows) -> tuple[NDArray[np.int64], CodeEvents]:
-            found = self._mending.code_events(**self._given(rows))
-            subject = rows.subject_id[found.pop("subject")]
-            return found.pop("facts"), CodeEvents(subject, **found)
-
-        for facts, events in side_by_side(code_events, self.spool.batches(), self._threads):
-            sums += facts
-            values.count(events)
-        return values, sums
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """All rows as the core takes them."""
+        return (self._given(rows) for rows in self.spool.batches())
 
     def _given(self, rows: SubjectRows) -> dict[str, Any]:
         is_excluded = np.isin(rows.subject_id, self._excluded).astype(np.uint8)
@@ -157,17 +143,22 @@ class MedsMender:
 
     def _decide_values(self, **facts: bool) -> None:
         """Tells the core the facts about all visits, and what becomes of units and texts."""
-        self._mending.set_facts(**facts)
+        if facts != self._guess:
+            if self._has_values():
+                self._surveyed(facts)
+            else:
+                self._mending.set_facts(**facts)
         numberings = self.spool.numberings
-        if not self._has_values():
-            values = ValueRules(self.codes, numberings.units, numberings.texts, self.config)
-        elif self._counted is not None and self._counted[0] == facts:
-            values = self._counted[1]
-        else:
-            values, _ = self._count_values()
-        self._counted = None
-        values.finish()
-        decided = values.decided()
+        units = [(None, text) for text in numberings.units.texts]
+        values = ValueRules(units, {}, self.codes.texts)
+        values.decide(
+            self._mending,
+            self._rows(),
+            n_tables=len(numberings.tables.texts),
+            texts=numberings.texts.texts,
+            config=self.config,
+            threads=self._threads,
+        )
         self.texts = {
             "table": SortedTexts(numberings.tables.texts),
             "code": SortedTexts(self.codes.texts),
@@ -176,7 +167,7 @@ class MedsMender:
         }
         code = self.texts["code"]
         self._mending.set_values(
-            **decided,
+            **values.decided(),
             table_rank=self.texts["table"].rank,
             unit_rank=self.texts["unit"].rank,
             text_rank=self.texts["text"].rank,

@@ -129,9 +129,8 @@ def make_mending(
     event_code = [events.of(_event_code(c, k)) for c, k in zip(codes, kinds, strict=True)]
     parsed = [parse_text(text) for text in list(numberings.texts.texts)]
     category = [numberings.texts.of(text) for _, _, text in parsed]
-    for text in numberings.texts.texts[len(parsed) :]:  # POS, NEG, not_done
-        parsed.append((CATEGORY, 0.0, text))
-        category.append(numberings.texts.of(text))
+    parsed += [(CATEGORY, 0.0, text) for text in numberings.texts.texts[len(parsed) :]]
+    category += range(len(category), len(parsed))  # POS, NEG, not_done
     names = pa.array(codes, pa.string())
     has_parts = _flags(pc.match_substring(names, "//"))
     closing = np.any([_named(names, p.end) for p in config.visit_patterns], axis=0) & has_parts
@@ -152,6 +151,7 @@ def make_mending(
         text_kind=np.array([kind for kind, _, _ in parsed], np.uint8),
         text_number=np.array([number for _, number, _ in parsed], np.float64),
         text_category=np.array(category, np.int32),
+        is_fixed_text=np.array([t in FIXED_TEXTS for t in numberings.texts.texts], np.uint8),
         visit_table=numberings.tables.of("visit_occurrence"),
         detail_table=numberings.tables.of("visit_detail"),
         no_table=numberings.tables.of(""),

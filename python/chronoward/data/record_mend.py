@@ -22,8 +22,8 @@ from chronoward.data.meds_tables import CATEGORY, DAY_US, parse_text, sentinel_y
 from chronoward.data.omop_tables import TABLES, table_number
 from chronoward.data.record_ledger import RecordFates, text_key_orders
 from chronoward.data.record_numbers import as_flags, as_us
-from chronoward.data.record_values import RecordValues, kept_texts
 from chronoward.data.records import BOUND_OPERATORS, NEGATIVE_CONCEPTS, POSITIVE_CONCEPTS
+from chronoward.data.value_rules import ValueRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,12 +267,18 @@ class RecordMender:
         for (name,) in self._work.rows("SELECT DISTINCT code FROM event ORDER BY code"):
             self.codes.of(name)
         pairs = self._reader.numberings.unit_pairs()
-        values = RecordValues(pairs, self._known_code, self.codes.texts)
+        values = ValueRules(pairs, self._known_code, self.codes.texts)
+        values.decide(
+            self._mending,
+            (given for _, given in self._given()),
+            n_tables=len(TABLES),
+            texts=self._texts,
+            config=self._config,
+            threads=self._threads,
+        )
         self.unit_names = values.units
-        self._assume_units(values)
-        kept = kept_texts(self._mending.texts(), self._texts.__getitem__, self._config)
         self._set_drug_texts()
-        used = {self._texts[text] for _, _, text in kept}
+        used = {self._texts[text] for _, _, text in values.kept_texts}
         used |= {self._texts[k] for k in np.flatnonzero(self._is_fixed).tolist()}
         texts = SortedTexts(sorted(used))
         place = {text: k for k, text in enumerate(texts.values.to_pylist())}
@@ -281,13 +287,7 @@ class RecordMender:
         self.texts = {"table": tables, "code": codes, "unit": units, "text": texts}
         self._mending.set_codes(codes.rank)
         self._mending.set_values(
-            unit_name=values.unit_name,
-            conversions=[
-                (code, unit, how.factor, how.offset, values.units.of(how.unit))
-                for (code, unit), how in values.conversions.items()
-            ],
-            assumed=[(*key, unit) for key, unit in values.assumed.items()],
-            kept_texts=kept,
+            **values.decided(),
             unit_rank=units.rank,
             text_rank=np.array([place.get(text, NONE) for text in self._texts], np.int32),
             female=codes.place("Gender/F"),
@@ -296,30 +296,10 @@ class RecordMender:
             has_visits=has_visits,
         )
 
-    def _assume_units(self, values: RecordValues) -> None:
-        """Units of numbers without one, where other numbers of their code have one."""
-        chosen = values.choose(self._mending.units())
-        if not chosen:
-            return
-        is_chosen = np.zeros((len(TABLES), self._mending.n_codes), np.uint8)
-        for table, code in chosen:
-            is_chosen[table, code] = 1
-        flat = is_chosen.ravel()
-
-        def chosen_values(given: dict[str, Any]) -> Columns:
-            return self._mending.unit_values(**given, is_chosen=flat)
-
-        records = (given for _, given in self._given())
-        values.assume(side_by_side(chosen_values, records, self._threads))
-
     def _set_drug_texts(self) -> None:
         """Drug records say whether they were ordered or given, where there are both."""
         ids = self._reader.numberings.ids.values()
-        kinds = {
-            number: drug_type(ids[number])
-            for number in self._mending.drug_types().tolist()
-            if number != NONE
-        }
+        kinds = {number: drug_type(ids[number]) for number in self._mending.drug_types().tolist()}
         if len({kind for kind in kinds.values() if kind is not None}) < 2:
             return
         drug_text = np.full(len(self._id_code), NONE, np.int32)
