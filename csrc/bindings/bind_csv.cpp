@@ -138,7 +138,8 @@ void bind_csv(py::module_& m) {
   py::class_<Piece>(m, "CsvPiece", "Rows of a block of delimited text; a column is taken once.")
       .def_property_readonly("n_rows", &Piece::n_rows)
       .def_property_readonly("n_bytes", &Piece::n_bytes, "How much of the block they are.")
-      .def_property_readonly("is_ascii", &Piece::is_ascii)
+      .def_property_readonly("is_ascii", &Piece::is_ascii,
+                             "Whether no byte read is above 127: then it is UTF-8 as well.")
       .def("integers", &Piece::integers, py::arg("column"), "Integers or times, -2^63 for null.")
       .def("numbers", &Piece::numbers, py::arg("column"), "NaN for null.")
       .def("ids", &Piece::ids, py::arg("column"), py::arg("numbering"), "Numbers, -1 for null.")

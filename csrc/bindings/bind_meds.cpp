@@ -112,8 +112,7 @@ class MedsMending {
                                 .is_detail = is_detail});
   }
 
-  /// What is known or guessed of the visits of all subjects; what was counted under another guess
-  /// is forgotten.
+  /// What is known or guessed of the visits of all subjects; what was counted before is forgotten.
   void set_facts(bool is_explicit, bool is_disjoint, bool has_visits, bool is_midnight_date) {
     visits_.is_explicit = is_explicit;
     visits_.is_disjoint = is_disjoint;
@@ -139,18 +138,17 @@ class MedsMending {
                              const Columns& rows) {
     const RowArrays arrays(rows, no_table_);
     const MedsSubjects subjects{view(offsets, "offsets"), view(is_excluded, "is_excluded")};
-    Spares<ValueCounts>& mine = counts();
     VisitFacts facts;
     {
       py::gil_scoped_release release;  // the caller's arguments hold the buffers
-      facts = chronoward::survey(subjects, arrays.rows(), rules(), mine);
+      facts = chronoward::survey(subjects, arrays.rows(), rules(), *counts_);
     }
     return to_numpy(std::vector<std::int64_t>{facts.n_explicit, facts.n_overlaps, facts.n_staged,
                                               facts.n_midnight, facts.n_visits});
   }
 
-  Columns texts() { return text_columns(ValueCounts::texts(counts().all())); }
-  Columns units() { return unit_columns(ValueCounts::units(counts().all())); }
+  Columns texts() const { return text_columns(ValueCounts::texts(counts_->all())); }
+  Columns units() const { return unit_columns(ValueCounts::units(counts_->all())); }
 
   std::size_t n_codes() const { return code_rank_.size(); }
 
@@ -188,11 +186,6 @@ class MedsMending {
   }
 
  private:
-  Spares<ValueCounts>& counts() {
-    if (!counts_) throw std::logic_error("set_facts comes before survey");
-    return *counts_;
-  }
-
   MendingRules rules() const { return {tables_, rules_, visits_}; }
 
   std::vector<std::uint8_t> code_kind_, is_visit_code_, is_discharge_code_, text_kind_,
@@ -205,7 +198,7 @@ class MedsMending {
   JudgeRules rules_;
   MedsVisits visits_;
   std::uint16_t no_table_;
-  std::optional<Spares<ValueCounts>> counts_;
+  std::optional<Spares<ValueCounts>> counts_{std::in_place, ValueCounts()};
   std::optional<EventPieces> pieces_;
 };
 

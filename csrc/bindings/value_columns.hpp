@@ -26,29 +26,28 @@ inline constexpr const char* kUnitValuesDoc =
     "Numbers of the chosen (table, code) by their units: those of table[i], code[i], unit[i] are "
     "number[offsets[i]:offsets[i + 1]]. is_chosen: (n_tables * n_codes,).";
 
-inline Columns text_columns(TextCounts&& found) {
+/// @param value what the keys' values are: "text" or "unit".
+inline Columns key_columns(ValueKeyColumns&& keys, const char* value) {
   Columns out;
-  out["table"] = to_numpy(std::move(found.table));
-  out["code"] = to_numpy(std::move(found.code));
-  out["text"] = to_numpy(std::move(found.text));
+  out["table"] = to_numpy(std::move(keys.table));
+  out["code"] = to_numpy(std::move(keys.code));
+  out[value] = to_numpy(std::move(keys.value));
+  return out;
+}
+
+inline Columns text_columns(TextCounts&& found) {
+  Columns out = key_columns(std::move(found.keys), "text");
   out["n_events"] = to_numpy(std::move(found.n_events));
   out["n_subjects"] = to_numpy(std::move(found.n_subjects));
   return out;
 }
 
-inline Columns unit_columns(UnitPairs&& found) {
-  Columns out;
-  out["table"] = to_numpy(std::move(found.table));
-  out["code"] = to_numpy(std::move(found.code));
-  out["unit"] = to_numpy(std::move(found.unit));
-  return out;
+inline Columns unit_columns(ValueKeyColumns&& found) {
+  return key_columns(std::move(found), "unit");
 }
 
 inline Columns unit_value_columns(UnitValues&& found) {
-  Columns out;
-  out["table"] = to_numpy(std::move(found.table));
-  out["code"] = to_numpy(std::move(found.code));
-  out["unit"] = to_numpy(std::move(found.unit));
+  Columns out = key_columns(std::move(found.keys), "unit");
   out["offsets"] = to_numpy(std::move(found.offsets));
   out["number"] = to_numpy(std::move(found.number));
   return out;

@@ -74,7 +74,7 @@ class OmopPieces {
   VisitExtents survey(const OmopSubjects& subjects, const OmopRows& rows,
                       const StagedVisits& visits);
   TextCounts texts() const { return ValueCounts::texts(counts_.all()); }
-  UnitPairs units() const { return ValueCounts::units(counts_.all()); }
+  ValueKeyColumns units() const { return ValueCounts::units(counts_.all()); }
   std::vector<std::int32_t> drug_types() const { return {drug_types_.begin(), drug_types_.end()}; }
 
   /// Between: numbers of the chosen pairs of table and code.

@@ -56,9 +56,7 @@ TextCounts ValueCounts::texts(const std::deque<ValueCounts>& parts) {
   for (std::size_t i = 0; i < all.size(); ++i) {
     const auto& [key, count] = all[i];
     if (i == 0 || key != all[i - 1].first) {
-      out.table.push_back(key.table);
-      out.code.push_back(key.code);
-      out.text.push_back(key.value);
+      out.keys.push_back(key);
       out.n_events.push_back(0);
       out.n_subjects.push_back(0);
     }
@@ -68,19 +66,15 @@ TextCounts ValueCounts::texts(const std::deque<ValueCounts>& parts) {
   return out;
 }
 
-UnitPairs ValueCounts::units(const std::deque<ValueCounts>& parts) {
+ValueKeyColumns ValueCounts::units(const std::deque<ValueCounts>& parts) {
   std::vector<ValueKey> all;
   for (const ValueCounts& part : parts) {
     all.insert(all.end(), part.units_.keys().begin(), part.units_.keys().end());
   }
   std::sort(all.begin(), all.end());
   all.erase(std::unique(all.begin(), all.end()), all.end());
-  UnitPairs out;
-  for (const ValueKey& key : all) {
-    out.table.push_back(key.table);
-    out.code.push_back(key.code);
-    out.unit.push_back(key.value);
-  }
+  ValueKeyColumns out;
+  for (const ValueKey& key : all) out.push_back(key);
   return out;
 }
 
@@ -95,11 +89,7 @@ void ChosenNumbers::add(std::span<const MendedEvent> events) {
 
 UnitValues ChosenNumbers::by_unit() const {
   UnitValues out;
-  for (const ValueKey& key : keys_.keys()) {
-    out.table.push_back(key.table);
-    out.code.push_back(key.code);
-    out.unit.push_back(key.value);
-  }
+  for (const ValueKey& key : keys_.keys()) out.keys.push_back(key);
   std::vector<std::size_t> begin(keys_.keys().size() + 1);
   for (const std::size_t place : place_) ++begin[place + 1];
   std::partial_sum(begin.begin(), begin.end(), begin.begin());

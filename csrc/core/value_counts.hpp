@@ -11,29 +11,35 @@
 
 namespace chronoward {
 
-/// A text of a code, counted.
-struct TextCounts {
-  std::vector<std::int32_t> table, code, text;
-  std::vector<std::int64_t> n_events, n_subjects;
-};
-
-/// A code with a number in a unit, each once; unit kNone is none.
-struct UnitPairs {
-  std::vector<std::int32_t> table, code, unit;
-};
-
-/// Numbers of codes by their units: those of (table, code, unit) i are
-/// number[offsets[i]] .. number[offsets[i + 1]].
-struct UnitValues {
-  std::vector<std::int32_t> table, code, unit;
-  std::vector<std::int64_t> offsets;
-  std::vector<double> number;
-};
-
 /// A code of a table, and a text or a unit that events of it have.
 struct ValueKey {
   std::int32_t table, code, value;
   auto operator<=>(const ValueKey&) const = default;
+};
+
+/// The same, column by column.
+struct ValueKeyColumns {
+  std::vector<std::int32_t> table, code, value;
+
+  void push_back(const ValueKey& key) {
+    table.push_back(key.table);
+    code.push_back(key.code);
+    value.push_back(key.value);
+  }
+};
+
+/// Texts of codes, counted.
+struct TextCounts {
+  ValueKeyColumns keys;
+  std::vector<std::int64_t> n_events, n_subjects;
+};
+
+/// Numbers of codes by their units: those of key i are number[offsets[i]] ..
+/// number[offsets[i + 1]].
+struct UnitValues {
+  ValueKeyColumns keys;
+  std::vector<std::int64_t> offsets;
+  std::vector<double> number;
 };
 
 /// Distinct keys in the order in which they came.
@@ -60,7 +66,8 @@ class ValueCounts {
 
   /// Everything that several have counted, of subjects that none shares with another; ascending.
   static TextCounts texts(const std::deque<ValueCounts>& parts);
-  static UnitPairs units(const std::deque<ValueCounts>& parts);
+  /// Codes with a number in a unit, each once; unit kNone is none.
+  static ValueKeyColumns units(const std::deque<ValueCounts>& parts);
 
  private:
   struct Count {

@@ -152,7 +152,10 @@ class CsvPiece:
         Fields that are not written plainly: rows, places among distinct texts, those texts.
         """
     @property
-    def is_ascii(self) -> bool: ...
+    def is_ascii(self) -> bool:
+        """
+        Whether no byte read is above 127: then it is UTF-8 as well.
+        """
     @property
     def n_bytes(self) -> int:
         """

@@ -76,19 +76,20 @@ class MedsMender:
         self._threads = threads
         self._excluded = np.array(sorted(excluded), np.int64)
         self._facts = dict.fromkeys(FACTS, 0)
-        self._guess: dict[str, bool] | None = None  # by which the core has surveyed last
-        self._is_explicit = self._may_be_explicit() and self._survey(is_explicit=True)
+        is_surveyed = self._may_be_explicit()
+        is_explicit = is_surveyed and self._survey(is_explicit=True)
         is_midnight = False
-        if not self._is_explicit and has_patterns:
+        if not is_explicit and (has_patterns or (self._has_values() and not is_surveyed)):
             self._survey(is_explicit=False)
-        if not self._is_explicit or self._facts["n_overlaps"]:
+        if not is_explicit or self._facts["n_overlaps"]:
             n = self._facts["n_staged"]
             is_midnight = bool(n) and self._facts["n_midnight"] / n >= config.midnight_share
-        if is_midnight and not self._is_explicit:
+        if is_midnight and not is_explicit:
             self._survey(is_explicit=False, is_midnight_date=True)
-        self.has_visits = self._is_explicit or self._facts["n_visits"] > 0
-        self._decide_values(
-            is_explicit=self._is_explicit,
+        self.has_visits = is_explicit or self._facts["n_visits"] > 0
+        self._decide_values()
+        self._mending.set_facts(
+            is_explicit=is_explicit,
             is_disjoint=not self._facts["n_overlaps"],
             has_visits=self.has_visits,
             is_midnight_date=is_midnight,
@@ -112,22 +113,21 @@ class MedsMender:
     def _survey(self, *, is_explicit: bool, is_midnight_date: bool = False) -> bool:
         """Sums facts over all subjects; whether any row is a visit of its own.
 
-        Units and texts are counted on the way, as if there were visits that do not overlap: mostly
-        so it is, and then they need no pass of their own.
+        The core counts units and texts on the way. Which events have them does not depend on
+        whether there are visits and whether they overlap: that changes rows of visits only.
         """
-        self._guess = {"is_explicit": is_explicit, "is_midnight_date": is_midnight_date}
-        self._guess |= {"is_disjoint": True, "has_visits": True}
-        self._facts = dict(zip(FACTS, self._surveyed(self._guess).tolist(), strict=True))
-        return self._facts["n_explicit"] > 0
-
-    def _surveyed(self, facts: dict[str, bool]) -> NDArray[np.int64]:
-        """`FACTS` by what is known or guessed of them; the core counts units and texts as well."""
-        self._mending.set_facts(**facts)
+        self._mending.set_facts(
+            is_explicit=is_explicit,
+            is_disjoint=True,
+            has_visits=True,
+            is_midnight_date=is_midnight_date,
+        )
         sums = np.zeros(len(FACTS), np.int64)
         found = side_by_side(lambda rows: self._mending.survey(**rows), self._rows(), self._threads)
         for part in found:
             sums += part
-        return sums
+        self._facts = dict(zip(FACTS, sums.tolist(), strict=True))
+        return self._facts["n_explicit"] > 0
 
     def _has_values(self) -> bool:
         """Whether there are units or texts, of which some things are known of all of them only."""
@@ -141,13 +141,8 @@ class MedsMender:
         is_excluded = np.isin(rows.subject_id, self._excluded).astype(np.uint8)
         return {"offsets": rows.offsets, "is_excluded": is_excluded, "rows": rows.columns}
 
-    def _decide_values(self, **facts: bool) -> None:
-        """Tells the core the facts about all visits, and what becomes of units and texts."""
-        if facts != self._guess:
-            if self._has_values():
-                self._surveyed(facts)
-            else:
-                self._mending.set_facts(**facts)
+    def _decide_values(self) -> None:
+        """Tells the core what becomes of units and texts, by what it has counted."""
         numberings = self.spool.numberings
         units = [(None, text) for text in numberings.units.texts]
         values = ValueRules(units, {}, self.codes.texts)

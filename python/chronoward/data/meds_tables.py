@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,6 +86,22 @@ def parse_text(text: str) -> tuple[int, float, str]:
     return (TOO_LONG if len(text) > TEXT_LENGTH else CATEGORY), 0.0, text
 
 
+def parse_texts(texts: Numbering) -> list[tuple[int, float, int]]:
+    """(kind, number, number of the category) of each text; `texts` grows by the categories."""
+    parsed = [parse_text(text) for text in list(texts.texts)]
+    return [(kind, number, texts.of(category)) for kind, number, category in parsed]
+
+
+def text_tables(said: list[tuple[int, float, int]], n_texts: int) -> dict[str, NDArray[Any]]:
+    """What texts say, for the core: those after `said` (`parse_texts`) are words of ours."""
+    said = [*said, *((CATEGORY, 0.0, number) for number in range(len(said), n_texts))]
+    return {
+        "text_kind": np.array([kind for kind, _, _ in said], np.uint8),
+        "text_number": np.array([number for _, number, _ in said], np.float64),
+        "text_category": np.array([category for _, _, category in said], np.int32),
+    }
+
+
 def _year_us(year: int) -> int:
     if year > 9999:
         return 2**62
@@ -127,10 +143,7 @@ def make_mending(
     codes = list(numberings.codes.texts)
     kinds = [_kind(code) for code in codes]
     event_code = [events.of(_event_code(c, k)) for c, k in zip(codes, kinds, strict=True)]
-    parsed = [parse_text(text) for text in list(numberings.texts.texts)]
-    category = [numberings.texts.of(text) for _, _, text in parsed]
-    parsed += [(CATEGORY, 0.0, text) for text in numberings.texts.texts[len(parsed) :]]
-    category += range(len(category), len(parsed))  # POS, NEG, not_done
+    said = parse_texts(numberings.texts)
     names = pa.array(codes, pa.string())
     has_parts = _flags(pc.match_substring(names, "//"))
     closing = np.any([_named(names, p.end) for p in config.visit_patterns], axis=0) & has_parts
@@ -148,9 +161,7 @@ def make_mending(
         is_visit_code=_flags(pc.starts_with(names, "Visit/")),
         is_discharge_code=_flags(pc.starts_with(names, "Discharge/")),
         code_rank=rank,
-        text_kind=np.array([kind for kind, _, _ in parsed], np.uint8),
-        text_number=np.array([number for _, number, _ in parsed], np.float64),
-        text_category=np.array(category, np.int32),
+        **text_tables(said, len(numberings.texts.texts)),
         is_fixed_text=np.array([t in FIXED_TEXTS for t in numberings.texts.texts], np.uint8),
         visit_table=numberings.tables.of("visit_occurrence"),
         detail_table=numberings.tables.of("visit_detail"),

@@ -18,7 +18,7 @@ from chronoward.data.events import regrouped
 from chronoward.data.links import ARTIFICIAL_CODE, drug_type
 from chronoward.data.meds_mend import SortedTexts, event_table
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
-from chronoward.data.meds_tables import CATEGORY, DAY_US, parse_text, sentinel_years_us
+from chronoward.data.meds_tables import DAY_US, parse_texts, sentinel_years_us, text_tables
 from chronoward.data.omop_tables import TABLES, table_number
 from chronoward.data.record_ledger import RecordFates, text_key_orders
 from chronoward.data.record_numbers import as_flags, as_us
@@ -129,8 +129,7 @@ class RecordMender:
         for text in self._reader.numberings.texts.texts():
             texts.of(text)
         id_text = np.full(len(values), NONE, np.int32)
-        parsed = [parse_text(text) for text in list(texts.texts)]
-        category = [texts.of(text) for _, _, text in parsed]
+        said = parse_texts(texts)
         fixed = [texts.of(text) for text in _FIXED_TEXTS]
         for number in self._reader.census.values():
             if values[number] > 0:
@@ -139,15 +138,11 @@ class RecordMender:
         n = len(texts.texts)
         self._texts = [*texts.texts, *_DRUG_TEXTS]
         self._drug_text = {text: n + k for k, text in enumerate(_DRUG_TEXTS)}
-        parsed += [(CATEGORY, 0.0, text) for text in self._texts[len(parsed) :]]
-        category += range(len(category), len(self._texts))
         self._is_fixed = np.zeros(len(self._texts), np.uint8)
         self._is_fixed[[*fixed, *self._drug_text.values()]] = 1
         tables: Columns = {
+            **text_tables(said, len(self._texts)),
             "id_text": id_text,
-            "text_kind": np.array([kind for kind, _, _ in parsed], np.uint8),
-            "text_number": np.array([number for _, number, _ in parsed], np.float64),
-            "text_category": np.array(category, np.int32),
             "is_fixed_text": self._is_fixed,
         }
         return tables, fixed

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     Place = tuple[str, int]
 
-_SKIP, _INTEGER, _ID, _TIME, _DAY, _NUMBER, _TEXT = range(7)  # csrc/core/csv_piece.hpp
+_SKIP, _INTEGER, _ID, _TIME, _DAY, _NUMBER, _TEXT = range(7)  # csrc/core/csv_layout.hpp
 _BLOCK_BYTES = 8 << 20
 
 

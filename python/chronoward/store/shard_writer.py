@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ class ShardWriter:
         self._unfinished = ExitStack()
         self.abort = weakref.finalize(self, _abort, self._unfinished)
         self._temporary = self._unfinished.enter_context(files.atomic_path(path))
-        self._sink = self._unfinished.enter_context(HashedFile(self._temporary))
+        self._sink = self._unfinished.enter_context(closing(HashedFile(self._temporary)))
         self._records = pa.ipc.new_file(self._sink, schema)
 
     def write(self, record: pa.RecordBatch) -> None:
