@@ -65,8 +65,9 @@ def test_case_04_extra_columns_are_ignored_and_listed(tmp_path: Path) -> None:
     prepared = accepted(write_csv(tmp_path / "a", condition_occurrence=table))
     assert codes_of(prepared) == ["OMOP/316139"]
     assert prepared.report["columns_not_read"] == {"condition_occurrence": ["note", "shoe_size"]}
-    meds = accepted(write_meds(tmp_path / "b", rows_of_meds(shoe_size=[1, 2, 3])))
-    assert meds.report["columns_not_read"] == {"data": ["shoe_size"]}
+    columns = rows_of_meds(shoe_size=[1, 2, 3], Unit=[1, 2, 3])  # not the unit that we know: text
+    meds = accepted(write_meds(tmp_path / "b", columns))
+    assert meds.report["columns_not_read"] == {"data": ["Unit", "shoe_size"]}
 
 
 def test_case_05_a_column_that_is_there_twice_is_a_data_error(tmp_path: Path) -> None:

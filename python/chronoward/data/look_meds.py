@@ -13,6 +13,7 @@ from chronoward.data.look import SourceLook, TableLook, Trap
 from chronoward.data.meds import (
     check_schema,
     data_files,
+    extra_columns,
     read_code_metadata,
     read_observation,
     read_splits,
@@ -76,7 +77,7 @@ def look_at_meds(work: Workspace, root: Path) -> SourceLook:
             TableLook(
                 name="data",
                 n_rows=n_rows,
-                n_columns=len(columns),
+                n_columns=len(columns) + sum(map(len, extra_columns(files, names).values())),
                 mapped=n_known / n_rows if n_rows and metadata.num_rows else None,
                 first=seen["first"],
                 last=seen["last"],

@@ -93,17 +93,19 @@ def data_files(root: Path) -> list[Path]:
 
 
 def check_schema(file: Path) -> dict[str, str]:
-    """Maps known column names (lower case) to the file's own; checks their types."""
+    """Maps the columns that are read, as MEDS names them, to the file's own; checks their types."""
     schema = read_parquet_schema(file)
     names: dict[str, str] = {}
     has_subject = any(name.lower() == "subject_id" for name in schema.names)
     for name in schema.names:
         is_old_name = name.lower() == "patient_id" and not has_subject
         key = "subject_id" if is_old_name else name.lower()
-        if key in names and key in _KNOWN:
+        if key not in _KNOWN:
+            continue
+        if key in names:
             message = f"{file}: column {name} is there twice"
             raise DataError(message)
-        names.setdefault(key, name)
+        names[key] = name
     for column in ("subject_id", "time", "code"):
         if column not in names:
             message = f"{file}: required column {column} is missing"
@@ -128,12 +130,16 @@ def check_schema(file: Path) -> dict[str, str]:
     return names
 
 
-def extra_columns(files: list[Path]) -> dict[str, list[str]]:
-    """Columns that are not read, under the name `data`: of any file, in order."""
+def extra_columns(files: list[Path], names: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Columns that are not read, under the name `data`: of any file, in order.
+
+    Args:
+        files: the data.
+        names: of each file, the columns that are read (`check_schema`).
+    """
     found = set[str]()
-    for file in files:
-        names = check_schema(file)
-        found |= set(names.values()) - {names[key] for key in _KNOWN if key in names}
+    for file, read in zip(files, names, strict=True):
+        found |= set(read_parquet_schema(file).names) - set(read.values())
     return {"data": sorted(found)} if found else {}
 
 

@@ -145,7 +145,7 @@ def _load(
         extract_date=config.extract_date,
         warnings=warnings,
         not_read=[],
-        extra_columns=extra_columns(files),
+        extra_columns=extra_columns(files, spool.names),
     )
     return MedsLoaded(loaded, metadata, counts, n_subjects, n_events)
 

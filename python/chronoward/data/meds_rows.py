@@ -221,7 +221,7 @@ def decoded(file: Path, names: dict[str, str], piece_rows: int = 1 << 18) -> Ite
 
     Args:
         file: Parquet.
-        names: column as MEDS names it → as the file does.
+        names: column as MEDS names it → as the file does; no other is read.
         piece_rows: rows of a piece, at most; Arrow's allocator maps blocks above 16 MB anew each
             time, which is dear.
 

@@ -97,11 +97,11 @@ class MedsSpool:
         self.n_rows: list[int] = []
         self._has: list[set[str]] = []
         runs: list[tuple[Ints, Ints, NDArray[np.bool_]]] = []
-        names = [check_schema(file) for file in files]
-        pieces = ahead(_decoded(files, names), threads)  # across files: many have one piece
+        self.names = [check_schema(file) for file in files]
+        pieces = ahead(_decoded(files, self.names), threads)  # across files: many have one piece
         for number, mine in groupby(pieces, key=itemgetter(0)):
             tables = (table for _, table in mine if table is not None)
-            runs.append(self._spool(number, files[number], names[number], tables))
+            runs.append(self._spool(number, files[number], self.names[number], tables))
             check_runs(files[number], *runs[-1])
         check_one_home(files, [(subject, known) for subject, _, known in runs])
         self._index(runs)
