@@ -1,6 +1,8 @@
 #include "core/event_piece.hpp"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -47,6 +49,7 @@ void check_meds(const MedsSubjects& s, const MedsRows& r, const MendingRules& ru
               std::is_sorted(s.offsets.begin(), s.offsets.end()) &&
               s.is_excluded.size() + 1 == s.offsets.size(),
           "offsets of subjects must rise from 0 to the number of rows");
+  require(n < std::numeric_limits<std::uint32_t>::max(), "too many rows at once");
   const auto fits = [n](std::size_t size) { return size == 0 || size == n; };
   require(fits(r.end_time.size()) && fits(r.available.size()) && r.code.size() == n &&
               fits(r.text.size()) && fits(r.unit.size()) &&

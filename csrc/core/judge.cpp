@@ -50,6 +50,7 @@ Judge::Judge(const MedsRows& rows, const MedsTables& tables, const JudgeRules& r
     : rows_(rows),
       t_(tables),
       rules_(rules),
+      latest_(tables.code_rank.size()),
       usual_begin_(std::numeric_limits<std::int64_t>::min()),
       usual_end_(std::numeric_limits<std::int64_t>::max()) {
   for (const auto& [begin, end] : rules.sentinel_us) {
@@ -106,22 +107,47 @@ bool Judge::is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& 
 }
 
 /// Copies of an earlier row. Where rows ascend in time, as MEDS has them, only those of one time
-/// are compared.
+/// and one code are compared: few.
 void Judge::find_duplicates(std::size_t begin, std::vector<JudgedRow>& judged) {
   const auto time = rows_.time.subspan(begin, judged.size());
   if (!std::is_sorted(time.begin(), time.end())) {
-    find_copies(begin, 0, judged.size(), judged);
+    find_hashed_copies(begin, 0, judged.size(), judged);
     return;
   }
+  earlier_.assign(judged.size(), 0);
   for (std::size_t first = 0, last = 1; first < judged.size(); first = last++) {
     while (last < judged.size() && time[last] == time[first]) ++last;
-    if (last - first > 1) find_copies(begin, first, last, judged);
+    if (last - first > 1 && !find_copies(begin, first, last, judged)) {
+      find_hashed_copies(begin, first, last, judged);
+    }
   }
 }
 
-/// Copies among the rows of a range.
-void Judge::find_copies(std::size_t begin, std::size_t first, std::size_t last,
+/// Copies among the rows of one time; false where a code has so many that hashes cost less.
+bool Judge::find_copies(std::size_t begin, std::size_t first, std::size_t last,
                         std::vector<JudgedRow>& judged) {
+  constexpr int kMaxOfCode = 16;
+  for (std::size_t i = first; i < last; ++i) {
+    if (judged[i].gone != Removal::kKept) continue;
+    std::uint32_t& latest = latest_[at(t_.event_code[at(rows_.code[begin + i])])];
+    const std::uint32_t others = latest > begin + first ? latest : 0;
+    int n = 0;
+    for (std::uint32_t k = others; k != 0; k = earlier_[k - 1 - begin]) {
+      if (++n > kMaxOfCode) return false;
+      if (!is_same(k - 1 - begin, i, judged, begin)) continue;
+      judged[i].gone = Removal::kExactDuplicate;
+      break;
+    }
+    if (judged[i].gone != Removal::kKept) continue;
+    earlier_[i] = others;
+    latest = static_cast<std::uint32_t>(begin + i + 1);
+  }
+  return true;
+}
+
+/// Copies among the rows of a range, by their hashes.
+void Judge::find_hashed_copies(std::size_t begin, std::size_t first, std::size_t last,
+                               std::vector<JudgedRow>& judged) {
   hashed_.clear();
   for (std::size_t i = first; i < last; ++i) {
     if (judged[i].gone != Removal::kKept) continue;

@@ -192,8 +192,10 @@ class Judge {
   bool is_sentinel(std::int64_t us) const;
   void find_life(std::size_t begin, const std::vector<JudgedRow>& judged);
   void find_duplicates(std::size_t begin, std::vector<JudgedRow>& judged);
-  void find_copies(std::size_t begin, std::size_t first, std::size_t last,
+  bool find_copies(std::size_t begin, std::size_t first, std::size_t last,
                    std::vector<JudgedRow>& judged);
+  void find_hashed_copies(std::size_t begin, std::size_t first, std::size_t last,
+                          std::vector<JudgedRow>& judged);
   bool is_same(std::size_t a, std::size_t b, const std::vector<JudgedRow>& judged,
                std::size_t begin) const;
   std::uint64_t content_hash(std::size_t row, Role role) const;
@@ -206,6 +208,8 @@ class Judge {
   const MedsRows& rows_;
   const MedsTables& t_;
   const JudgeRules& rules_;
+  std::vector<std::uint32_t> latest_;   // by event code: row it had last, from 1
+  std::vector<std::uint32_t> earlier_;  // by row of the subject: the one before it of its code
   std::int64_t birth_ = kNullUs, death_ = kNullUs;
   std::int64_t birth_day_ = kNullUs;      // 00:00:00 of it; before everything where it is not known
   std::int64_t usual_begin_, usual_end_;  // most times lie in here, between two sentinel years
