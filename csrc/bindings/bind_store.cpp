@@ -25,6 +25,20 @@ void bind_copy(const SubjectOffsets& offsets, const Rows& rows, const Array<T>& 
 }
 
 template <typename T>
+void bind_put(const SubjectOffsets& offsets, const Rows& rows, const Array<T>& values,
+              Array<T>& out) {
+  const auto bounds = view(offsets, "offsets");
+  const auto chosen = view(rows, "rows");
+  const auto source = view(values, "values");
+  const auto places = target(out);
+  check_offsets(bounds, places.size(), "offsets");
+  check_below(chosen, bounds.size() - 1, 0, "rows");
+  check_size(source.size(), count_values(bounds, chosen), "values");
+  const py::gil_scoped_release release;  // the arguments keep every buffer alive
+  put_rows(bounds, chosen, source, places);
+}
+
+template <typename T>
 void define_copy(py::module_& m) {
   m.def("copy_rows", &bind_copy<T>, py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
         py::arg("values").noconvert(), py::arg("out").noconvert(),
@@ -33,9 +47,21 @@ void define_copy(py::module_& m) {
 
 }  // namespace
 
+template <typename T>
+void define_put(py::module_& m) {
+  m.def("put_rows", &bind_put<T>, py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
+        py::arg("values").noconvert(), py::arg("out").noconvert(),
+        "Fills out[offsets[r]:offsets[r + 1]] of each of the rows r, one after the other.");
+}
+
 void bind_store(py::module_& m) {
   define_copy<std::int32_t>(m);
   define_copy<std::uint8_t>(m);
+  define_copy<std::int64_t>(m);
+  define_copy<std::uint16_t>(m);
+  define_copy<double>(m);
+  define_put<std::uint8_t>(m);
+  define_put<std::uint32_t>(m);
 }
 
 }  // namespace chronoward::bindings

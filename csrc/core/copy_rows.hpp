@@ -39,4 +39,21 @@ void copy_rows(std::span<const std::int64_t> offsets, std::span<const std::int64
   }
 }
 
+/// The way back: puts what stands one row after the other to where each row is.
+///
+/// @param offsets, rows as of `count_values`.
+/// @param values (count_values(offsets, rows),).
+/// @param out (offsets[n],).
+template <typename T>
+void put_rows(std::span<const std::int64_t> offsets, std::span<const std::int64_t> rows,
+              std::span<const T> values, std::span<T> out) {
+  auto place = values.begin();
+  for (const std::int64_t row : rows) {
+    const std::int64_t begin = offsets[static_cast<std::size_t>(row)];
+    const auto next = place + (offsets[static_cast<std::size_t>(row) + 1] - begin);
+    std::copy(place, next, out.begin() + begin);
+    place = next;
+  }
+}
+
 }  // namespace chronoward

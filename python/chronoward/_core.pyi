@@ -60,6 +60,7 @@ __all__: list[str] = [
     "packed_attention",
     "packed_attention_backward",
     "philox4x32",
+    "put_rows",
     "read_csv",
     "read_heads",
     "splitmix64",
@@ -875,6 +876,39 @@ def copy_rows(
     Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
     """
 
+@typing.overload
+def copy_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.int64],
+    out: numpy.typing.NDArray[numpy.int64],
+) -> None:
+    """
+    Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
+    """
+
+@typing.overload
+def copy_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.uint16],
+    out: numpy.typing.NDArray[numpy.uint16],
+) -> None:
+    """
+    Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
+    """
+
+@typing.overload
+def copy_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.float64],
+    out: numpy.typing.NDArray[numpy.float64],
+) -> None:
+    """
+    Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.
+    """
+
 def count_contexts(
     rules: ContextRules,
     offsets: numpy.typing.NDArray[numpy.int64],
@@ -1298,6 +1332,28 @@ def philox4x32(
 ) -> numpy.typing.NDArray[numpy.uint32]:
     """
     Philox4x32-10 blocks: uint32 (n, 4) counters to uint32 (n, 4) words.
+    """
+
+@typing.overload
+def put_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.uint8],
+    out: numpy.typing.NDArray[numpy.uint8],
+) -> None:
+    """
+    Fills out[offsets[r]:offsets[r + 1]] of each of the rows r, one after the other.
+    """
+
+@typing.overload
+def put_rows(
+    offsets: numpy.typing.NDArray[numpy.int64],
+    rows: numpy.typing.NDArray[numpy.int64],
+    values: numpy.typing.NDArray[numpy.uint32],
+    out: numpy.typing.NDArray[numpy.uint32],
+) -> None:
+    """
+    Fills out[offsets[r]:offsets[r + 1]] of each of the rows r, one after the other.
     """
 
 def read_csv(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from chronoward._core import REMOVALS
+from chronoward._core import REMOVALS, put_rows
 from chronoward.ahead import side_by_side
 from chronoward.data.meds_rows import NONE, NULL_US, Numbering
 from chronoward.data.meds_tables import DAY_US, make_mending
@@ -94,15 +94,11 @@ class MedsMender:
             has_visits=self.has_visits,
             is_midnight_date=is_midnight,
         )
-        self._fates = [
-            (
-                _mapped(scratch / f"gone.{i}", np.uint8, n),
-                _mapped(scratch / f"changes.{i}", np.uint32, n),
-            )
-            for i, n in enumerate(spool.n_rows)
-        ]
-        for shard, first, last in spool.orphans:
-            self._fates[shard][0][first:last] = _REMOVAL["missing_subject"]
+        n_rows = sum(spool.n_rows)
+        self._gone = _mapped(scratch / "gone", np.uint8, n_rows)
+        self._changes = _mapped(scratch / "changes", np.uint32, n_rows)
+        for first, last in spool.orphans.tolist():
+            self._gone[first:last] = _REMOVAL["missing_subject"]
 
     def _may_be_explicit(self) -> bool:
         numberings = self.spool.numberings
@@ -122,9 +118,12 @@ class MedsMender:
             has_visits=True,
             is_midnight_date=is_midnight_date,
         )
+
+        def surveyed(rows: SubjectRows) -> NDArray[np.int64]:
+            return self._mending.survey(**self._given(rows))
+
         sums = np.zeros(len(FACTS), np.int64)
-        found = side_by_side(lambda rows: self._mending.survey(**rows), self._rows(), self._threads)
-        for part in found:
+        for part in side_by_side(surveyed, self.spool.batches(), self._threads):
             sums += part
         self._facts = dict(zip(FACTS, sums.tolist(), strict=True))
         return self._facts["n_explicit"] > 0
@@ -135,11 +134,12 @@ class MedsMender:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """All rows as the core takes them."""
-        return (self._given(rows) for rows in self.spool.batches())
+        return map(self._given, self.spool.batches())
 
     def _given(self, rows: SubjectRows) -> dict[str, Any]:
         is_excluded = np.isin(rows.subject_id, self._excluded).astype(np.uint8)
-        return {"offsets": rows.offsets, "is_excluded": is_excluded, "rows": rows.columns}
+        columns = self.spool.columns(rows)
+        return {"offsets": rows.offsets, "is_excluded": is_excluded, "rows": columns}
 
     def _decide_values(self) -> None:
         """Tells the core what becomes of units and texts, by what it has counted."""
@@ -176,29 +176,20 @@ class MedsMender:
 
         def mended(rows: SubjectRows) -> pa.Table:
             piece = self._mending.piece(subject_id=rows.subject_id, **self._given(rows))
-            self._keep_fates(rows, piece["gone"], piece["changes"])
+            fates = ((piece["gone"], self._gone), (piece["changes"], self._changes))
+            for values, kept in fates:
+                if values.any():  # mostly none: then no page is touched
+                    put_rows(self.spool.run_offsets, rows.run, values, kept)
             return event_table(piece, self.texts)
 
         yield from side_by_side(mended, self.spool.batches(), self._threads)
 
-    def _keep_fates(
-        self, rows: SubjectRows, gone: NDArray[np.uint8], changes: NDArray[np.uint32]
-    ) -> None:
-        place = np.flatnonzero((gone != 0) | (changes != 0))
-        if not len(place):
-            return
-        of_row, row = (column[place] for column in rows.places())
-        for shard in np.unique(of_row).tolist():
-            mine = of_row == shard
-            self._fates[shard][0][row[mine]] = gone[place[mine]]
-            self._fates[shard][1][row[mine]] = changes[place[mine]]
-
     def fates(self) -> Iterator[tuple[Path, NDArray[np.uint8], NDArray[np.uint32]]]:
         """Of each shard: what became of its rows (numbers of `REMOVALS`, bits of `CHANGES`)."""
-        for file, n, (gone, changes) in zip(
-            self.spool.files, self.spool.n_rows, self._fates, strict=True
-        ):
-            yield file, gone[:n], changes[:n]
+        first = 0
+        for file, n in zip(self.spool.files, self.spool.n_rows, strict=True):
+            yield file, self._gone[first : first + n], self._changes[first : first + n]
+            first += n
 
     def facts(self) -> Columns:
         """Facts about the events of all pieces (`chronoward.data.meds_facts`)."""
@@ -210,7 +201,9 @@ def _mapped(path: Path, dtype: type[Any], n: int) -> NDArray[Any]:
 
     A hole would be one when it is written to: not an error then but a signal (SIGBUS).
     """
-    n_bytes = max(n, 1) * np.dtype(dtype).itemsize
+    if not n:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    n_bytes = n * np.dtype(dtype).itemsize
     with path.open("xb") as handle:
         try:
             os.posix_fallocate(handle.fileno(), 0, n_bytes)
