@@ -37,13 +37,36 @@ bool is_before(const MendedEvent& a, const MendedEvent& b) {
   return rest(a) < rest(b);
 }
 
-/// Puts in order what is in order of time: moment by moment.
+/// What decides about most events of a moment: role, table, code.
+std::uint64_t moment_key(const MendedEvent& e) {
+  return std::uint64_t{static_cast<std::uint8_t>(e.role)} << 48 | std::uint64_t{e.table} << 32 |
+         static_cast<std::uint32_t>(e.code);
+}
+
+/// Puts in order what is in order of time: moment by moment. Keys move until the order is known,
+/// events once.
 void sort_moments(std::vector<MendedEvent>::iterator begin,
                   std::vector<MendedEvent>::iterator end) {
+  std::vector<std::pair<std::uint64_t, std::uint32_t>> keys;  // and the event's place
+  std::vector<MendedEvent> ordered;
   while (begin != end) {
-    auto next = begin + 1;
-    while (next != end && next->available == begin->available) ++next;
-    if (next - begin > 1) std::sort(begin, next, is_before);
+    keys.clear();
+    bool is_ordered = true;
+    auto next = begin;
+    for (; next != end && next->available == begin->available; ++next) {
+      keys.emplace_back(moment_key(*next), static_cast<std::uint32_t>(next - begin));
+      const std::size_t k = keys.size() - 1;
+      is_ordered = is_ordered && (k == 0 || keys[k - 1].first < keys[k].first);
+    }
+    if (!is_ordered) {
+      std::sort(keys.begin(), keys.end(), [&](const auto& a, const auto& b) {
+        if (a.first != b.first) return a.first < b.first;
+        return is_before(begin[a.second], begin[b.second]);
+      });
+      ordered.clear();
+      for (const auto& [key, place] : keys) ordered.push_back(begin[place]);
+      std::copy(ordered.begin(), ordered.end(), begin);
+    }
     begin = next;
   }
 }
