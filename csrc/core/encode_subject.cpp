@@ -251,20 +251,31 @@ bool SubjectEncoder::code_tokens(std::int64_t row, CodeTokens& found) {
 }
 
 void SubjectEncoder::push_item(const Item& item) {
-  const auto key = [](const Item& i) {
-    return std::tie(i.visit, i.moment, i.order, i.rank, i.value_rank, i.event);
-  };
-  if (is_sorted_ && !items_.empty() && key(item) < key(items_.back())) is_sorted_ = false;
+  const auto moment = [](const Item& i) { return std::tie(i.visit, i.moment); };
+  const auto rest = [](const Item& i) { return std::tie(i.order, i.rank, i.value_rank, i.event); };
+  if (is_in_time_ && !items_.empty()) {
+    const Item& last = items_.back();
+    is_in_time_ = moment(last) <= moment(item);
+    if (moment(last) == moment(item) && rest(item) < rest(last)) is_sorted_ = false;
+  }
   __builtin_prefetch(&seen_[at(item.entry)], 1);
   items_.push_back(item);
 }
 
 void SubjectEncoder::sort_items() {
-  if (is_sorted_) return;  // what a canonical event table gives, nearly always
-  std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
+  if (is_in_time_ && is_sorted_) return;  // what a canonical event table gives, often
+  const auto is_before = [](const Item& a, const Item& b) {
     return std::tie(a.visit, a.moment, a.order, a.rank, a.value_rank, a.event, a.clock) <
            std::tie(b.visit, b.moment, b.order, b.rank, b.value_rank, b.event, b.clock);
-  });
+  };
+  if (!is_in_time_) {
+    std::sort(items_.begin(), items_.end(), is_before);
+    return;
+  }
+  for (auto begin = items_.begin(), end = begin; begin != items_.end(); begin = end) {
+    while (end != items_.end() && end->visit == begin->visit && end->moment == begin->moment) ++end;
+    std::sort(begin, end, is_before);
+  }
 }
 
 void SubjectEncoder::put_items(std::size_t begin, std::size_t end, std::int32_t clock) {
@@ -400,7 +411,7 @@ void SubjectEncoder::encode(std::size_t subject) {
   watched_from_ = has_observation_ && waits ? out_.obs_start_min[first_observation_] : kNone;
   next_discharge_ = 0;
   items_.clear();
-  is_sorted_ = true;
+  is_in_time_ = is_sorted_ = true;
   // the prompt, filled when its clock is known
   tokens_.resize(t_.prompt_classes.size());
   if (t_.preset == Preset::kEvents) {

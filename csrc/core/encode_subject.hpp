@@ -141,7 +141,8 @@ class SubjectEncoder {
   std::int32_t cached_visit_ = -1;
   std::size_t next_discharge_ = 0;
   std::size_t first_observation_ = 0;  // position of the subject's first period in the output
-  bool has_birth_ = false, has_observation_ = false, is_sorted_ = true;
+  bool has_birth_ = false, has_observation_ = false;
+  bool is_in_time_ = true, is_sorted_ = true;  // items: by moment, and within each moment
 };
 
 }  // namespace chronoward
