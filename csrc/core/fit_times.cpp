@@ -28,10 +28,12 @@ void TimeScan::collect(const EventTimes& e, std::size_t first, std::size_t last)
     if (role == Role::kBirth) birth_us_ = e.time_us[row];
     const std::int64_t us = e.available_us[row];
     if (role < Role::kVisit || us == kNullUs) continue;
-    available_.push_back(us);
+    // of one moment come many rows, and one of them is enough
+    if (available_.empty() || available_.back() != us) available_.push_back(us);
     const std::int64_t minute = ceil_div(us, kUsPerMin);
     const bool is_inside = e.visit_id[row] != kNullUs;
-    if (is_inside) inside_.emplace_back(e.visit_id[row], minute);
+    const Minutes here(e.visit_id[row], minute);
+    if (is_inside && (inside_.empty() || inside_.back() != here)) inside_.push_back(here);
     if (role != Role::kVisit) continue;
     const std::int64_t end_us = e.end_us[row];
     const std::int64_t end =
