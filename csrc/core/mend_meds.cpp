@@ -38,6 +38,21 @@ std::uint32_t changes_of(std::uint8_t bits) {
 
 }  // namespace
 
+MedsMender::MedsMender(const MedsRows& rows, const MedsTables& tables, const JudgeRules& rules,
+                       const MedsVisits& visits)
+    : rows_(rows),
+      t_(tables),
+      v_(visits),
+      judge_(rows, tables, rules),
+      mender_(visits.rules),
+      is_bound_(tables.code_kind.size()) {
+  for (const CodePattern& pattern : v_.patterns) {
+    for (std::size_t code = 0; code < is_bound_.size(); ++code) {
+      if (pattern.opens[code] != 0 || pattern.closes[code] != 0) is_bound_[code] = 1;
+    }
+  }
+}
+
 void MedsMender::judge(std::size_t begin, std::size_t end, bool is_excluded) {
   begin_ = begin;
   judge_.judge(begin, end, is_excluded, judged_);
@@ -55,6 +70,7 @@ void MedsMender::judge(std::size_t begin, std::size_t end, bool is_excluded) {
     stage_explicit();
     v_.is_disjoint ? take_explicit() : mend_staged();
   } else if (!v_.patterns.empty()) {
+    find_bounds();
     for (const CodePattern& pattern : v_.patterns) stage_pattern(pattern);
     stage_pairs();
     mend_staged();
@@ -118,6 +134,17 @@ void MedsMender::stage_explicit() {
   }
 }
 
+/// Rows that open or close a visit by any pattern: few.
+void MedsMender::find_bounds() {
+  bounds_.clear();
+  for (std::size_t i = 0; i < judged_.size(); ++i) {
+    const std::int32_t code = rows_.code[begin_ + i];
+    if (code == kNone || is_bound_[at(code)] == 0) continue;
+    if (judged_[i].gone != Removal::kKept || judged_[i].role != Role::kCode) continue;
+    bounds_.push_back(static_cast<std::int32_t>(i));
+  }
+}
+
 /// Each opening row with the first closing one before the next opening row.
 void MedsMender::stage_pattern(const CodePattern& pattern) {
   const auto code_of = [this](std::int32_t i) { return at(rows_.code[begin_ + at(i)]); };
@@ -134,15 +161,13 @@ void MedsMender::stage_pattern(const CodePattern& pattern) {
                       .is_bare = v_.is_bare[code] != 0});
   };
   marks_.clear();
-  for (std::size_t i = 0; i < judged_.size(); ++i) {
-    const JudgedRow& row = judged_[i];
-    if (row.gone != Removal::kKept || row.role != Role::kCode) continue;
-    const auto place = static_cast<std::int32_t>(i);
+  for (const std::int32_t place : bounds_) {
     const std::size_t code = code_of(place);
+    const std::int64_t end = judged_[at(place)].end_time;
     if (!pattern.closes_itself) {
       if (pattern.opens[code] != 0 || pattern.closes[code] != 0) marks_.push_back(place);
-    } else if (pattern.opens[code] != 0 && row.end_time != kNullUs) {
-      add(place, kNone, row.end_time);
+    } else if (pattern.opens[code] != 0 && end != kNullUs) {
+      add(place, kNone, end);
     }
   }
   const auto opens = [&](std::int32_t i) { return pattern.opens[code_of(i)] != 0; };

@@ -63,8 +63,7 @@ struct VisitFacts {
 class MedsMender {
  public:
   MedsMender(const MedsRows& rows, const MedsTables& tables, const JudgeRules& rules,
-             const MedsVisits& visits)
-      : rows_(rows), t_(tables), v_(visits), judge_(rows, tables, rules), mender_(visits.rules) {}
+             const MedsVisits& visits);
 
   /// Judges rows [begin, end), one subject's, and mends its visits.
   void judge(std::size_t begin, std::size_t end, bool is_excluded);
@@ -106,6 +105,7 @@ class MedsMender {
   };
 
   void stage_explicit();
+  void find_bounds();
   void stage_pattern(const CodePattern& pattern);
   void stage_pairs();
   SourceVisit placed(std::size_t place, std::uint32_t& changes) const;
@@ -131,6 +131,7 @@ class MedsMender {
   VisitMender mender_;
   RecordLinker linker_;
   VisitFacts facts_;
+  std::vector<std::uint8_t> is_bound_;  // by code: opens or closes a visit by some pattern
 
   std::size_t begin_ = 0;
   std::vector<JudgedRow> judged_;
@@ -143,6 +144,7 @@ class MedsMender {
   std::vector<std::int32_t> visit_code_, visit_discharge_;     // of each mended visit
   std::vector<std::pair<std::int64_t, std::int32_t>> by_ref_;  // visit id -> place in staged_
   std::vector<Detail> details_;
+  std::vector<std::int32_t> bounds_;     // rows that open or close a visit by some pattern
   std::vector<std::uint8_t> is_silent_;  // of each row
   std::vector<std::int32_t> marks_;      // rows or staged visits in order of time
   std::vector<std::int32_t> leaving_;    // pair that says where the subject went, of each visit

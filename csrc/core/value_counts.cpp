@@ -15,7 +15,10 @@ constexpr std::int32_t kMost = (1 << 24) - 1;  // codes and values below it fit 
 }  // namespace
 
 std::size_t ValueKeys::of(const ValueKey& key) {
-  if (!keys_.empty() && keys_[last_] == key) return last_;
+  const auto of_code = static_cast<std::size_t>(key.code);
+  if (of_code >= latest_.size()) latest_.resize(of_code + 1);
+  std::size_t& latest = latest_[of_code];
+  if (latest != 0 && keys_[latest - 1] == key) return latest - 1;
   const bool has_word = key.code < kMost && key.value < kMost;
   const auto table = static_cast<std::uint64_t>(key.table);
   const auto code = static_cast<std::uint64_t>(key.code);
@@ -23,7 +26,8 @@ std::size_t ValueKeys::of(const ValueKey& key) {
   const std::int32_t place = places_.of(
       has_word ? mix(0, table << 48 | code << 24 | value) : hash_of(code, value, table), has_word,
       [&](std::size_t other) { return keys_[other] == key; }, [&] { keys_.push_back(key); });
-  return last_ = static_cast<std::size_t>(place);
+  latest = static_cast<std::size_t>(place) + 1;
+  return latest - 1;
 }
 
 void ValueCounts::add(std::span<const MendedEvent> events,

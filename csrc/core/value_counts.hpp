@@ -53,7 +53,7 @@ class ValueKeys {
  private:
   Places places_;
   std::vector<ValueKey> keys_;
-  std::size_t last_ = 0;  // place of the key that came last: events come in runs
+  std::vector<std::size_t> latest_;  // by code: place of its key that came last, from 1
 };
 
 /// Counts what needs all subjects: texts of codes, and units of numbers.
