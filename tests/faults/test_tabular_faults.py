@@ -41,8 +41,13 @@ def test_case_01_an_empty_file_is_a_data_error_in_csv_and_a_format_error_in_parq
 
 
 def test_case_02_a_header_alone_is_a_warning(tmp_path: Path) -> None:
-    report = accepted(write_csv(tmp_path / "a", condition_occurrence=CONDITION)).report
-    assert report["warnings"] == ["table condition_occurrence has no rows"]
+    tables = {
+        "condition_occurrence": CONDITION,
+        "death": "person_id,death_date\n",
+        "visit_occurrence": "visit_occurrence_id,person_id,visit_concept_id,visit_start_date\n",
+    }
+    report = accepted(write_csv(tmp_path / "a", **tables)).report
+    assert report["warnings"] == [f"table {name} has no rows" for name in tables]
     meds = accepted(write_meds(tmp_path / "b", rows_of_meds().slice(0, 0)))
     assert (meds.n_subjects, meds.n_events) == (0, 0)
     assert meds.report["warnings"] == ["the source has no events"]

@@ -140,13 +140,9 @@ def _load(
 ) -> OmopLoaded:
     for sql in source.setup:
         work.run(sql)
-    warnings = [
-        f"table {name} has no rows"
-        for name in sorted(set(source.tables) & {*CLINICAL, "visit_occurrence", "death"})
-        if not work.rows(f"SELECT 1 FROM {source.tables[name].scan} LIMIT 1")
-    ]
     extract_date = _extract_date(work, source, config)
     person, reader = _stage(work, source, config, excluded, extract_date, scratch, threads, say)
+    empty = [f"table {name} has no rows" for name in _empty_tables(work, source, reader)]
     calendar = _calendar(work, config, extract_date, reader)
     say("rules on records")
     future = "false"
@@ -185,7 +181,7 @@ def _load(
         has_visits=has_visits,
         calendar=calendar,
         extract_date=extract_date,
-        warnings=warnings,
+        warnings=empty,
         not_read=not_read,
         extra_columns=extra_columns(source),
     )
@@ -271,6 +267,15 @@ def _stage(
     say("records")
     reader = _read_records(work, source, config, person, excluded, extract_date, scratch, threads)
     return person, reader
+
+
+def _empty_tables(work: Workspace, source: OmopSource, reader: RecordReader) -> list[str]:
+    """Tables of the source that have no rows, once `_stage` has read all of them."""
+    n_rows = {table.name: table.n_rows for table in reader.tables}
+    for name, stage in (("visit_occurrence", "visit_raw"), ("death", "death_stage")):
+        if name in source.tables:
+            n_rows[name] = work.value(f"SELECT count(*) FROM {stage}")
+    return sorted(name for name, n in n_rows.items() if not n)
 
 
 def _read_records(
