@@ -45,14 +45,14 @@ void define_copy(py::module_& m) {
         "Fills `out` with the values offsets[r] .. offsets[r + 1] of each of the rows r.");
 }
 
-}  // namespace
-
 template <typename T>
 void define_put(py::module_& m) {
   m.def("put_rows", &bind_put<T>, py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
         py::arg("values").noconvert(), py::arg("out").noconvert(),
         "Fills out[offsets[r]:offsets[r + 1]] of each of the rows r, one after the other.");
 }
+
+}  // namespace
 
 void bind_store(py::module_& m) {
   define_copy<std::int32_t>(m);
