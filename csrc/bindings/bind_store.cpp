@@ -10,16 +10,31 @@ namespace {
 
 using Rows = Array<std::int64_t>;
 
+/// Checks that rows lie within their values: those that are asked for, as offsets may be many.
+///
+/// @param n_values that there are of all rows.
+/// @param n_beside that stand, or have room, one row after the other; called `name`.
+void check_rows(std::span<const std::int64_t> offsets, std::span<const std::int64_t> rows,
+                std::size_t n_values, std::size_t n_beside, const char* name) {
+  if (offsets.empty()) throw std::invalid_argument("offsets must not be empty");
+  check_below(rows, offsets.size() - 1, 0, "rows");
+  for (const std::int64_t row : rows) {
+    const auto i = static_cast<std::size_t>(row);
+    if (offsets[i] < 0 || offsets[i + 1] < offsets[i] ||
+        static_cast<std::size_t>(offsets[i + 1]) > n_values) {
+      throw std::invalid_argument("offsets must rise from 0 to " + std::to_string(n_values));
+    }
+  }
+  check_size(n_beside, count_values(offsets, rows), name);
+}
+
 template <typename T>
 void bind_copy(const SubjectOffsets& offsets, const Rows& rows, const Array<T>& values,
                Array<T>& out) {
-  const auto bounds = view(offsets, "offsets");
-  const auto chosen = view(rows, "rows");
+  const auto bounds = view(offsets, "offsets"), chosen = view(rows, "rows");
   const auto source = view(values, "values");
-  check_offsets(bounds, source.size(), "offsets");
-  check_below(chosen, bounds.size() - 1, 0, "rows");
   const auto copied = target(out);
-  check_size(copied.size(), count_values(bounds, chosen), "out");
+  check_rows(bounds, chosen, source.size(), copied.size(), "out");
   const py::gil_scoped_release release;  // the arguments keep every buffer alive
   copy_rows(bounds, chosen, source, copied);
 }
@@ -27,13 +42,10 @@ void bind_copy(const SubjectOffsets& offsets, const Rows& rows, const Array<T>& 
 template <typename T>
 void bind_put(const SubjectOffsets& offsets, const Rows& rows, const Array<T>& values,
               Array<T>& out) {
-  const auto bounds = view(offsets, "offsets");
-  const auto chosen = view(rows, "rows");
+  const auto bounds = view(offsets, "offsets"), chosen = view(rows, "rows");
   const auto source = view(values, "values");
   const auto places = target(out);
-  check_offsets(bounds, places.size(), "offsets");
-  check_below(chosen, bounds.size() - 1, 0, "rows");
-  check_size(source.size(), count_values(bounds, chosen), "values");
+  check_rows(bounds, chosen, places.size(), source.size(), "values");
   const py::gil_scoped_release release;  // the arguments keep every buffer alive
   put_rows(bounds, chosen, source, places);
 }

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.store.timelines import Batch, make_batch, open_writer
 
-from chronoward import _core, files
+from chronoward import files
 from chronoward.errors import DataError, FormatError, LimitError, StateError
 from chronoward.store import StoreWriter, TokenStore
 from chronoward.store.layout import checksum
@@ -440,44 +440,6 @@ def test_record_batches_are_counted(
     rebatch(store, change)
     with pytest.raises(FormatError, match=message) if message else nullcontext():
         assert len(TokenStore.open(store).split("train")) == 32
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30),
-)
-def test_rows_are_copied_as_a_mask_over_their_values_would(
-    rows: list[tuple[int, bool]], dtype: type[np.generic]
-) -> None:
-    lengths = np.array([n for n, _ in rows], np.int64)
-    chosen = np.array([c for _, c in rows], np.bool_)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    values = np.arange(offsets[-1]).astype(dtype)
-    expected = values[np.repeat(chosen, lengths)]
-    out = np.zeros(len(expected), dtype)
-    _core.copy_rows(offsets, np.flatnonzero(chosen), values, out)
-    assert np.array_equal(out, expected)
-
-
-@pytest.mark.parametrize(
-    ("offsets", "rows", "n_out", "error"),
-    [
-        ([0, 2, 4], [2], 2, DataError),
-        ([0, 2, 4], [-1], 2, DataError),
-        ([0, 2, 4], [1], 3, DataError),
-        ([0, 5, 4], [1], 2, ValueError),
-        ([0, 2, 5], [1], 3, ValueError),
-        ([], [], 0, ValueError),
-    ],
-)
-def test_rows_outside_of_their_values_are_refused(
-    offsets: list[int], rows: list[int], n_out: int, error: type[Exception]
-) -> None:
-    out = np.zeros(n_out, np.int32)
-    with pytest.raises(error):
-        _core.copy_rows(
-            np.array(offsets, np.int64), np.array(rows, np.int64), np.arange(4, dtype=np.int32), out
-        )
 
 
 def test_reading_a_store_needs_neither_torch_nor_duckdb(store: Path) -> None:

@@ -132,11 +132,8 @@ class MedsMender:
         """Whether there are units or texts, of which some things are known of all of them only."""
         return bool(self.spool.numberings.units.texts or self.spool.numberings.texts.texts)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """All rows as the core takes them."""
-        return map(self._given, self.spool.batches())
-
     def _given(self, rows: SubjectRows) -> dict[str, Any]:
+        """Rows as the core takes them."""
         is_excluded = np.isin(rows.subject_id, self._excluded).astype(np.uint8)
         columns = self.spool.columns(rows)
         return {"offsets": rows.offsets, "is_excluded": is_excluded, "rows": columns}
@@ -148,7 +145,7 @@ class MedsMender:
         values = ValueRules(units, {}, self.codes.texts)
         values.decide(
             self._mending,
-            self._rows(),
+            map(self._given, self.spool.batches()),
             n_tables=len(numberings.tables.texts),
             texts=numberings.texts.texts,
             config=self.config,

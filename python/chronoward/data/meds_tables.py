@@ -146,10 +146,7 @@ def make_mending(
     said = parse_texts(numberings.texts)
     names = pa.array(codes, pa.string())
     has_parts = _flags(pc.match_substring(names, "//"))
-    closing = np.any([_named(names, p.end) for p in config.visit_patterns], axis=0) & has_parts
-    discharge = np.full(len(codes), NONE, np.int32)
-    for i in np.flatnonzero(closing).tolist():
-        discharge[i] = events.of(f"Discharge/{_rest(codes[i])}")
+    discharge = _discharge_codes(names, has_parts, config, events)
     patterns = [_pattern(pattern, names, events) for pattern in config.visit_patterns]
     stay, artificial = events.of("Visit/IP"), events.of("Visit/0")
     order = sorted(range(len(events.texts)), key=lambda i: events.texts[i].encode())
@@ -207,6 +204,17 @@ def visit_class(code: str, inpatient_codes: set[str]) -> int:
     if code in inpatient_codes or code.upper() in INPATIENT_CODES:
         return INPATIENT
     return EMERGENCY if code.upper() in EMERGENCY_CODES else OTHER
+
+
+def _discharge_codes(
+    codes: pa.StringArray, has_parts: NDArray[np.uint8], config: IngestConfig, events: Numbering
+) -> NDArray[np.int32]:
+    """Of codes that close a visit and say more than that: the code of the discharge."""
+    closing = np.any([_named(codes, p.end) for p in config.visit_patterns], axis=0) & has_parts
+    discharge = np.full(len(codes), NONE, np.int32)
+    for i in np.flatnonzero(closing).tolist():
+        discharge[i] = events.of(f"Discharge/{_rest(codes[i].as_py())}")
+    return discharge
 
 
 def _pattern(

@@ -71,7 +71,7 @@ class ValueRules:
         """Decides by what the core has counted.
 
         Args:
-            mending: has surveyed all subjects.
+            mending: has surveyed all subjects, or there are neither units nor texts.
             given: rows of all subjects as the core takes them; read only where a code has numbers
                 with a unit and without one.
             n_tables: that rows may be of.
