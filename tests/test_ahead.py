@@ -1,4 +1,5 @@
-"""Items made ahead, results made side by side: in order, and nothing goes on once nobody asks."""
+"""Items made ahead, results made side by side, work done behind: in order, and nothing goes on once
+nobody asks."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chronoward.ahead import ahead, side_by_side
+from chronoward.ahead import Behind, ahead, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def test_who_stops_early_closes_what_makes_the_items(threads: int) -> None:
 
     taken = ahead(items(), threads)
     assert next(taken) == 0
-    taken.close()  # type: ignore[attr-defined]
+    taken.close()
     assert is_closed.is_set()
     assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
 
@@ -108,3 +109,42 @@ def test_who_stops_early_leaves_no_thread_behind() -> None:
     assert next(results) == 0
     results.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("side")]
+
+
+def test_work_is_done_behind_its_caller_in_the_given_order() -> None:
+    may_begin, done = threading.Event(), list[int]()
+    with Behind() as behind:
+        behind.do(may_begin.wait, 30)
+        for i in range(20):
+            behind.do(done.append, i)
+        assert not done
+        may_begin.set()
+        behind.wait()
+        assert done == list(range(20))
+        behind.do(done.append, 20)
+    assert done == list(range(21))
+    assert not [t for t in threading.enumerate() if t.name.startswith("behind")]
+
+
+def test_an_error_of_work_behind_comes_out_once_where_it_is_waited_for() -> None:
+    done: list[int] = []
+    with Behind() as behind:
+        behind.do(int, "seven")
+        behind.do(done.append, 1)
+        with pytest.raises(ValueError, match="seven"):
+            behind.wait()
+        behind.wait()
+    with pytest.raises(ValueError, match="eight"), Behind() as behind:
+        behind.do(int, "eight")
+    assert done == [1]
+
+
+def test_an_error_of_the_caller_is_not_replaced_by_one_behind() -> None:
+    def called() -> None:
+        with Behind() as behind:
+            behind.do(int, "behind")
+            raise KeyError("caller")
+
+    with pytest.raises(KeyError, match="caller"):
+        called()
+    assert not [t for t in threading.enumerate() if t.name.startswith("behind")]

@@ -87,7 +87,7 @@ RecordJudge::Compared RecordJudge::compared(std::size_t row) const {
   const std::uint64_t rest = hash_of(
       OmopRows::us_at(rows_.end_at, row), OmopRows::us_at(rows_.end_day, row),
       pair(rows_.operator_id, rows_.status), pair(rows_.concept_id, rows_.unit), rows_.flags[row]);
-  return {source, concept_at(row), rest, rows_.order[row], row};
+  return {source, concept_at(row), rest, OmopRows::us_at(rows_.order, row), row};
 }
 
 /// Compares the records of one table and start.

@@ -100,7 +100,7 @@ void check_omop(const OmopSubjects& s, const OmopRows& r, const OmopTables& t) {
               s.death.size() == s.subject_id.size(),
           "offsets of subjects must rise from 0 to the number of rows");
   const auto fits = [n](std::size_t size) { return size == 0 || size == n; };
-  require(r.order.size() == n && r.flags.size() == n && fits(r.moment.size()) &&
+  require(fits(r.order.size()) && r.flags.size() == n && fits(r.moment.size()) &&
               fits(r.day.size()) && fits(r.end_at.size()) && fits(r.end_day.size()) &&
               fits(r.concept_id.size()) && fits(r.source_concept.size()) && fits(r.type.size()) &&
               fits(r.status.size()) && fits(r.value_concept.size()) && fits(r.operator_id.size()) &&
@@ -236,6 +236,7 @@ EventPiece OmopPieces::make(const OmopSubjects& subjects, const OmopRows& rows,
   check_omop(subjects, rows, t_);
   const std::size_t n = subjects.subject_id.size();
   require(facts_.has_value(), "values come before events");
+  require(rows.order.size() == rows.table.size(), "events need the order of rows");
   require(are_offsets(visits.offsets, n, visits.start.size()) &&
               visits.finish.size() == visits.start.size() &&
               visits.is_timed.size() == visits.start.size() &&

@@ -106,7 +106,8 @@ enum IdFlag : std::uint8_t {
 };
 
 /// Clinical records, whole subjects together; (n,) each. Concepts, texts and units are numbers,
-/// kNone for null. All but `table`, `order` and `flags` may be empty: nobody has one.
+/// kNone for null. All but `table` and `flags` may be empty: nobody has one; `order` only where no
+/// events are made: it says which of several copies stays.
 struct OmopRows {
   std::span<const std::uint16_t> table;
   std::span<const std::int64_t> order;            // place by key among a table's records

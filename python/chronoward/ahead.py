@@ -1,21 +1,22 @@
-"""Work in threads, its results in the order in which it was asked for."""
+"""Work in threads: its results in the order in which it was asked for, or behind the caller."""
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
+    from types import TracebackType
 
 T = TypeVar("T")
 U = TypeVar("U")
 _END: Final[Any] = object()
 
 
-def ahead(items: Iterable[T], threads: int) -> Iterator[T]:
+def ahead(items: Iterable[T], threads: int) -> Generator[T, None, None]:
     """The same items; with two threads or more, each is made while the one before it is used.
 
     Of worth where making and using leave the interpreter to others: the core, Arrow, NumPy.
@@ -65,3 +66,45 @@ def side_by_side(function: Callable[[T], U], items: Iterable[T], threads: int) -
                 yield waiting.popleft().result()
         finally:  # whoever stops early leaves nothing running
             workers.shutdown(cancel_futures=True)
+
+
+class Behind:
+    """A thread that does what its caller need not wait for, such as writing, in the given order.
+
+    Leaving a `with` block waits for the rest, whose error comes out unless there is one already.
+    """
+
+    def __init__(self) -> None:
+        self._worker: ThreadPoolExecutor | None = None
+        self._waiting: list[Future[Any]] = []
+
+    def do(self, function: Callable[..., Any], *given: Any) -> None:
+        """Calls a function with what is given once everything before it is done."""
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._waiting.append(self._worker.submit(function, *given))
+
+    def wait(self) -> None:
+        """Waits until everything is done; the first error comes out here."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            future.result()
+
+    def close(self) -> None:
+        """Waits until everything is done and ends the thread; errors are those of `wait` only."""
+        if self._worker is not None:
+            self._worker.shutdown()
+            self._worker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is None:
+            self.wait()

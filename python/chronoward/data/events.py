@@ -5,12 +5,14 @@ Parts are cut by events and subjects alone, never by threads or batches.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chronoward.ahead import Behind, ahead
 from chronoward.files import atomic_path
 from chronoward.schema import Role
 
@@ -95,7 +97,10 @@ def regrouped(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_parts(
-    folder: Path, pieces: Iterable[pa.Table], progress: Callable[[str], None] | None
+    folder: Path,
+    pieces: Iterable[pa.Table],
+    threads: int,
+    progress: Callable[[str], None] | None,
 ) -> tuple[int, int]:
     """Writes `events/<n>.arrow`; returns the numbers of subjects and of events.
 
@@ -105,27 +110,31 @@ def write_parts(
     Args:
         folder: for the parts; made.
         pieces: whole subjects, all with the same columns; each becomes a record batch.
+        threads: with two, pieces are made while those before them are written.
         progress: receives a line a part.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    waiting = (piece for piece in pieces if len(piece))
-    piece = next(waiting, None)
     number = n_subjects = n_events = 0
-    while piece is not None:
-        n = 0
-        with (
-            atomic_path(folder / f"{number}.arrow") as path,
-            pa.OSFile(str(path), "wb") as file,
-            pa.ipc.new_file(file, piece.schema) as sink,
-        ):
-            while piece is not None and (n == 0 or n + len(piece) <= PART_EVENTS):
-                sink.write_table(piece)
-                n += len(piece)
-                n_subjects += _n_subjects(piece)
-                piece = next(waiting, None)
-        number, n_events = number + 1, n_events + n
-        if progress is not None:
-            progress(f"{n_events:,} events of {n_subjects:,} subjects written")
+    with Behind() as behind, closing(ahead(pieces, threads)) as made:
+        waiting = (piece for piece in made if len(piece))
+        piece = next(waiting, None)
+        while piece is not None:
+            n = 0
+            with ExitStack() as unfinished:
+                path = unfinished.enter_context(atomic_path(folder / f"{number}.arrow"))
+                with (
+                    pa.OSFile(str(path), "wb") as file,
+                    pa.ipc.new_file(file, piece.schema) as sink,
+                ):
+                    while piece is not None and (n == 0 or n + len(piece) <= PART_EVENTS):
+                        sink.write_table(piece)
+                        n += len(piece)
+                        n_subjects += _n_subjects(piece)
+                        piece = next(waiting, None)
+                behind.do(unfinished.pop_all().close)  # syncing waits for the disk
+            number, n_events = number + 1, n_events + n
+            if progress is not None:
+                progress(f"{n_events:,} events of {n_subjects:,} subjects written")
     return n_subjects, n_events
 
 

@@ -118,7 +118,7 @@ def _load(
         threads=threads,
     )
     say("events")
-    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), say)
+    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), threads, say)
     codes, tables = mender.texts["code"].values, mender.texts["table"].values
     register_facts(
         work,

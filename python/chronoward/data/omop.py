@@ -165,7 +165,7 @@ def _load(
     mender.decide_values(has_visits=has_visits)
     say("events")
     folder = work.path.parent
-    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), say)
+    n_subjects, n_events = events.write_parts(folder / "events", mender.pieces(), threads, say)
     facts = _register(work, config, mender)
     _check_no_nul(work, source, mender.unit_names.texts)
     work.add_rows("code_origin", mender.code_origins(facts))

@@ -190,18 +190,10 @@ class RecordMender:
     def _given(self, *, last: bool = False) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
         """Records with their subjects, as the core takes them; `last`: for the last time."""
         for part in self._reader.spool.parts(last=last):
-            table, order = self._tables_of(part.place), self.fates.keys(part.place)
-            for number, ranks in self._orders.items():
-                mine, first = table == number, self._firsts[number]
-                place = part.place
-                if isinstance(place, slice):
-                    place = np.arange(place.start, place.stop)
-                order[mine] = ranks[place[mine] - first]
-            rows = {
-                **part.columns,
-                "order": order,
-                "table": self._table_numbers[table],
-            }
+            table = self._tables_of(part.place)
+            rows = {**part.columns, "table": self._table_numbers[table]}
+            if last:
+                rows["order"] = self._order(part.place, table)
             who = slice(part.begin, part.end)
             subjects = {
                 "subject_id": self._subject_id[who],
@@ -210,6 +202,16 @@ class RecordMender:
                 "offsets": part.offsets,
             }
             yield part, {"subjects": subjects, "rows": rows}
+
+    def _order(self, place: Ints | slice, table: Ints) -> Ints:
+        """Of records: their places by key among those of their table, which decide on copies."""
+        order = self.fates.keys(place)
+        for number, ranks in self._orders.items():
+            mine, first = table == number, self._firsts[number]
+            if isinstance(place, slice):
+                place = np.arange(place.start, place.stop)
+            order[mine] = ranks[place[mine] - first]
+        return order
 
     def _tables_of(self, place: Ints | slice) -> Ints:
         """Of records by their place: places of their tables among those that were read."""

@@ -129,7 +129,10 @@ class RecordReader:
         else:
             batches = read_by_sql(self._work, table, person, self.numberings)
         n_keyless = 0
-        with pq.ParquetWriter(self.text_keys(table.name), _text_key_schema()) as text_keys:
+        with (
+            pq.ParquetWriter(self.text_keys(table.name), _text_key_schema()) as text_keys,
+            self.spool.behind(),
+        ):
             for rows in batches:
                 n_keyless += self._take(mine, rows, text_keys)
         if n_keyless:

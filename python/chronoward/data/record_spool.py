@@ -8,12 +8,14 @@ has its room, on the disk and in the system's memory.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chronoward.ahead import Behind
 from chronoward.data.meds_rows import NONE, NULL_US
 
 if TYPE_CHECKING:
@@ -105,7 +107,17 @@ class RecordSpool:
         self._blocks: list[list[_Block]] = [[] for _ in range(n_ranges)]
         self._pending: list[Columns] = []
         self._n_pending = 0
+        self._behind: Behind | None = None
         self._parts: list[tuple[int, int, list[_Block]]] | None = None
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """What is written inside is written by another thread, which ends with the block."""
+        with Behind() as self._behind:
+            try:
+                yield
+            finally:
+                self._behind = None
 
     def add(self, columns: Columns) -> None:
         """Takes rows; `subject`, `place` and what `RecordRows` has, columns of nulls left out."""
@@ -121,11 +133,15 @@ class RecordSpool:
     def _flush(self) -> None:
         if not self._pending:
             return
-        rows = {
-            name: np.concatenate([part[name] for part in self._pending])
-            for name in self._pending[0]
-        }
-        self._pending, self._n_pending = [], 0
+        pending, self._pending, self._n_pending = self._pending, [], 0
+        if self._behind is None:
+            self._store(pending)
+        else:
+            self._behind.wait()  # so that memory holds two of them at most
+            self._behind.do(self._store, pending)
+
+    def _store(self, pending: list[Columns]) -> None:
+        rows = {name: np.concatenate([part[name] for part in pending]) for name in pending[0]}
         if bool((rows["subject"][1:] < rows["subject"][:-1]).any()):
             home = np.searchsorted(self._borders, rows["subject"], side="right")
             order = np.argsort(home, kind="stable")

@@ -1,10 +1,11 @@
-"""A file and the hash of its bytes, which another thread makes while it is written."""
+"""A file and the hash of its bytes: another thread writes and hashes what it is given."""
 
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+
+from chronoward.ahead import Behind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,34 +14,38 @@ if TYPE_CHECKING:
 class HashedFile:
     """A new file to write to from front to back, such as Arrow's writers do.
 
-    Hashing leaves the interpreter to others, and takes as long as writing: with a second core it
-    costs no time, and the file is not read again for it.
+    Both leave the interpreter to others: with a second core they cost no time, and the file is not
+    read again for its hash.
 
     Args:
         path: of the file.
 
     Raises:
-        OSError: the file cannot be made; of `write`: the disk is full.
+        OSError: the file cannot be made; of `wait` and `sha256`: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hash")
-        self._hashed: list[Future[None]] = []
+        self._n_bytes = 0
+        self._behind = Behind()
 
     def write(self, data: Any) -> int:
         """Appends bytes; nobody may change them before `wait` or `sha256` has returned."""
         view = memoryview(data).cast("B")
-        self._hashed.append(self._worker.submit(self._digest.update, view))
+        self._behind.do(self._take, view)
+        self._n_bytes += len(view)
+        return len(view)
+
+    def _take(self, view: memoryview) -> None:
+        self._digest.update(view)
         n = 0
         while n < len(view):  # one call of the system writes 2 GiB at most
             n += self._file.write(view[n:])
-        return n
 
     def tell(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
+        """Bytes given so far."""
+        return self._n_bytes
 
     def flush(self) -> None:
         """Nothing waits in a buffer."""
@@ -51,17 +56,15 @@ class HashedFile:
         return self._file.closed
 
     def wait(self) -> None:
-        """Waits until all that was written is hashed."""
-        for update in self._hashed:
-            update.result()
-        self._hashed.clear()
+        """Waits until all bytes are written and hashed."""
+        self._behind.wait()
 
     def sha256(self) -> str:
-        """Hex SHA-256 of all that was written."""
+        """Hex SHA-256 of all bytes, which are written then."""
         self.wait()
         return self._digest.hexdigest()
 
     def close(self) -> None:
         """Ends the file and the thread."""
-        self._worker.shutdown()
+        self._behind.close()
         self._file.close()

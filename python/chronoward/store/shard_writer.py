@@ -47,7 +47,7 @@ class ShardWriter:
         """Appends a record batch, whose arrays nobody may change any more."""
         with ExitStack() as on_error:
             on_error.push(self._unfinished)
-            self._sink.wait()  # so that one batch waits for its hash, however fast they come
+            self._sink.wait()  # so that one batch is behind, however fast they come
             self._records.write_batch(record)
             on_error.pop_all()
         self.n_subjects += record.num_rows

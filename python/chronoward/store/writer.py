@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from chronoward import files
+from chronoward.ahead import Behind
 from chronoward.errors import DataError, LimitError, StateError
 from chronoward.schema import SPLITS
 from chronoward.store.layout import (
@@ -60,6 +61,8 @@ class _SplitWriter:
         self._max_tokens = max_tokens
         self._pending = Pending(schema, min(batch_tokens, max_tokens))
         self._shard: ShardWriter | None = None
+        self._n_shards = len(self.entries)
+        self._ending = Behind()
         self._last: int | None = None
 
     def add(self, batch: Timelines, rows: NDArray[np.int64]) -> None:
@@ -79,23 +82,29 @@ class _SplitWriter:
 
     def _write(self, record: pa.RecordBatch) -> None:
         if self._shard and self._shard.n_tokens + n_tokens_of(record) > self._max_tokens:
-            self._finish(self._shard)
+            self._end(self._shard)
         if self._shard is None:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            path = self._folder / f"{len(self.entries)}.arrow"
-            self._shard = ShardWriter(path, self._schema)
+            self._shard = ShardWriter(self._folder / f"{self._n_shards}.arrow", self._schema)
+            self._n_shards += 1
         self._shard.write(record)
 
-    def _finish(self, shard: ShardWriter) -> None:
-        self.entries.append(shard.finish())
+    def _end(self, shard: ShardWriter) -> None:
+        """Finishes a shard while others are written: that waits for the disk."""
+        self._ending.wait()
+        self._ending.do(lambda: self.entries.append(shard.finish()))
         self._shard = None
 
     def flush(self) -> None:
-        """Writes what is left; removes shards that are not this writer's."""
+        """Hands over what is left; it is written after `wait`."""
         if len(self._pending):
             self._write(self._pending.take())
         if self._shard:
-            self._finish(self._shard)
+            self._end(self._shard)
+
+    def wait(self) -> None:
+        """Waits until all shards have their names; removes those that are not this writer's."""
+        self._ending.wait()
         known = {Path(entry["file"]).name for entry in self.entries}
         for path in self._folder.glob("*.arrow"):
             if path.name not in known:
@@ -104,6 +113,7 @@ class _SplitWriter:
     def close(self) -> None:
         """Removes what is not finished."""
         self._pending.clear()
+        self._ending.close()
         if self._shard:
             self._shard.abort()
             self._shard = None
@@ -209,6 +219,8 @@ class StoreWriter:
         try:
             for split in self._splits.values():
                 split.flush()
+            for split in self._splits.values():
+                split.wait()
         except BaseException:
             self.close()
             raise
