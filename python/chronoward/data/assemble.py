@@ -93,6 +93,7 @@ def prepare(
             manifest = _run(work, readable, form, config, excluded, say, threads)
         finally:
             work.close()
+            pa.default_memory_pool().release_unused()  # or what follows would need as much again
         _check_unchanged(source, form, config, excluded, identity)
         write_json(work_dir / MANIFEST, {"identity": identity, **manifest})
     except (DataError, FormatError, OSError, StateError, LimitError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from chronoward import files
 from chronoward.store.hashed_file import HashedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -44,14 +45,23 @@ class ShardWriter:
         self._records = pa.ipc.new_file(self._sink, schema)
 
     def write(self, record: pa.RecordBatch) -> None:
-        """Appends a record batch, whose arrays nobody may change any more."""
-        with ExitStack() as on_error:
-            on_error.push(self._unfinished)
-            self._sink.wait()  # so that one batch is behind, however fast they come
+        """Appends a record batch, whose arrays nobody may change any more; see `wait`."""
+        with self._removed_on_error():
             self._records.write_batch(record)
-            on_error.pop_all()
         self.n_subjects += record.num_rows
         self.n_tokens += n_tokens_of(record)
+
+    def wait(self) -> None:
+        """Waits until the record batches are written, which another thread does."""
+        with self._removed_on_error():
+            self._sink.wait()
+
+    @contextmanager
+    def _removed_on_error(self) -> Iterator[None]:
+        with ExitStack() as on_error:
+            on_error.push(self._unfinished)
+            yield
+            on_error.pop_all()
 
     def finish(self) -> dict[str, Any]:
         """Gives the shard its name; its entry in the manifest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +37,19 @@ if TYPE_CHECKING:
     from chronoward.store.pending import Timelines
 
 
+class _Turn:
+    """Lets one record batch be written at a time, whatever its split: they are megabytes each."""
+
+    def __init__(self) -> None:
+        self._busy: ShardWriter | None = None
+
+    def pass_to(self, shard: ShardWriter | None) -> None:
+        """Waits for the record batch before; None: nobody writes one."""
+        before, self._busy = self._busy, shard
+        if before is not None:
+            before.wait()
+
+
 class _SplitWriter:
     """Writes one split's shards, numbered on from those that are there.
 
@@ -43,6 +57,7 @@ class _SplitWriter:
         folder: of the split; made with the first shard.
         schema: of the shards.
         entries: the manifest's, of shards that are there.
+        turn: what all splits have in common.
         max_tokens, batch_tokens: see `StoreWriter`.
     """
 
@@ -51,18 +66,21 @@ class _SplitWriter:
         folder: Path,
         schema: pa.Schema,
         entries: Iterable[Mapping[str, Any]],
+        turn: _Turn,
         *,
         max_tokens: int,
         batch_tokens: int,
     ) -> None:
         self.entries = [dict(entry) for entry in entries]
         self._folder = folder
+        self._turn = turn
         self._schema = schema
         self._max_tokens = max_tokens
         self._pending = Pending(schema, min(batch_tokens, max_tokens))
         self._shard: ShardWriter | None = None
         self._n_shards = len(self.entries)
         self._ending = Behind()
+        weakref.finalize(self, self._ending.close)  # who drops a writer finds no unfinished file
         self._last: int | None = None
 
     def add(self, batch: Timelines, rows: NDArray[np.int64]) -> None:
@@ -87,12 +105,15 @@ class _SplitWriter:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._shard = ShardWriter(self._folder / f"{self._n_shards}.arrow", self._schema)
             self._n_shards += 1
+        self._turn.pass_to(self._shard)
         self._shard.write(record)
 
     def _end(self, shard: ShardWriter) -> None:
         """Finishes a shard while others are written: that waits for the disk."""
+        self._turn.pass_to(None)  # from now on it is the other thread's
         self._ending.wait()
-        self._ending.do(lambda: self.entries.append(shard.finish()))
+        entries = self.entries
+        self._ending.do(lambda: entries.append(shard.finish()))
         self._shard = None
 
     def flush(self) -> None:
@@ -151,12 +172,13 @@ class StoreWriter:
     ) -> None:
         self.out = Path(out)
         self.tokenizer_hash = tokenizer_hash
-        schema, earlier = shard_schema(tokenizer_hash), shards or {}
+        schema, earlier, turn = shard_schema(tokenizer_hash), shards or {}, _Turn()
         self._splits = {
             name: _SplitWriter(
                 self.out / name,
                 schema,
                 earlier.get(name, ()),
+                turn,
                 max_tokens=max_tokens,
                 batch_tokens=batch_tokens,
             )

@@ -107,20 +107,21 @@ class Tokenizer:
         """int32 (V,), value bin; -1 without a value, -2 - i for text category i."""
         return np.asarray(self.vocabulary.column("bin", np.int32))
 
-    @cached_property
     def _json(self) -> bytes:
-        """The canonical JSON without the hash."""
+        """The canonical JSON without the hash: made anew, megabytes that nobody needs twice."""
         parts = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **self.vocabulary.to_json()}
         return files.canonical_json(parts)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON without the hash itself."""
-        return hashlib.sha256(self._json).hexdigest()
+        return hashlib.sha256(self._json()).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Writes tokenizer.json: canonical, so equal tokenizers give equal bytes."""
-        files.write_bytes(Path(path), files.with_item(self._json, "hash", self.hash))
+        payload = self._json()
+        self.hash = hashlib.sha256(payload).hexdigest()
+        files.write_bytes(Path(path), files.with_item(payload, "hash", self.hash))
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
