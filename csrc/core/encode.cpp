@@ -50,10 +50,8 @@ TokenTimelines join(std::vector<TokenTimelines>&& parts, int n_threads) {
 }
 
 /// Room for what subjects will need: about one time token a code at most, and a prompt each.
-/// Batches of about one size get blocks of just one, so that each finds the room of one before it.
 void reserve(TokenTimelines& out, std::size_t n_rows, std::size_t n_subjects) {
-  constexpr std::size_t kStep = std::size_t{1} << 16;
-  const std::size_t n_tokens = (2 * n_rows + 8 * n_subjects + kStep - 1) / kStep * kStep;
+  const std::size_t n_tokens = 2 * n_rows + 8 * n_subjects;
   out.token_id.reserve(n_tokens);
   out.time_min.reserve(n_tokens);
   out.event_min.reserve(n_tokens);
