@@ -6,23 +6,27 @@ namespace chronoward::bindings {
 namespace {
 
 template <typename T>
-py::array_t<T> bind_fill_null(const Array<T>& values, const Bytes& valid, std::size_t first_bit,
-                              T null) {
+Array<T> bind_fill_null(const Array<T>& values, const Bytes& valid, std::size_t first_bit, T null) {
   const auto from = view(values, "values");
   const auto bitmap = view(valid, "valid");
   std::vector<T> out;
+  bool is_filled = false;
   {
     const py::gil_scoped_release released;  // the arguments hold the arrays
-    out = fill_null(from, bitmap, first_bit, null);
+    is_filled = is_null_filled(from, bitmap, first_bit, null);
+    if (!is_filled) out = fill_null(from, bitmap, first_bit, null);
   }
+  if (is_filled) return values;
   return to_numpy(std::move(out));
 }
 
 template <typename T>
 void define_fill_null(py::module_& m) {
-  m.def("fill_null", &bind_fill_null<T>, py::arg("values").noconvert(),
-        py::arg("valid").noconvert(), py::arg("first_bit"), py::arg("null"),
-        "A copy of an unsigned column with `null` where Arrow's bitmap has no bit.");
+  m.def(
+      "fill_null", &bind_fill_null<T>, py::arg("values").noconvert(), py::arg("valid").noconvert(),
+      py::arg("first_bit"), py::arg("null"),
+      "An unsigned column with `null` where Arrow's bitmap has no bit: the given array where that "
+      "is so already, else a copy.");
 }
 
 py::array_t<std::int64_t> bind_subject_offsets(const Array<std::int64_t>& subject_id) {

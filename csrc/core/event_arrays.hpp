@@ -11,6 +11,29 @@
 
 namespace chronoward {
 
+/// Whether `null` stands wherever Arrow's validity bitmap says that there is no value, as it does
+/// in columns of ours; see `fill_null`.
+template <typename T>
+bool is_null_filled(std::span<const T> values, std::span<const std::uint8_t> valid,
+                    std::size_t first_bit, T null) {
+  if (first_bit + values.size() > 8 * valid.size()) {
+    throw std::out_of_range("the validity bitmap is shorter than its column");
+  }
+  std::size_t i = 0;
+  for (; first_bit % 8 == 0 && i + 8 <= values.size(); i += 8) {
+    const auto missing = static_cast<std::uint8_t>(~valid[(first_bit + i) / 8]);
+    if (missing == 0) continue;
+    unsigned others = 0;
+    for (unsigned j = 0; j < 8; ++j) others |= static_cast<unsigned>(values[i + j] != null) << j;
+    if ((others & missing) != 0) return false;
+  }
+  for (; i < values.size(); ++i) {
+    const std::size_t bit = first_bit + i;
+    if ((valid[bit / 8] >> (bit % 8) & 1) == 0 && values[i] != null) return false;
+  }
+  return true;
+}
+
 /// Values with `null` where Arrow's validity bitmap says that there is none.
 ///
 /// @param valid the bitmap; the bit of values[i] is number `first_bit` + i, least significant

@@ -991,7 +991,7 @@ def fill_null(
     null: typing.SupportsInt | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    An unsigned column with `null` where Arrow's bitmap has no bit: the given array where that is so already, else a copy.
     """
 
 @typing.overload
@@ -1002,7 +1002,7 @@ def fill_null(
     null: typing.SupportsInt | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.uint32]:
     """
-    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    An unsigned column with `null` where Arrow's bitmap has no bit: the given array where that is so already, else a copy.
     """
 
 @typing.overload
@@ -1013,7 +1013,7 @@ def fill_null(
     null: typing.SupportsInt | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.uint64]:
     """
-    A copy of an unsigned column with `null` where Arrow's bitmap has no bit.
+    An unsigned column with `null` where Arrow's bitmap has no bit: the given array where that is so already, else a copy.
     """
 
 def fill_padded(
