@@ -11,14 +11,20 @@
 
 namespace chronoward {
 
+/// @throws std::out_of_range the bitmap is too short for n values from bit `first_bit` on.
+inline void check_bitmap(std::size_t n, std::span<const std::uint8_t> valid,
+                         std::size_t first_bit) {
+  if (first_bit + n > 8 * valid.size()) {
+    throw std::out_of_range("the validity bitmap is shorter than its column");
+  }
+}
+
 /// Whether `null` stands wherever Arrow's validity bitmap says that there is no value, as it does
 /// in columns of ours; see `fill_null`.
 template <typename T>
 bool is_null_filled(std::span<const T> values, std::span<const std::uint8_t> valid,
                     std::size_t first_bit, T null) {
-  if (first_bit + values.size() > 8 * valid.size()) {
-    throw std::out_of_range("the validity bitmap is shorter than its column");
-  }
+  check_bitmap(values.size(), valid, first_bit);
   std::size_t i = 0;
   for (; first_bit % 8 == 0 && i + 8 <= values.size(); i += 8) {
     const auto missing = static_cast<std::uint8_t>(~valid[(first_bit + i) / 8]);
@@ -42,9 +48,7 @@ bool is_null_filled(std::span<const T> values, std::span<const std::uint8_t> val
 template <typename T>
 std::vector<T> fill_null(std::span<const T> values, std::span<const std::uint8_t> valid,
                          std::size_t first_bit, T null) {
-  if (first_bit + values.size() > 8 * valid.size()) {
-    throw std::out_of_range("the validity bitmap is shorter than its column");
-  }
+  check_bitmap(values.size(), valid, first_bit);
   std::vector<T> out(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::size_t bit = first_bit + i;

@@ -119,23 +119,30 @@ def write_parts(
         waiting = (piece for piece in made if len(piece))
         piece = next(waiting, None)
         while piece is not None:
-            n = 0
             with ExitStack() as unfinished:
                 path = unfinished.enter_context(atomic_path(folder / f"{number}.arrow"))
-                with (
-                    pa.OSFile(str(path), "wb") as file,
-                    pa.ipc.new_file(file, piece.schema) as sink,
-                ):
-                    while piece is not None and (n == 0 or n + len(piece) <= PART_EVENTS):
-                        sink.write_table(piece)
-                        n += len(piece)
-                        n_subjects += _n_subjects(piece)
-                        piece = next(waiting, None)
+                n, n_mine, piece = _write_part(path, piece, waiting)
                 behind.do(unfinished.pop_all().close)  # syncing waits for the disk
-            number, n_events = number + 1, n_events + n
+            number, n_events, n_subjects = number + 1, n_events + n, n_subjects + n_mine
             if progress is not None:
                 progress(f"{n_events:,} events of {n_subjects:,} subjects written")
     return n_subjects, n_events
+
+
+def _write_part(
+    path: Path, first: pa.Table, waiting: Iterator[pa.Table]
+) -> tuple[int, int, pa.Table | None]:
+    """Writes a piece and as many of those that wait as fit; numbers of events and of subjects, and
+    the first piece that did not fit."""
+    piece: pa.Table | None = first
+    n = n_subjects = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as sink:
+        while piece is not None and (n == 0 or n + len(piece) <= PART_EVENTS):
+            sink.write_table(piece)
+            n += len(piece)
+            n_subjects += _n_subjects(piece)
+            piece = next(waiting, None)
+    return n, n_subjects, piece
 
 
 def _n_subjects(piece: pa.Table) -> int:

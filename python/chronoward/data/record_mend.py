@@ -188,7 +188,8 @@ class RecordMender:
         return np.array(offsets, np.int64), parts
 
     def _given(self, *, last: bool = False) -> Iterator[tuple[RecordRows, dict[str, Any]]]:
-        """Records with their subjects, as the core takes them; `last`: for the last time."""
+        """Records with their subjects, as the core takes them; `last`: for the last time, when
+        events are made of them and their order counts."""
         for part in self._reader.spool.parts(last=last):
             table = self._tables_of(part.place)
             rows = {**part.columns, "table": self._table_numbers[table]}

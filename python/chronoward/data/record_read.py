@@ -131,7 +131,7 @@ class RecordReader:
         n_keyless = 0
         with (
             pq.ParquetWriter(self.text_keys(table.name), _text_key_schema()) as text_keys,
-            self.spool.behind(),
+            self.spool.behind,
         ):
             for rows in batches:
                 n_keyless += self._take(mine, rows, text_keys)

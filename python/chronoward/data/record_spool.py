@@ -8,7 +8,6 @@ has its room, on the disk and in the system's memory.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -107,17 +106,9 @@ class RecordSpool:
         self._blocks: list[list[_Block]] = [[] for _ in range(n_ranges)]
         self._pending: list[Columns] = []
         self._n_pending = 0
-        self._behind: Behind | None = None
+        self.behind = Behind()
+        """Writes; whoever adds leaves it as a `with` block before the folder is given up."""
         self._parts: list[tuple[int, int, list[_Block]]] | None = None
-
-    @contextmanager
-    def behind(self) -> Iterator[None]:
-        """What is written inside is written by another thread, which ends with the block."""
-        with Behind() as self._behind:
-            try:
-                yield
-            finally:
-                self._behind = None
 
     def add(self, columns: Columns) -> None:
         """Takes rows; `subject`, `place` and what `RecordRows` has, columns of nulls left out."""
@@ -134,11 +125,8 @@ class RecordSpool:
         if not self._pending:
             return
         pending, self._pending, self._n_pending = self._pending, [], 0
-        if self._behind is None:
-            self._store(pending)
-        else:
-            self._behind.wait()  # so that memory holds two of them at most
-            self._behind.do(self._store, pending)
+        self.behind.wait()  # so that memory holds two of them at most
+        self.behind.do(self._store, pending)
 
     def _store(self, pending: list[Columns]) -> None:
         rows = {name: np.concatenate([part[name] for part in pending]) for name in pending[0]}
@@ -156,7 +144,8 @@ class RecordSpool:
 
     def finish(self) -> None:
         """Joins ranges to parts; called once, after the last row."""
-        self._flush()
+        with self.behind:
+            self._flush()
         self._parts = []
         begin, n, blocks = 0, 0, list[_Block]()
         for place, mine in enumerate(self._blocks):

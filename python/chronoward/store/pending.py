@@ -58,7 +58,7 @@ class Pending:
         self.clear()
 
     def clear(self) -> None:
-        """Drops what waits. The next batch gets new arrays: those of the last may be hashed yet."""
+        """Drops what waits. The next batch gets new arrays: the last's may wait for the disk."""
         self._n_subjects = self._n_tokens = 0
         self._tokens: dict[str, NDArray[Any]] = {}
         of_subjects = ("subject_id", "origin_us", "lengths", "n_periods")

@@ -32,7 +32,7 @@ class ShardWriter:
         schema: `shard_schema`.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; `write` and `finish`, too.
+        OSError: the disk is full or the folder cannot be written; its calls, too.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
